@@ -1,0 +1,1 @@
+//! The kernel's side: map image, diff and the pinned programs.

@@ -1,0 +1,81 @@
+//! Clusters and endpoints: where requests go.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::ObjectKey;
+
+/// A Service's port, by number or by name, as a backend refers to it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PortRef {
+    /// The Service port's number (not the target port).
+    Number(u16),
+    /// The Service port's name.
+    Name(Arc<str>),
+}
+
+impl fmt::Display for PortRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Names a cluster: one Service port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClusterKey {
+    /// The Service.
+    pub service: ObjectKey,
+    /// Its port, as the backend writes it.
+    pub port: PortRef,
+}
+
+impl fmt::Display for ClusterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.service, self.port)
+    }
+}
+
+impl Serialize for ClusterKey {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+/// What is spoken with a cluster's endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendProtocol {
+    /// HTTP/1.1 without TLS.
+    #[default]
+    Http,
+}
+
+/// One address and port that serves a cluster and may take new requests.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The topology zone that its EndpointSlice names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Arc<str>>,
+    /// It is going away and only used because the cluster has no ready endpoint
+    /// (`serving` and `terminating` in its EndpointSlice).
+    pub terminating: bool,
+}
+
+/// One Service port: its endpoints and how to speak with them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cluster {
+    /// Which Service port this is.
+    pub key: ClusterKey,
+    /// What its endpoints speak.
+    pub protocol: BackendProtocol,
+    /// Sorted by address, no duplicates. Empty: requests get 503.
+    pub endpoints: Arc<[Endpoint]>,
+}

@@ -1,0 +1,49 @@
+//! The snapshot: the whole desired state of the node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{Cluster, ClusterKey, Issue, Listener, TlsConfig, VirtualHost};
+
+/// Everything that decides which route a request takes. Changes rarely; endpoints aren't in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Routing {
+    /// Sorted by pattern (exact, wildcard, any), one each.
+    pub hosts: Vec<VirtualHost>,
+    /// The clusters that routes point to by index, sorted.
+    pub clusters: Vec<ClusterKey>,
+}
+
+/// The whole desired state of a node, immutable. Equal parts of successive snapshots are the
+/// same `Arc`, so readers compare by pointer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshot {
+    /// Rises by one with every snapshot that differs from the one before.
+    pub generation: u64,
+    /// Sorted by VIP.
+    pub listeners: Arc<[Listener]>,
+    /// Hosts and routes.
+    pub routing: Arc<Routing>,
+    /// Every key of `routing.clusters` is here; unchanged clusters keep their `Arc`.
+    pub clusters: BTreeMap<ClusterKey, Arc<Cluster>>,
+    /// Certificates.
+    pub tls: Arc<TlsConfig>,
+    /// What is wrong, sorted by object.
+    pub issues: Arc<[Issue]>,
+}
+
+impl Snapshot {
+    /// The state of a node that knows nothing yet.
+    pub fn empty() -> Self {
+        Self {
+            generation: 0,
+            listeners: Arc::new([]),
+            routing: Arc::default(),
+            clusters: BTreeMap::new(),
+            tls: Arc::default(),
+            issues: Arc::new([]),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The Kubernetes objects that Sluice reads, kept by kind and name.

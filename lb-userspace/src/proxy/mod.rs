@@ -1,0 +1,1 @@
+//! The userspace proxy: one worker per core.

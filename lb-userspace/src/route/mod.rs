@@ -1,0 +1,1 @@
+//! From a request to a route: host, path and table. Pure.

@@ -1,0 +1,1 @@
+//! Where objects come from: a manifest directory or the Kubernetes API.
