@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use super::tls::Issued;
 use super::{LabError, Result};
 
+/// What the Services' only port is called; a slice repeats the name.
+const PORT_NAME: &str = "http";
+
 /// A manifest directory. Files appear and change as a whole, as `kubectl` and editors write them.
 #[derive(Clone, Debug)]
 pub struct ManifestDir {
@@ -64,25 +67,25 @@ impl ManifestDir {
 }
 
 /// A Service with one port.
-pub fn service(name: &str, port: u16, target_port: u16) -> Value {
+pub fn service(namespace: &str, name: &str, port: u16, target_port: u16) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",
-        "metadata": {"namespace": "default", "name": name},
-        "spec": {"selector": {"app": name}, "ports": [{"port": port, "targetPort": target_port}]},
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": {"selector": {"app": name}, "ports": [{"name": PORT_NAME, "port": port, "targetPort": target_port}]},
     })
 }
 
 /// The EndpointSlices of a Service: one for each address, since each may have a port of its own.
-pub fn endpoint_slices(service: &str, endpoints: &[SocketAddr]) -> Vec<Value> {
+pub fn endpoint_slices(namespace: &str, service: &str, endpoints: &[SocketAddr]) -> Vec<Value> {
     let slice = |(index, endpoint): (usize, &SocketAddr)| {
         json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {
-                "namespace": "default", "name": format!("{service}-{index}"),
+                "namespace": namespace, "name": format!("{service}-{index}"),
                 "labels": {"kubernetes.io/service-name": service},
             },
             "addressType": if endpoint.is_ipv4() { "IPv4" } else { "IPv6" },
-            "ports": [{"name": "", "protocol": "TCP", "port": endpoint.port()}],
+            "ports": [{"name": PORT_NAME, "protocol": "TCP", "port": endpoint.port()}],
             "endpoints": [{"addresses": [endpoint.ip()], "conditions": {"ready": true}}],
         })
     };
@@ -90,11 +93,11 @@ pub fn endpoint_slices(service: &str, endpoints: &[SocketAddr]) -> Vec<Value> {
 }
 
 /// A Secret of type `kubernetes.io/tls`.
-pub fn tls_secret(name: &str, issued: &Issued) -> Value {
+pub fn tls_secret(namespace: &str, name: &str, issued: &Issued) -> Value {
     use base64::prelude::{BASE64_STANDARD, Engine as _};
     json!({
         "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-        "metadata": {"namespace": "default", "name": name},
+        "metadata": {"namespace": namespace, "name": name},
         "data": {
             "tls.crt": BASE64_STANDARD.encode(&issued.certificate),
             "tls.key": BASE64_STANDARD.encode(&issued.key),
@@ -103,7 +106,7 @@ pub fn tls_secret(name: &str, issued: &Issued) -> Value {
 }
 
 /// An Ingress with one rule: `host` (empty: all) and `path` (Prefix) to `service` port 80.
-pub fn ingress(name: &str, host: &str, path: &str, service: &str) -> Value {
+pub fn ingress(namespace: &str, name: &str, host: &str, path: &str, service: &str) -> Value {
     let mut rule = json!({"http": {"paths": [{
         "path": path, "pathType": "Prefix",
         "backend": {"service": {"name": service, "port": {"number": 80}}},
@@ -113,7 +116,7 @@ pub fn ingress(name: &str, host: &str, path: &str, service: &str) -> Value {
     }
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
-        "metadata": {"namespace": "default", "name": name},
+        "metadata": {"namespace": namespace, "name": name},
         "spec": {"ingressClassName": "sluice", "rules": [rule]},
     })
 }

@@ -148,7 +148,10 @@ mod tests {
             Process::spawn(&Place::Host, Path::new("sh"), &arguments, &log).expect("sh starts")
         };
         let process = sleeper("echo hello; exec sleep 600");
-        assert!(process.exited().is_none());
+        while process.log_tail(5).is_empty() {
+            assert!(process.exited().is_none());
+            thread::sleep(Duration::from_millis(5));
+        }
         let status = process.terminate(Duration::from_secs(10)).expect("sleep obeys");
         assert!(!status.success());
         assert_eq!(process.log_tail(5), "hello");
