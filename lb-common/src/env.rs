@@ -14,6 +14,9 @@ pub trait Frame {
     /// also sees the fragments of multi-buffer frames.
     fn far<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
+    /// How far [`Frame::near`] reaches: the whole frame unless it came in several buffers.
+    fn linear(&self) -> u32;
+
     /// The length of the frame in bytes.
     fn length(&self) -> u32;
 }

@@ -58,7 +58,7 @@ pub const VIP_OBSERVE_SNI: u32 = 1;
 pub struct VipCounters {
     /// Frames to the VIP.
     pub packets: u64,
-    /// Their lengths from the Ethernet header on.
+    /// Their lengths from the Ethernet header to the end of the IP packet, without padding.
     pub bytes: u64,
     /// TCP SYNs without ACK.
     pub connections: u64,
@@ -164,7 +164,7 @@ pub const MAPS: [MapLayout; 9] = [
     layout::<u32, u64>("NAME_COUNTERS", 2 * MAX_NAMES),
     layout::<FlowKey, u32>("FLOWS", MAX_FLOWS),
     layout::<u32, u32>("CPU_WORKER", MAX_CPUS),
-    layout::<u32, u64>("SOCKETS", 2 * MAX_WORKERS),
+    layout::<u32, u32>("SOCKETS", 2 * MAX_WORKERS),
 ];
 
 /// Raise it when the meaning of a map's bytes changes and their number does not.

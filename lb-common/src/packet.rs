@@ -22,6 +22,9 @@ const ICMPV6: u8 = 58;
 /// destination options; two more than that is nobody's honest packet.
 const MAX_EXTENSIONS: usize = 8;
 
+/// What every TCP and UDP header begins with: two ports.
+const PORTS: u16 = 4;
+
 /// TCP flags.
 pub const SYN: u8 = 0x02;
 /// TCP flags.
@@ -54,19 +57,23 @@ pub fn shape<F: Frame>(frame: &F) -> Option<Packet> {
             let head = frame.near::<10>(ETHERNET)?;
             let total = u16::from_be_bytes([head[2], head[3]]);
             let fragment = u16::from_be_bytes([head[6], head[7]]) & 0x3fff;
-            if head[0] != 0x45 || fragment != 0 || total < 20 || !is_port_protocol(head[9]) {
+            if head[0] != 0x45 || fragment != 0 || total < 20 + PORTS || !is_port_protocol(head[9]) {
                 return None;
             }
             let end = ETHERNET as u32 + total as u32;
-            if end > frame.length() {
+            if end > frame.linear() {
                 return None;
             }
             Some(Packet { ip: 14, transport: 34, end: end as u16, protocol: head[9], v6: false })
         }
         IPV6 => {
             let head = frame.near::<8>(ETHERNET)?;
-            let end = ETHERNET as u32 + 40 + u16::from_be_bytes([head[4], head[5]]) as u32;
-            if head[0] >> 4 != 6 || !is_port_protocol(head[6]) || end > frame.length() || end > 0xffff {
+            let payload = u16::from_be_bytes([head[4], head[5]]);
+            let end = ETHERNET as u32 + 40 + payload as u32;
+            if head[0] >> 4 != 6 || payload < PORTS || !is_port_protocol(head[6]) {
+                return None;
+            }
+            if end > frame.linear() || end > 0xffff {
                 return None;
             }
             Some(Packet { ip: 14, transport: 54, end: end as u16, protocol: head[6], v6: true })
@@ -161,7 +168,7 @@ fn transport<F: Frame>(
         _ if !is_port_protocol(protocol) => return Err(Reason::OtherProtocol),
         _ => {}
     }
-    if end > frame.length() as usize || end > 0xffff || offset > end {
+    if end > frame.length() as usize || end > 0xffff || offset + PORTS as usize > end {
         return Err(Reason::Truncated);
     }
     Ok(Packet { ip: ip as u16, transport: offset as u16, end: end as u16, protocol, v6 })

@@ -74,7 +74,7 @@ fn arrived<E: Env>(
         return Reason::Truncated;
     };
     let opening = flags & (SYN | ACK) == SYN;
-    env.count_vip(vip.slot, env.length(), opening);
+    env.count_vip(vip.slot, packet.end as u32, opening);
     if vip.flags & VIP_OBSERVE_SNI != 0 && packet.protocol == TCP {
         observe(env, packet, opening);
     }
