@@ -4,12 +4,11 @@ use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use aya_ebpf::maps::HashMap;
 use aya_ebpf::programs::XdpContext;
-use core::ptr;
 use lb_common::env::{Bytes, Env, Frame};
 use lb_common::maps::{FlowKey, HELLO_LEN, NAME_LEN, NameKey, VipKey, VipValue};
 use lb_common::reason::Reason;
 
-use crate::maps::{FLOWS, NAME_COUNTERS, NAMES, SCRATCH, VIP_COUNTERS, VIPS, WILDCARDS, count};
+use crate::maps::{FLOWS, NAME_COUNTERS, NAMES, SCRATCH, VIP_COUNTERS, VIPS, WILDCARDS, count, opaque};
 
 /// A frame in the kernel.
 pub struct Kernel {
@@ -122,6 +121,7 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn payload(&self, offset: usize, length: usize) -> Option<impl Bytes> {
+        // SAFETY: this CPU's own element, which nothing else uses during the run.
         let hello = unsafe { &raw mut (*SCRATCH.get_ptr_mut(0)?).hello };
         let length = opaque(length as u32);
         if length == 0 || length > HELLO_LEN as u32 {
@@ -186,12 +186,4 @@ impl Bytes for Hello {
         // SAFETY: the mask keeps the offset inside the buffer.
         Some(unsafe { *self.bytes.add(offset) })
     }
-}
-
-/// Hides a value's origin from LLVM, so that the bounds check that follows is made on the very
-/// register that is used, which is what the verifier has to see.
-#[inline(always)]
-fn opaque(value: u32) -> u32 {
-    // SAFETY: reads a local.
-    unsafe { ptr::read_volatile(&value) }
 }
