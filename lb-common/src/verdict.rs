@@ -76,12 +76,8 @@ fn unusual<E: Env>(env: &E) -> Result<Arrival, Reason> {
 #[inline(always)]
 fn arrived<E: Env>(env: &E, arrival: &Arrival) -> Reason {
     let Arrival { packet, address, port, flags } = arrival;
-    let key = VipKey {
-        address: *address,
-        port: u16::from_ne_bytes(*port),
-        protocol: packet.protocol,
-        zero: 0,
-    };
+    let key =
+        VipKey { address: *address, port: u16::from_ne_bytes(*port), protocol: packet.protocol, zero: 0 };
     let Some(vip) = env.vip(&key) else {
         return Reason::NotVip;
     };

@@ -54,7 +54,8 @@ impl Frame for Kernel {
     fn far<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let mut bytes = [0; N];
         // SAFETY: N bytes of stack are given to the helper, which checks the offset itself.
-        let failed = unsafe { bpf_xdp_load_bytes(self.context, offset as u32, bytes.as_mut_ptr().cast(), N as u32) };
+        let failed =
+            unsafe { bpf_xdp_load_bytes(self.context, offset as u32, bytes.as_mut_ptr().cast(), N as u32) };
         if failed != 0 { None } else { Some(bytes) }
     }
 
@@ -156,7 +157,8 @@ impl Kernel {
             return None;
         }
         // SAFETY: length is at most the key's.
-        if unsafe { bpf_xdp_load_bytes(self.context, offset as u32, key.0.as_mut_ptr().cast(), length) } != 0 {
+        if unsafe { bpf_xdp_load_bytes(self.context, offset as u32, key.0.as_mut_ptr().cast(), length) } != 0
+        {
             return None;
         }
         key.make_lower();

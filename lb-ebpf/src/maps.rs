@@ -4,8 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
 use lb_common::maps::{
     FlowKey, HELLO_LEN, MAX_CPUS, MAX_FLOWS, MAX_NAMES, MAX_VIPS, MAX_WORKERS, NameKey, REASON_SLOTS,
-    ReasonCounters,
-    VipCounters, VipKey, VipValue,
+    ReasonCounters, VipCounters, VipKey, VipValue,
 };
 use lb_common::reason::Reason;
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::maps::{MAX_NAMES, MAX_VIPS, NAME_LEN};
 use serde::Serialize;
 
-use crate::model::{HostPattern, Protocol, SniMode, Snapshot, Vip};
+use crate::model::{HostPattern, Protocol, Snapshot, SniMode, Vip};
 
 /// What the kernel shall know of one VIP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -122,7 +122,13 @@ mod tests {
         let http = [("192.0.2.1:80", Protocol::Http)];
         let long = format!("{}.{}.example.com", "a".repeat(63), "b".repeat(63));
         for (what, snapshot, names, wildcards, left_out) in [
-            ("names of routes and certificates", snapshot(&https, &["a.com"], &["b.com", "*.c.com"]), 2, 1, 0),
+            (
+                "names of routes and certificates",
+                snapshot(&https, &["a.com"], &["b.com", "*.c.com"]),
+                2,
+                1,
+                0,
+            ),
             ("one name from both", snapshot(&https, &["a.com"], &["A.com"]), 1, 0, 0),
             ("no TLS listener", snapshot(&http, &["a.com"], &["b.com"]), 0, 0, 0),
             ("any host has no name", snapshot(&https, &[""], &[]), 0, 0, 0),
@@ -133,7 +139,8 @@ mod tests {
             assert_eq!(image.left_out(&snapshot), left_out, "{what}");
             assert_eq!(image.vips.len(), 1, "{what}");
         }
-        let wildcard_listener = snapshot(&[("0.0.0.0:80", Protocol::Http), ("[::]:443", Protocol::Https)], &[], &[]);
+        let wildcard_listener =
+            snapshot(&[("0.0.0.0:80", Protocol::Http), ("[::]:443", Protocol::Https)], &[], &[]);
         assert_eq!(MapImage::from_snapshot(&wildcard_listener), MapImage::default());
     }
 }

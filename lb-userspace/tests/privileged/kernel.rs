@@ -165,9 +165,7 @@ fn connections_reach_the_worker_without_a_bound_socket() {
     ip(&["route", "add", "local", "198.51.100.1/32", "dev", "lo"]);
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     listener.set_nonblocking(false).expect("blocking");
-    dataplane
-        .set_workers(&[WorkerSocket { cpu: 0, v4: listener.as_fd(), v6: None }])
-        .expect("workers");
+    dataplane.set_workers(&[WorkerSocket { cpu: 0, v4: listener.as_fd(), v6: None }]).expect("workers");
     dataplane.apply(&image()).expect("apply");
     let client = std::net::TcpStream::connect("198.51.100.1:80").expect("steered");
     let (server, _) = listener.accept().expect("accept");

@@ -56,7 +56,9 @@ pub enum KernelError {
     )]
     Occupied(String),
     /// The driver or the MTU does not allow XDP in the mode asked for.
-    #[error("{interface} takes no XDP program in {mode} mode: {source}; try --xdp-mode generic, or a smaller MTU")]
+    #[error(
+        "{interface} takes no XDP program in {mode} mode: {source}; try --xdp-mode generic, or a smaller MTU"
+    )]
     Attach {
         /// The interface.
         interface: String,

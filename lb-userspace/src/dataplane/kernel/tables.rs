@@ -115,7 +115,10 @@ impl Tables {
         for (map_name, map, prefix) in [("NAMES", &self.names, ""), ("WILDCARDS", &self.wildcards, "*.")] {
             for (key, slot) in entries(map_name, map)? {
                 let cpus = self.name_counters.get(&slot, 0).map_err(KernelError::map("NAME_COUNTERS"))?;
-                sni.push(NameCount { name: format!("{prefix}{}", text(&key)), connections: cpus.iter().sum() });
+                sni.push(NameCount {
+                    name: format!("{prefix}{}", text(&key)),
+                    connections: cpus.iter().sum(),
+                });
             }
         }
         sni.sort_by(|a, b| a.name.cmp(&b.name));
