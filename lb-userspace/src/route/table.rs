@@ -149,10 +149,7 @@ impl Host {
             }
             // Elements end where a slash starts the next one.
             let cut = end.min(self.longest_prefix + 1);
-            end = match memchr::memrchr(b'/', &path.as_bytes()[..cut]) {
-                Some(slash) => slash,
-                None => return None,
-            };
+            end = memchr::memrchr(b'/', &path.as_bytes()[..cut])?;
         }
     }
 }
