@@ -10,14 +10,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::model::Issue;
+use crate::objects::Objects;
 
+pub mod kubernetes;
 pub mod manifests;
 
 /// The newest state of a source.
 #[derive(Clone, Debug)]
 pub struct Update {
     /// Every object that is known, the last good version of each.
-    pub objects: Arc<()>,
+    pub objects: Arc<Objects>,
     /// What the source itself could not read, sorted. What is wrong inside of readable objects
     /// is found by `translate`.
     pub issues: Vec<Issue>,

@@ -21,7 +21,9 @@ pub fn read_yaml(text: &str) -> Vec<Document> {
     for (first_line, chunk) in cut(text) {
         match serde_saphyr::from_str_with_options::<Value>(chunk, options()) {
             Ok(Value::Null) => {}
-            Ok(value) => documents.push(Document { line: first_line + lines_before_content(chunk), value: Ok(value) }),
+            Ok(value) => {
+                documents.push(Document { line: first_line + lines_before_content(chunk), value: Ok(value) })
+            }
             Err(_) => documents.push(bad_yaml(first_line, chunk)),
         }
     }
@@ -42,7 +44,9 @@ pub fn read_json(text: &str) -> Vec<Document> {
         let blank = skipped.len() - skipped.trim_start().len();
         match next {
             Ok(Value::Null) => {}
-            Ok(value) => documents.push(Document { line: line + newlines(&skipped[..blank]), value: Ok(value) }),
+            Ok(value) => {
+                documents.push(Document { line: line + newlines(&skipped[..blank]), value: Ok(value) })
+            }
             Err(error) => {
                 documents.push(Document { line: error.line().max(1), value: Err(error.to_string()) });
                 break;
@@ -99,7 +103,8 @@ fn cut(text: &str) -> Vec<(usize, &str)> {
             has_content = false;
         }
         let bare = line.trim();
-        has_content |= is_marker(line) || !(bare.is_empty() || bare.starts_with('#') || line.starts_with('%'));
+        has_content |=
+            is_marker(line) || !(bare.is_empty() || bare.starts_with('#') || line.starts_with('%'));
         at += line.len();
     }
     chunks.push((start_line, &text[start..]));
@@ -153,7 +158,7 @@ mod tests {
             ("a: |\n  ---\n  b\n", &[(1, Ok("---\nb\n"))]),
             ("a: --- b\n", &[(1, Ok("--- b"))]),
             ("{\"a\": \"x\"}\n", &[(1, Ok("x"))]),
-            ("a: x\n---\na: [y\n---\na: z\n", &[(1, Ok("x")), (3, Err("line 4, column 4")), (5, Ok("z"))]),
+            ("a: x\n---\na: [y\n---\na: z\n", &[(1, Ok("x")), (3, Err("line 3, column 4")), (5, Ok("z"))]),
             ("a: x\n---\na: y\na: z\n---\na: w\n", &[(1, Ok("x")), (4, Err("duplicate")), (6, Ok("w"))]),
             ("a: x\n---\n\tb: c\n", &[(1, Ok("x")), (3, Err(""))]),
         ] {
