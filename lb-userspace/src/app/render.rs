@@ -45,8 +45,8 @@ pub fn status(status: &Status) -> String {
         }
         None => fact("XDP", "off".to_owned()),
     }
-    if let Some(error) = &status.kernel_error {
-        fact("Kernel", format!("NOT in step: {error}"));
+    if let Some(error) = &status.trouble {
+        fact("Trouble", error.clone());
     }
     let total = |name: &str| status.proxy.get("total").and_then(|t| t.get(name)).and_then(|n| n.as_u64());
     if let (Some(requests), Some(active)) = (total("requests"), total("active")) {

@@ -34,9 +34,9 @@ pub struct Status {
     pub proxy: Value,
     /// What is wrong.
     pub issues: Vec<Issue>,
-    /// The kernel could not be brought to the snapshot's state: why.
+    /// Why the kernel or the listeners are not as the snapshot asks.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub kernel_error: Option<String>,
+    pub trouble: Option<String>,
 }
 
 /// Where objects come from, and how that is.
