@@ -81,4 +81,3 @@ pub trait Env: Frame {
     /// The same in the table of wildcards' suffixes.
     fn wildcard(&self, offset: usize, length: usize) -> Option<u32>;
 }
-

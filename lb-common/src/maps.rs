@@ -67,7 +67,11 @@ pub struct VipCounters {
 /// Counters by reason on one CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub struct ReasonCounters(pub [u64; Reason::ALL.len()]);
+pub struct ReasonCounters(pub [u64; REASON_SLOTS]);
+
+/// A power of two with room for every reason: the kernel program masks its index for the verifier.
+pub const REASON_SLOTS: usize = 32;
+const _: () = assert!(Reason::ALL.len() <= REASON_SLOTS);
 
 /// A server name: lower case, the rest zero. A wildcard's key is what follows `*.`.
 ///

@@ -9,69 +9,77 @@ use crate::reason::Reason;
 /// A DNS label's longest; a wildcard covers exactly one.
 const MAX_LABEL: usize = 63;
 
+/// Where a TCP or UDP packet goes.
+struct Arrival {
+    packet: Packet,
+    address: [u32; 4],
+    port: [u8; 2],
+    /// TCP's; 0 for UDP.
+    flags: u8,
+}
+
 /// Judges a frame and counts it. The frame is passed on in every case: Sluice drops nothing that
 /// it does not understand, and what it understands goes to the local stack.
 #[inline(always)]
 pub fn judge<E: Env>(env: &E) -> Reason {
-    let reason = match packet::shape(env) {
+    let arrival = match packet::shape(env) {
         // Constants instead of fields, so that the kernel's reads stay at constant offsets.
         Some(packet) if !packet.v6 => v4(env, packet),
         Some(packet) => v6(env, packet),
         None => unusual(env),
+    };
+    let reason = match arrival {
+        Ok(arrival) => arrived(env, &arrival),
+        Err(reason) => reason,
     };
     env.count(reason);
     reason
 }
 
 #[inline(always)]
-fn v4<E: Env>(env: &E, packet: Packet) -> Reason {
+fn v4<E: Env>(env: &E, packet: Packet) -> Result<Arrival, Reason> {
     let (Some(address), Some(port)) = (env.near::<4>(30), env.near::<2>(36)) else {
-        return Reason::Truncated;
+        return Err(Reason::Truncated);
     };
     let flags = if packet.protocol == TCP { env.near::<1>(47) } else { Some([0]) };
-    arrived(env, &packet, mapped(address), port, flags)
+    let [flags] = flags.ok_or(Reason::Truncated)?;
+    Ok(Arrival { packet, address: mapped(address), port, flags })
 }
 
 #[inline(always)]
-fn v6<E: Env>(env: &E, packet: Packet) -> Reason {
+fn v6<E: Env>(env: &E, packet: Packet) -> Result<Arrival, Reason> {
     let (Some(address), Some(port)) = (env.near::<16>(38), env.near::<2>(56)) else {
-        return Reason::Truncated;
+        return Err(Reason::Truncated);
     };
     let flags = if packet.protocol == TCP { env.near::<1>(67) } else { Some([0]) };
-    arrived(env, &packet, words(address), port, flags)
+    let [flags] = flags.ok_or(Reason::Truncated)?;
+    Ok(Arrival { packet, address: words(address), port, flags })
 }
 
 /// Tags, options, extension headers, odd and broken frames. Kept out of line: the usual frames
-/// should not pay for its registers.
+/// should not pay for its registers. It calls nothing that is out of line itself, because the
+/// stacks of nested calls add up to at most 512 bytes.
 #[inline(never)]
-fn unusual<E: Env>(env: &E) -> Reason {
-    let packet = match packet::walk(env) {
-        Ok(packet) => packet,
-        Err(reason) => return reason,
-    };
+fn unusual<E: Env>(env: &E) -> Result<Arrival, Reason> {
+    let packet = packet::walk(env)?;
     let (ip, transport) = (packet.ip as usize, packet.transport as usize);
-    let address = if packet.v6 { env.far::<16>(ip + 24).map(words) } else { env.far::<4>(ip + 16).map(mapped) };
+    let address =
+        if packet.v6 { env.far::<16>(ip + 24).map(words) } else { env.far::<4>(ip + 16).map(mapped) };
     let (Some(address), Some(port)) = (address, env.far::<2>(transport + 2)) else {
-        return Reason::Truncated;
+        return Err(Reason::Truncated);
     };
     let flags = if packet.protocol == TCP { env.far::<1>(transport + 13) } else { Some([0]) };
-    arrived(env, &packet, address, port, flags)
+    let [flags] = flags.ok_or(Reason::Truncated)?;
+    Ok(Arrival { packet, address, port, flags })
 }
 
 #[inline(always)]
-fn arrived<E: Env>(
-    env: &E,
-    packet: &Packet,
-    address: [u32; 4],
-    port: [u8; 2],
-    flags: Option<[u8; 1]>,
-) -> Reason {
-    let key = VipKey { address, port: u16::from_ne_bytes(port), protocol: packet.protocol, zero: 0 };
+fn arrived<E: Env>(env: &E, arrival: &Arrival) -> Reason {
+    let Arrival { packet, address, port, flags } = arrival;
+    let key =
+        VipKey { address: *address, port: u16::from_ne_bytes(*port), protocol: packet.protocol, zero: 0 };
     let Some(vip) = env.vip(&key) else {
         return Reason::NotVip;
-    };
-    let Some([flags]) = flags else {
-        return Reason::Truncated;
     };
     let opening = flags & (SYN | ACK) == SYN;
     env.count_vip(vip.slot, packet.end as u32, opening);

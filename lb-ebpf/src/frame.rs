@@ -4,12 +4,11 @@ use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use aya_ebpf::maps::HashMap;
 use aya_ebpf::programs::XdpContext;
-use core::ptr;
 use lb_common::env::{Bytes, Env, Frame};
 use lb_common::maps::{FlowKey, HELLO_LEN, NAME_LEN, NameKey, VipKey, VipValue};
 use lb_common::reason::Reason;
 
-use crate::maps::{FLOWS, NAME_COUNTERS, NAMES, SCRATCH, VIP_COUNTERS, VIPS, WILDCARDS, count};
+use crate::maps::{FLOWS, NAME_COUNTERS, NAMES, SCRATCH, VIP_COUNTERS, VIPS, WILDCARDS, count, opaque};
 
 /// A frame in the kernel.
 pub struct Kernel {
@@ -55,7 +54,8 @@ impl Frame for Kernel {
     fn far<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let mut bytes = [0; N];
         // SAFETY: N bytes of stack are given to the helper, which checks the offset itself.
-        let failed = unsafe { bpf_xdp_load_bytes(self.context, offset as u32, bytes.as_mut_ptr().cast(), N as u32) };
+        let failed =
+            unsafe { bpf_xdp_load_bytes(self.context, offset as u32, bytes.as_mut_ptr().cast(), N as u32) };
         if failed != 0 { None } else { Some(bytes) }
     }
 
@@ -122,6 +122,7 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn payload(&self, offset: usize, length: usize) -> Option<impl Bytes> {
+        // SAFETY: this CPU's own element, which nothing else uses during the run.
         let hello = unsafe { &raw mut (*SCRATCH.get_ptr_mut(0)?).hello };
         let length = opaque(length as u32);
         if length == 0 || length > HELLO_LEN as u32 {
@@ -156,7 +157,8 @@ impl Kernel {
             return None;
         }
         // SAFETY: length is at most the key's.
-        if unsafe { bpf_xdp_load_bytes(self.context, offset as u32, key.0.as_mut_ptr().cast(), length) } != 0 {
+        if unsafe { bpf_xdp_load_bytes(self.context, offset as u32, key.0.as_mut_ptr().cast(), length) } != 0
+        {
             return None;
         }
         key.make_lower();
@@ -186,12 +188,4 @@ impl Bytes for Hello {
         // SAFETY: the mask keeps the offset inside the buffer.
         Some(unsafe { *self.bytes.add(offset) })
     }
-}
-
-/// Hides a value's origin from LLVM, so that the bounds check that follows is made on the very
-/// register that is used, which is what the verifier has to see.
-#[inline(always)]
-fn opaque(value: u32) -> u32 {
-    // SAFETY: reads a local.
-    unsafe { ptr::read_volatile(&value) }
 }

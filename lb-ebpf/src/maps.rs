@@ -3,8 +3,8 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
 use lb_common::maps::{
-    FlowKey, HELLO_LEN, MAX_CPUS, MAX_FLOWS, MAX_NAMES, MAX_VIPS, MAX_WORKERS, NameKey, ReasonCounters,
-    VipCounters, VipKey, VipValue,
+    FlowKey, HELLO_LEN, MAX_CPUS, MAX_FLOWS, MAX_NAMES, MAX_VIPS, MAX_WORKERS, NameKey, REASON_SLOTS,
+    ReasonCounters, VipCounters, VipKey, VipValue,
 };
 use lb_common::reason::Reason;
 
@@ -49,6 +49,14 @@ pub fn count(reason: Reason) {
     if let Some(counters) = REASONS.get_ptr_mut(0) {
         // SAFETY: this CPU's own element; programs on one CPU don't interrupt each other between
         // the load and the store, save for sk_lookup, which counts other reasons.
-        unsafe { (*counters).0[reason as usize] += 1 }
+        unsafe { (*counters).0[opaque(reason as u32) as usize & (REASON_SLOTS - 1)] += 1 }
     }
+}
+
+/// Hides a value's origin from LLVM, so that the bounds check that follows is made on the very
+/// register that is used, which is what the verifier has to see.
+#[inline(always)]
+pub fn opaque(value: u32) -> u32 {
+    // SAFETY: reads a local.
+    unsafe { core::ptr::read_volatile(&value) }
 }

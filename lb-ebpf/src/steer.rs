@@ -18,15 +18,19 @@ pub fn steer(context: &SkLookupContext) {
     // SAFETY: the context is valid for the run; fields are read one by one, as the verifier wants.
     let (family, protocol, port) = unsafe { ((*lookup).family, (*lookup).protocol, (*lookup).local_port) };
     let v6 = family != AF_INET;
-    let address = if v6 {
-        // SAFETY: as above.
-        unsafe {
-            [(*lookup).local_ip6[0], (*lookup).local_ip6[1], (*lookup).local_ip6[2], (*lookup).local_ip6[3]]
-        }
-    } else {
-        // SAFETY: as above.
-        mapped(unsafe { (*lookup).local_ip4 }.to_ne_bytes())
+    // SAFETY: as above. Both families' fields may be read for either.
+    let (ip4, ip6) = unsafe {
+        (
+            field(&raw const (*lookup).local_ip4),
+            [
+                field(&raw const (*lookup).local_ip6[0]),
+                field(&raw const (*lookup).local_ip6[1]),
+                field(&raw const (*lookup).local_ip6[2]),
+                field(&raw const (*lookup).local_ip6[3]),
+            ],
+        )
     };
+    let address = if v6 { ip6 } else { mapped(ip4.to_ne_bytes()) };
     // local_port is in host order, unlike the addresses.
     let key = VipKey { address, port: (port as u16).to_be(), protocol: protocol as u8, zero: 0 };
     if VIPS.get_ptr(&key).is_none() {
@@ -39,4 +43,16 @@ pub fn steer(context: &SkLookupContext) {
         Ok(()) => count(Reason::Steered),
         Err(_) => count(Reason::SteerNoSocket),
     }
+}
+
+/// Reads a field of the context where it stands. Left to itself, LLVM moves the two families' loads
+/// into branches and merges them into one from a computed address, which the verifier refuses for
+/// a context.
+///
+/// # Safety
+/// The field has to be the context's.
+#[inline(always)]
+unsafe fn field(field: *const u32) -> u32 {
+    // SAFETY: the caller's.
+    unsafe { field.read_volatile() }
 }
