@@ -64,7 +64,8 @@ fn yaml(snapshot: &Snapshot) -> Value {
 
 /// A case's own settings on top of those of manifest-directory mode.
 fn settings(text: &str) -> Settings {
-    let mut settings = Settings { unknown_class: UnknownClass::Serve, serve_classless: true, ..Settings::default() };
+    let mut settings =
+        Settings { unknown_class: UnknownClass::Serve, serve_classless: true, ..Settings::default() };
     for line in text.lines().map_while(|line| line.strip_prefix("#! ")) {
         let (name, value) = line.split_once(": ").expect("`#! name: value`");
         let pair = |text: &str| {
@@ -98,7 +99,8 @@ fn fill_in_pem(value: &mut Value) {
     match value {
         Value::String(text) => {
             let argument = |what: &str| text.strip_prefix(what)?.strip_suffix(')');
-            let pem = argument("CERT(").map(|name| &site(name).0).or(argument("KEY(").map(|name| &site(name).1));
+            let pem =
+                argument("CERT(").map(|name| &site(name).0).or(argument("KEY(").map(|name| &site(name).1));
             if let Some(pem) = pem {
                 *text = pem.clone();
             }
