@@ -23,7 +23,7 @@ pub fn parse(document: Value, origin: &str) -> Parsed {
     parsed
 }
 
-/// Lists in lists are no use to anybody; the limit keeps recursion bounded by our choice.
+/// Unpacks one level of `List`; a list in a list is no use to anybody and is told as an unknown kind.
 fn read(mut document: Value, origin: &str, out: &mut Parsed) {
     let mut items = match list_items(&mut document) {
         Some(Ok(items)) => items,
