@@ -23,7 +23,7 @@ pub fn parse(document: Value, origin: &str) -> Parsed {
     parsed
 }
 
-/// Lists in lists are no use to anybody; the limit keeps recursion bounded by our choice.
+/// Unpacks one level of `List`; a list in a list is no use to anybody and is told as an unknown kind.
 fn read(mut document: Value, origin: &str, out: &mut Parsed) {
     let mut items = match list_items(&mut document) {
         Some(Ok(items)) => items,
@@ -178,7 +178,12 @@ fn typed(kind: Kind, document: Value) -> Result<Object, WrongField> {
             Err(error) => {
                 let field = error.path().to_string();
                 let field = if field == "." { String::new() } else { excerpt(&field).into_owned() };
-                Err(WrongField { namespace, field, cause: error.into_inner().to_string() })
+                // The reader's words quote the value, and a Secret's values are nobody's to read.
+                let cause = match kind {
+                    Kind::Secret => "not of the form the API gives it (data is base64 text)".into(),
+                    _ => error.into_inner().to_string(),
+                };
+                Err(WrongField { namespace, field, cause })
             }
         }
     }
@@ -267,6 +272,10 @@ mod tests {
         };
         check(secret("QUJD"), &["Secret a/tls"]);
         check(secret("*not base64*"), &["InvalidField Secret a/tls data.tls.crt"]);
+        let mut misplaced = secret("");
+        misplaced["data"] = json!("hunter2");
+        let parsed = check(misplaced, &["InvalidField Secret a/tls data"]);
+        assert!(!format!("{parsed:?}").contains("hunter2"), "secrets are not quoted");
     }
 
     #[test]

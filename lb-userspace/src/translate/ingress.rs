@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend};
+use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressSpec};
 
 use super::annotations::Annotations;
 use super::report::issue;
@@ -82,7 +82,7 @@ impl Draft {
         (self.created, &self.key)
     }
 
-    fn read_rules(&mut self, spec: &k8s_openapi::api::networking::v1::IngressSpec) {
+    fn read_rules(&mut self, spec: &IngressSpec) {
         let fallback = spec.default_backend.as_ref().map(|backend| {
             let backend = self.backend(backend, "spec.defaultBackend");
             (Arc::<str>::from("defaultBackend"), backend)
@@ -121,9 +121,11 @@ impl Draft {
             let Some(http) = &rule.http else {
                 // "All its traffic": a rule of its own, or rules without a host would come first.
                 let all = || Slot::Path(PathMatch::Prefix("/".into()));
-                let (slot, backend) = match &fallback {
-                    Some((_, backend)) => (all(), backend.clone()),
-                    None => (Slot::Open, DraftBackend::Unavailable(Unavailable::InvalidBackend)),
+                let closed_by = self.annotations.closed_by.clone();
+                let (slot, backend) = match (&fallback, closed_by) {
+                    (Some((_, backend)), _) => (all(), backend.clone()),
+                    (None, Some(by)) => (all(), DraftBackend::Unavailable(Unavailable::AccessControl(by))),
+                    (None, None) => (Slot::Open, DraftBackend::Unavailable(Unavailable::InvalidBackend)),
                 };
                 self.rules.push(Rule { host, place: format!("rules[{r}]").into(), slot, backend });
                 continue;
@@ -151,7 +153,7 @@ impl Draft {
         }));
     }
 
-    fn read_tls(&mut self, spec: &k8s_openapi::api::networking::v1::IngressSpec) {
+    fn read_tls(&mut self, spec: &IngressSpec) {
         for (t, tls) in spec.tls.iter().flatten().enumerate() {
             let place = format!("spec.tls[{t}]");
             let mut hosts = Vec::new();

@@ -17,6 +17,9 @@ mod secrets;
 mod service;
 mod tls;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

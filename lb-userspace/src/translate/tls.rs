@@ -72,7 +72,7 @@ pub(super) fn config(
                         IssueReason::Conflict,
                         ".hosts",
                         format!(
-                            "{host} already has the certificate of Secret {} from an Ingress that came first; \
+                            "{host} has the certificate of Secret {} already, which came first and is of the same key type; \
                              use one Secret for the host.",
                             other.secret
                         ),
