@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use serde::Serialize;
-
 use crate::dataplane::image::MapImage;
 use crate::dataplane::kernel::{self, Dataplane, KernelError, WorkerSocket};
 use crate::model::Snapshot;
@@ -71,7 +69,7 @@ impl Steering {
     }
 
     /// What the kernel's maps hold.
-    pub fn dump(&self) -> Result<impl Serialize, String> {
+    pub fn dump(&self) -> Result<MapImage, String> {
         self.dataplane.read().map_err(|error| error.to_string())
     }
 

@@ -52,7 +52,7 @@ pub struct Source {
 }
 
 /// How many of each the snapshot has.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Serving {
     /// Host patterns.
     pub hosts: usize,

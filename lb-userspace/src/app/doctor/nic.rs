@@ -106,8 +106,10 @@ fn offloads(name: &str, active: &BTreeSet<String>) -> Vec<Finding> {
 async fn features(name: &str) -> Option<BTreeSet<String>> {
     let (connection, mut handle, _) = ethtool::new_connection().ok()?;
     let running = tokio::spawn(connection);
-    let answer = handle.feature().get(Some(name)).execute().await;
-    let messages: Option<Vec<_>> = answer.try_collect().await.ok();
+    let messages: Option<Vec<_>> = match handle.feature().get(Some(name)).execute().await {
+        Result::Ok(answer) => answer.try_collect().await.ok(),
+        Err(_) => None,
+    };
     running.abort();
     let mut active = BTreeSet::new();
     for attribute in messages?.into_iter().flat_map(|message| message.payload.nlas) {
