@@ -18,7 +18,7 @@ pub mod manifests;
 /// The newest state of a source.
 #[derive(Clone, Debug)]
 pub struct Update {
-    /// Every object that is known, the last good version of each.
+    /// Every object that is known, the last good version of each. Empty until `synced`.
     pub objects: Arc<Objects>,
     /// What the source itself could not read, sorted. What is wrong inside of readable objects
     /// is found by `translate`.
