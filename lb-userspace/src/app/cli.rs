@@ -137,7 +137,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Operation")]
     pub log_format: LogFormat,
     /// What to log: a level, or directives like sluice=debug,kube=warn.
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "SLUICE_LOG", help_heading = "Operation")]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        default_value = "info",
+        env = "SLUICE_LOG",
+        help_heading = "Operation"
+    )]
     pub log: String,
 }
 

@@ -72,8 +72,9 @@ async fn dispatch(command: Command) -> Result<u8, String> {
 }
 
 async fn run(args: RunArgs) -> Result<u8, String> {
-    let filter = EnvFilter::try_new(&args.log)
-        .map_err(|error| format!("--log {:?} is no log filter ({error}); try info or sluice=debug", args.log))?;
+    let filter = EnvFilter::try_new(&args.log).map_err(|error| {
+        format!("--log {:?} is no log filter ({error}); try info or sluice=debug", args.log)
+    })?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match args.log_format {
         LogFormat::Text => log.init(),
@@ -139,8 +140,9 @@ async fn ask<T: DeserializeOwned>(
     render: impl Fn(&T) -> String,
 ) -> Result<T, String> {
     let json = client::get(&args.socket, target).await.map_err(text)?;
-    let value: T = serde_json::from_value(json.clone())
-        .map_err(|error| format!("the daemon is of another version and answers what this one can't read: {error}"))?;
+    let value: T = serde_json::from_value(json.clone()).map_err(|error| {
+        format!("the daemon is of another version and answers what this one can't read: {error}")
+    })?;
     // What the daemon said goes out as it is: a newer one may say more than this version knows.
     print(args.output, &json, render(&value))?;
     Ok(value)
