@@ -1,0 +1,1 @@
+//! The table of lb_common::fixtures on the loaded program.
