@@ -167,6 +167,11 @@ impl ApiServer {
         self.shared.lock().faults.push_back((verb, resource.to_owned(), fault));
     }
 
+    /// Nothing more fails that [`Self::fail_next`] has asked for.
+    pub fn clear_faults(&self) {
+        self.shared.lock().faults.clear();
+    }
+
     /// Answers everything with this status until told otherwise.
     pub fn outage(&self, status: Option<u16>) {
         self.shared.lock().outage = status;
