@@ -45,7 +45,7 @@ async fn dispatch(command: Command) -> Result<u8, String> {
     match command {
         Command::Run(args) => run(*args).await,
         Command::Status(args) => {
-            let status: views::Status = ask(&args, "/status", |status| render::status(status)).await?;
+            let status: views::Status = ask(&args, "/status", render::status).await?;
             Ok(if status.ready { 0 } else { NEGATIVE })
         }
         Command::Routes(args) => {
