@@ -49,6 +49,15 @@ pub enum Unavailable {
     /// `resource` backends name something only its own controller understands.
     #[error("resource backends are not supported")]
     ResourceBackend,
+    /// The Service is a name in somebody else's DNS.
+    #[error("Service {0} is of type ExternalName, which is not supported")]
+    ExternalName(ObjectKey),
+    /// The backend is written so that it names nothing.
+    #[error("the backend names no Service port")]
+    InvalidBackend,
+    /// An annotation restricts access in a way that is not supported; serving would open the route.
+    #[error("annotation {0} restricts access and is not supported")]
+    AccessControl(Arc<str>),
 }
 
 /// Where a route sends its requests.

@@ -1,1 +1,26 @@
 //! The Kubernetes objects that Sluice reads, kept by kind and name.
+//!
+//! Sources fill an [`Objects`] store: from manifests through [`parse`], from the API with typed
+//! objects. `translate` reads it. Pure: whoever does I/O hands in what it read.
+
+mod kind;
+mod parse;
+mod store;
+mod v1beta1;
+
+pub use kind::{Kind, Object};
+pub use parse::{Parsed, parse};
+pub use store::Objects;
+
+/// The label by which an EndpointSlice names its Service.
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// `text` short enough for a message: whole up to 80 bytes, else its start and `…`. Values come
+/// from users and may be a megabyte long; issues are kept and sent around.
+pub fn excerpt(text: &str) -> std::borrow::Cow<'_, str> {
+    const MAX: usize = 80;
+    if text.len() <= MAX {
+        return text.into();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(MAX)]).into()
+}

@@ -1,0 +1,221 @@
+//! Services: ports, and the endpoints behind them.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Endpoints, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use super::report::issue;
+use crate::model::{
+    BackendProtocol, Cluster, ClusterKey, Endpoint, Issue, IssueReason, ObjectKey, PortRef, Severity,
+    Unavailable,
+};
+use crate::objects::{Objects, excerpt};
+
+/// The Service ports that backends asked for, each looked up once.
+pub(super) struct Services<'a> {
+    objects: &'a Objects,
+    asked: BTreeMap<ClusterKey, Result<&'a ServicePort, Unavailable>>,
+}
+
+impl<'a> Services<'a> {
+    pub(super) fn new(objects: &'a Objects) -> Self {
+        Self { objects, asked: BTreeMap::new() }
+    }
+
+    /// Whether the Service port can be served; if not, why and as which issue.
+    pub(super) fn ask(&mut self, key: &ClusterKey) -> Result<(), Unavailable> {
+        match self.asked.entry(key.clone()) {
+            Entry::Occupied(known) => known.get().clone().map(|_| ()),
+            Entry::Vacant(new) => new.insert(find_port(self.objects, key)).clone().map(|_| ()),
+        }
+    }
+
+    /// The keys that can be served, sorted.
+    pub(super) fn served(&self) -> impl Iterator<Item = &ClusterKey> {
+        self.asked.iter().filter(|(_, port)| port.is_ok()).map(|(key, _)| key)
+    }
+
+    /// A cluster for each key that was asked for and can be served, sorted.
+    pub(super) fn into_clusters(self, issues: &mut Vec<Issue>) -> impl Iterator<Item = Cluster> {
+        let objects = self.objects;
+        self.asked.into_iter().filter_map(move |(key, port)| {
+            let endpoints = endpoints(objects, &key.service, port.ok()?, issues);
+            Some(Cluster { key, protocol: BackendProtocol::Http, endpoints })
+        })
+    }
+}
+
+fn find_port<'a>(objects: &'a Objects, key: &ClusterKey) -> Result<&'a ServicePort, Unavailable> {
+    let service: &Service =
+        objects.services.get(&key.service).ok_or_else(|| Unavailable::NoService(key.service.clone()))?;
+    let spec = service.spec.as_ref();
+    if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
+        return Err(Unavailable::ExternalName(key.service.clone()));
+    }
+    let mut ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default().iter();
+    ports
+        .find(|port| {
+            is_tcp(port.protocol.as_deref())
+                && match &key.port {
+                    PortRef::Number(number) => port.port == i32::from(*number),
+                    PortRef::Name(name) => port.name.as_deref() == Some(name),
+                }
+        })
+        .ok_or_else(|| Unavailable::NoPort(key.clone()))
+}
+
+/// The endpoints of a Service port: the ready ones, else those that go away but still serve.
+fn endpoints(
+    objects: &Objects,
+    service: &ObjectKey,
+    port: &ServicePort,
+    issues: &mut Vec<Issue>,
+) -> Arc<[Endpoint]> {
+    let mut found = Found::default();
+    let mut slices = objects.slices_of(service).peekable();
+    if slices.peek().is_some() {
+        for (key, slice) in slices {
+            found.read_slice(&key, slice, port, issues);
+        }
+    } else if let Some(endpoints) = objects.endpoints.get(service) {
+        found.read_endpoints(service, endpoints, port, issues);
+    }
+    found.into_endpoints()
+}
+
+/// Addresses found so far, with what is best known of each.
+#[derive(Default)]
+struct Found(BTreeMap<SocketAddr, Candidate>);
+
+struct Candidate {
+    ready: bool,
+    zone: Option<Arc<str>>,
+}
+
+impl Found {
+    /// Ready beats terminating where two slices have the same address, as they do for a moment
+    /// when an endpoint moves from one to the other.
+    fn add(&mut self, address: SocketAddr, ready: bool, zone: Option<&str>) {
+        let known = self.0.entry(address).or_insert(Candidate { ready, zone: None });
+        known.ready |= ready;
+        if known.zone.is_none() {
+            known.zone = zone.filter(|zone| !zone.is_empty()).map(Into::into);
+        }
+    }
+
+    fn into_endpoints(self) -> Arc<[Endpoint]> {
+        let any_ready = self.0.values().any(|candidate| candidate.ready);
+        let usable = self.0.into_iter().filter(|(_, candidate)| candidate.ready == any_ready);
+        usable
+            .map(|(address, Candidate { ready, zone })| Endpoint { address, zone, terminating: !ready })
+            .collect()
+    }
+
+    fn read_slice(
+        &mut self,
+        key: &ObjectKey,
+        slice: &EndpointSlice,
+        port: &ServicePort,
+        issues: &mut Vec<Issue>,
+    ) {
+        let mut say = |field: String, message: String| {
+            issues.push(issue(
+                Severity::Warning,
+                IssueReason::InvalidField,
+                "EndpointSlice",
+                key,
+                field,
+                message,
+            ));
+        };
+        if slice.address_type == "FQDN" {
+            say(
+                "addressType".into(),
+                "slices of type FQDN are not supported and are ignored; list IPv4 or IPv6 addresses.".into(),
+            );
+            return;
+        }
+        // A slice's ports have the names of the Service's; the numbers may differ from slice to slice.
+        let numbers = slice.ports.iter().flatten().filter(|candidate| {
+            is_tcp(candidate.protocol.as_deref())
+                && same_name(candidate.name.as_deref(), port.name.as_deref())
+        });
+        for number in numbers.filter_map(|port| port.port) {
+            let Some(number) = port_number(number) else {
+                say(
+                    "ports".into(),
+                    format!("{number} is no port and is ignored; write one from 1 to 65535."),
+                );
+                continue;
+            };
+            for (e, endpoint) in slice.endpoints.iter().enumerate() {
+                // The API gives no meaning to addresses beyond the first.
+                let Some(text) = endpoint.addresses.first() else { continue };
+                let Ok(address) = text.parse::<IpAddr>() else {
+                    say(
+                        format!("endpoints[{e}].addresses[0]"),
+                        format!("{:?} is no IP address and is ignored; correct it.", excerpt(text)),
+                    );
+                    continue;
+                };
+                let conditions = endpoint.conditions.as_ref();
+                let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
+                let serving = conditions.and_then(|c| c.serving).unwrap_or(true);
+                let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
+                if ready || (serving && terminating) {
+                    self.add(SocketAddr::new(address, number), ready, endpoint.zone.as_deref());
+                }
+            }
+        }
+    }
+
+    fn read_endpoints(
+        &mut self,
+        key: &ObjectKey,
+        endpoints: &Endpoints,
+        port: &ServicePort,
+        issues: &mut Vec<Issue>,
+    ) {
+        for (s, subset) in endpoints.subsets.iter().flatten().enumerate() {
+            let numbers = subset.ports.iter().flatten().filter(|candidate| {
+                is_tcp(candidate.protocol.as_deref())
+                    && same_name(candidate.name.as_deref(), port.name.as_deref())
+            });
+            for number in numbers.filter_map(|port| port_number(port.port)) {
+                for (a, address) in subset.addresses.iter().flatten().enumerate() {
+                    match address.ip.parse::<IpAddr>() {
+                        Ok(ip) => self.add(SocketAddr::new(ip, number), true, None),
+                        Err(_) => issues.push(issue(
+                            Severity::Warning,
+                            IssueReason::InvalidField,
+                            "Endpoints",
+                            key,
+                            format!("subsets[{s}].addresses[{a}].ip"),
+                            format!(
+                                "{:?} is no IP address and is ignored; correct it.",
+                                excerpt(&address.ip)
+                            ),
+                        )),
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    matches!(protocol, None | Some("" | "TCP"))
+}
+
+/// Unnamed ports are written as no name or as an empty one.
+fn same_name(a: Option<&str>, b: Option<&str>) -> bool {
+    a.unwrap_or_default() == b.unwrap_or_default()
+}
+
+fn port_number(number: i32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|number| *number != 0)
+}

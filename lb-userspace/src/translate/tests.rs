@@ -1,0 +1,267 @@
+//! What holds for translation as a whole: reuse, bounds, and any input at all. Single rules are
+//! in `tests/golden`.
+
+use proptest::prelude::*;
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::model::{Backend, HostPattern, IssueReason};
+use crate::objects::{Object, parse};
+
+fn serving() -> Settings {
+    Settings { unknown_class: UnknownClass::Serve, serve_classless: true, ..Settings::default() }
+}
+
+fn store<'a>(documents: impl IntoIterator<Item = &'a Value>) -> (Objects, Vec<Issue>) {
+    let (mut objects, mut issues) = (Objects::default(), Vec::new());
+    for document in documents {
+        let parsed = parse(document.clone(), "test.yaml");
+        issues.extend(parsed.issues);
+        for object in parsed.objects {
+            objects.insert(object);
+        }
+    }
+    (objects, issues)
+}
+
+fn run(objects: &Objects, previous: &Snapshot) -> Snapshot {
+    translate(objects, &serving(), &[], 0, previous)
+}
+
+fn ingress(spec: Value) -> Value {
+    json!({ "apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": { "name": "web" }, "spec": spec })
+}
+
+fn path(path: &str) -> Value {
+    json!({ "path": path, "pathType": "Prefix", "backend": { "service": { "name": "web", "port": { "number": 80 } } } })
+}
+
+fn service() -> Value {
+    json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" }, "spec": { "ports": [{ "port": 80 }] } })
+}
+
+fn slice(addresses: &[&str]) -> Value {
+    let endpoints: Vec<_> = addresses.iter().map(|address| json!({ "addresses": [address] })).collect();
+    json!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": { "name": "web-1", "labels": { "kubernetes.io/service-name": "web" } },
+            "ports": [{ "port": 8080 }], "endpoints": endpoints })
+}
+
+fn secret() -> Value {
+    let key = KeyPair::generate().expect("key");
+    let params = CertificateParams::new(vec!["a.example.com".to_owned()]).expect("names");
+    let certificate = params.self_signed(&key).expect("signs");
+    json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "tls" },
+            "stringData": { "tls.crt": certificate.pem(), "tls.key": key.serialize_pem() } })
+}
+
+#[test]
+fn what_does_not_change_is_the_same_arc() {
+    let spec = json!({ "tls": [{ "hosts": ["a.example.com"], "secretName": "tls" }],
+                       "rules": [{ "host": "a.example.com", "http": { "paths": [path("/")] } }] });
+    let (mut objects, _) = store(&[ingress(spec), service(), slice(&["10.0.0.1"]), secret()]);
+    let mut replace = |document: Value| {
+        for object in parse(document, "test.yaml").objects {
+            objects.insert(object);
+        }
+        objects.clone()
+    };
+    let first = run(&replace(Value::Null), &Snapshot::empty());
+    assert_eq!(first.generation, 1);
+    assert_eq!(first.tls.by_host.len(), 1, "{:?}", first.issues);
+
+    let same = run(&replace(Value::Null), &first);
+    assert_eq!(same.generation, 1);
+    assert!(Arc::ptr_eq(&same.issues, &first.issues));
+
+    let moved = run(&replace(slice(&["10.0.0.2"])), &same);
+    assert_eq!(moved.generation, 2);
+    assert!(Arc::ptr_eq(&moved.routing, &first.routing), "endpoints are no part of the routing");
+    assert!(Arc::ptr_eq(&moved.tls, &first.tls));
+
+    let renewed = run(&replace(secret()), &moved);
+    assert_eq!(renewed.generation, 3);
+    assert!(!Arc::ptr_eq(&renewed.tls, &moved.tls), "another certificate of the same name");
+    let cluster = |snapshot: &Snapshot| snapshot.clusters.values().next().expect("one").clone();
+    assert!(Arc::ptr_eq(&cluster(&renewed), &cluster(&moved)));
+
+    let rules = json!({ "rules": [{ "http": { "paths": [path("/new")] } }],
+                        "tls": [{ "hosts": ["a.example.com", "b.example.com"], "secretName": "tls" }] });
+    let rerouted = run(&replace(ingress(rules)), &renewed);
+    assert_eq!(rerouted.generation, 4);
+    let certificate = |snapshot: &Snapshot| snapshot.tls.by_host[0].1[0].clone();
+    assert!(Arc::ptr_eq(&certificate(&rerouted), &certificate(&renewed)), "certificates are not read again");
+
+    let settings = serving();
+    let note = Issue { message: "seen".into(), ..renewed.issues.first().cloned().unwrap_or_else(some_issue) };
+    let noted = translate(&replace(Value::Null), &settings, &[note], 0, &rerouted);
+    assert_eq!(noted.generation, 4, "issues alone are no new generation");
+    assert_ne!(noted.issues, rerouted.issues);
+}
+
+fn some_issue() -> Issue {
+    let key = ObjectKey::new("", "web.yaml");
+    report::issue(crate::model::Severity::Note, IssueReason::UnknownKind, "File", &key, "", "")
+}
+
+#[test]
+fn huge_objects_are_bounded() {
+    let dangling = json!({ "service": { "name": "gone", "port": { "number": 80 } } });
+    let paths: Vec<_> = (0..10_000)
+        .map(|n| json!({ "path": format!("/{n}"), "pathType": "Prefix", "backend": dangling }))
+        .chain([path("/good")])
+        .collect();
+    let mut huge = ingress(json!({ "rules": [{ "http": { "paths": paths } }] }));
+    let megabyte = "x".repeat(1 << 20);
+    huge["metadata"]["annotations"] = json!({
+        "nginx.ingress.kubernetes.io/ssl-redirect": megabyte,
+        "nginx.ingress.kubernetes.io/rewrite-target": format!("/{megabyte}$1"),
+        format!("nginx.ingress.kubernetes.io/{megabyte}"): "",
+    });
+    let (objects, issues) = store(&[huge, service(), slice(&["10.0.0.1"])]);
+    assert!(issues.is_empty());
+    let snapshot = run(&objects, &Snapshot::empty());
+    let routes = &snapshot.routing.hosts[0].routes;
+    assert_eq!(routes.len(), 10_001);
+    assert_eq!(routes.iter().filter(|route| matches!(route.backend, Backend::Cluster(_))).count(), 1);
+    assert!(snapshot.issues.len() <= 101, "{}", snapshot.issues.len());
+    assert!(snapshot.issues.iter().all(|issue| issue.message.len() + issue.field.len() < 700));
+}
+
+#[test]
+fn listeners_are_sorted() {
+    use crate::model::{Protocol, SniMode, Transport, Vip};
+    let listener = |port| Listener {
+        vip: Vip { address: [10, 0, 0, 1].into(), port, transport: Transport::Tcp },
+        protocol: Protocol::Http,
+        sni: SniMode::Off,
+    };
+    let settings = Settings { listeners: vec![listener(443), listener(80), listener(443)], ..serving() };
+    let snapshot = translate(&Objects::default(), &settings, &[], 0, &Snapshot::empty());
+    assert_eq!(*snapshot.listeners, [listener(80), listener(443)]);
+    assert_eq!(snapshot.generation, 1);
+}
+
+/// Objects of few names, so that they refer to each other, with values right and wrong.
+fn document() -> impl Strategy<Value = Value> {
+    let name = prop::sample::select(vec!["a", "b", "web", ""]);
+    let host = prop::sample::select(vec!["", "a.com", "A.com.", "*.com", "*", "bad host", "*.a.com"]);
+    let text = prop::sample::select(vec!["/", "/a", "/a/", "a", "", "//", "/é", "true", "$1", "tls"]);
+    let kind = prop::sample::select(vec!["Exact", "Prefix", "ImplementationSpecific", "", "Odd"]);
+    let port = prop_oneof![
+        (-1..90_000i32).prop_map(|number| json!({ "number": number })),
+        Just(json!({ "name": "http" })),
+        Just(json!({ "number": 80 })),
+        Just(Value::Null),
+    ];
+    let backend = (name.clone(), port, 0..9u8).prop_map(|(name, port, shape)| match shape {
+        0 => json!({}),
+        1 => json!({ "resource": { "kind": "Bucket", "name": name } }),
+        _ => json!({ "service": { "name": name, "port": port } }),
+    });
+    let paths = prop::collection::vec(
+        (text.clone(), kind, backend.clone())
+            .prop_map(|(path, kind, backend)| json!({ "path": path, "pathType": kind, "backend": backend })),
+        0..4,
+    );
+    let rule = (host.clone(), prop::option::of(paths)).prop_map(|(host, paths)| match paths {
+        Some(paths) => json!({ "host": host, "http": { "paths": paths } }),
+        None => json!({ "host": host }),
+    });
+    let annotation = prop::sample::select(vec![
+        "kubernetes.io/ingress.class",
+        "nginx.ingress.kubernetes.io/rewrite-target",
+        "nginx.ingress.kubernetes.io/ssl-redirect",
+        "nginx.ingress.kubernetes.io/auth-url",
+    ]);
+    let time = prop::option::of((2020..2026i32).prop_map(|year| format!("{year}-01-01T00:00:00Z")));
+    let tls = (prop::option::of(host), prop::option::of(name.clone()))
+        .prop_map(|(host, secret)| json!({ "hosts": host.map(|host| [host]), "secretName": secret }));
+    let ingress = (
+        name.clone(),
+        time,
+        prop::collection::vec(rule, 0..4),
+        prop::option::of(backend),
+        prop::collection::vec(tls, 0..3),
+        prop::option::of((annotation, text.clone())),
+    )
+        .prop_map(|(name, time, rules, default, tls, annotation)| {
+            let annotations: serde_json::Map<_, _> =
+                annotation.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+            json!({ "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+                    "metadata": { "name": name, "creationTimestamp": time, "annotations": annotations },
+                    "spec": { "rules": rules, "defaultBackend": default, "tls": tls } })
+        });
+    let service = (name.clone(), -1..90i32, any::<bool>()).prop_map(|(name, port, external)| {
+        json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
+                "spec": { "type": external.then_some("ExternalName"), "ports": [{ "port": port }, { "port": 80, "name": "http" }] } })
+    });
+    let address = prop::sample::select(vec!["10.0.0.1", "10.0.0.2", "fd00::1", "x", ""]);
+    let endpoint =
+        (address, any::<[Option<bool>; 3]>()).prop_map(|(address, [ready, serving, terminating])| {
+            json!({ "addresses": [address],
+                "conditions": { "ready": ready, "serving": serving, "terminating": terminating } })
+        });
+    let slice = (name.clone(), name.clone(), prop::collection::vec(endpoint, 0..4), -1..70_000i32).prop_map(
+        |(name, service, endpoints, port)| {
+            json!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                    "metadata": { "name": name, "labels": { "kubernetes.io/service-name": service } },
+                    "ports": [{ "port": port }, { "name": "http", "port": 8080 }], "endpoints": endpoints })
+        },
+    );
+    let secret = (name, text).prop_map(|(name, text)| {
+        json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name },
+                "stringData": { "tls.crt": text, "tls.key": text } })
+    });
+    prop_oneof![4 => ingress, 2 => service, 2 => slice, 1 => secret]
+}
+
+proptest! {
+    #[test]
+    fn any_objects(documents in prop::collection::vec(document(), 0..12)) {
+        let (objects, issues) = store(&documents);
+        let snapshot = translate(&objects, &serving(), &issues, 0, &Snapshot::empty());
+
+        // The invariants that the model's docs promise.
+        let routing = &snapshot.routing;
+        prop_assert!(routing.hosts.is_sorted_by(|a, b| a.host < b.host));
+        prop_assert!(routing.clusters.is_sorted_by(|a, b| a < b));
+        prop_assert!(routing.clusters.iter().eq(snapshot.clusters.keys()));
+        for host in &routing.hosts {
+            for (n, route) in host.routes.iter().enumerate() {
+                prop_assert!(host.routes[..n].iter().all(|other| other.path != route.path));
+                prop_assert!(route.path.text().starts_with('/'));
+                if let Backend::Cluster(at) = route.backend {
+                    prop_assert!(at < routing.clusters.len());
+                }
+            }
+            prop_assert!(host.routes.is_sorted_by_key(|route| std::cmp::Reverse(route.path.text().len())));
+        }
+        for cluster in snapshot.clusters.values() {
+            prop_assert!(cluster.endpoints.is_sorted_by(|a, b| a.address < b.address));
+        }
+        prop_assert!(snapshot.tls.by_host.iter().all(|(host, _)| *host != HostPattern::Any));
+        for issue in &*snapshot.issues {
+            prop_assert!(issue.message.ends_with('.'), "a sentence: {}", issue.message);
+        }
+
+        // Documents that don't replace each other may come in any order.
+        let distinct = {
+            let mut seen = std::collections::HashSet::new();
+            documents.iter().all(|document| {
+                parse(document.clone(), "").objects.iter().all(|object: &Object| seen.insert(object.reference()))
+            })
+        };
+        if distinct {
+            let (objects, issues) = store(documents.iter().rev());
+            let reversed = translate(&objects, &serving(), &issues, 0, &Snapshot::empty());
+            prop_assert_eq!(&reversed.routing, &snapshot.routing);
+            prop_assert_eq!(&reversed.clusters, &snapshot.clusters);
+            prop_assert_eq!(&reversed.issues, &snapshot.issues);
+        }
+        let again = translate(&objects, &serving(), &issues, 0, &snapshot);
+        prop_assert_eq!(again.generation, snapshot.generation);
+        prop_assert!(Arc::ptr_eq(&again.routing, &snapshot.routing));
+    }
+}
