@@ -1,2 +1,24 @@
-//! x
+//! What both sides of the kernel boundary agree on, as pure code.
+//!
+//! A frame takes this way, in the kernel and in host tests alike:
+//!
+//! ```text
+//! frame ─► packet (headers) ─► verdict (VIP? hello? which counter?) ─► hello (server name) ─► Reason
+//! ```
+//!
+//! [`maps`] holds the layouts of everything the daemon and the programs share, [`reason`] the
+//! counters, [`env`] what the code needs from its surroundings: the kernel program implements it
+//! with helpers and maps, tests with slices and hash maps. Nothing here allocates, blocks or
+//! panics, and nothing knows aya (but for the `user` feature's Pod impls).
 #![no_std]
+
+pub mod env;
+pub mod maps;
+pub mod reason;
+
+pub mod hello;
+pub mod packet;
+pub mod verdict;
+
+#[cfg(any(test, feature = "fixtures"))]
+pub mod fixtures;

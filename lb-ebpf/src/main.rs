@@ -1,3 +1,55 @@
+//! The kernel programs: entry points, thin over lb-common.
+//!
+//! `sluice` (XDP) judges every frame of the NIC, `steer` (sk_lookup) gives each new connection to
+//! a VIP to the worker of the CPU that it arrived on, `empty` is what benchmarks compare with.
 #![no_std]
 #![no_main]
-#[panic_handler] fn p(_: &core::panic::PanicInfo) -> ! { loop {} }
+#![allow(static_mut_refs, reason = "aya's macros")]
+
+mod frame;
+mod maps;
+mod steer;
+
+use aya_ebpf::bindings::xdp_action::XDP_PASS;
+use aya_ebpf::macros::{sk_lookup, xdp};
+use aya_ebpf::programs::{SkLookupContext, XdpContext};
+use lb_common::verdict;
+
+/// Judges a frame; everything is passed on.
+#[xdp(frags)]
+pub fn sluice(context: XdpContext) -> u32 {
+    verdict::judge(&frame::Kernel::<false>::new(&context));
+    XDP_PASS
+}
+
+/// Gives a connection to a listener.
+#[sk_lookup]
+pub fn steer(context: SkLookupContext) -> u32 {
+    steer::steer(&context);
+    // 1 is SK_PASS: with no socket assigned, the kernel's own lookup goes on.
+    1
+}
+
+/// `sluice` with a memory for connections that lasts no longer than a frame. For benchmarks only.
+#[xdp(frags)]
+pub fn forgetful(context: XdpContext) -> u32 {
+    verdict::judge(&frame::Kernel::<true>::new(&context));
+    XDP_PASS
+}
+
+/// Does nothing: the floor that benchmarks subtract.
+#[xdp(frags)]
+pub fn empty(_: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Nothing here panics; the verifier refuses a program in which this could be reached.
+    loop {}
+}
+
+/// GPL-compatible, which bpf_sk_assign and others ask for.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

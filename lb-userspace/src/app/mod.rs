@@ -1,1 +1,22 @@
 //! The daemon and its command line.
+//!
+//! `sluice run` is the daemon ([`daemon`]): it turns arguments into [`settings`], follows a source,
+//! publishes snapshots to the proxy and the kernel, and answers on a unix socket ([`admin`]) and
+//! for probes and scrapes ([`health`]). The other subcommands ask that socket, except [`check`] and
+//! [`doctor`], which need no daemon. What they say is plain data first ([`admin::views`],
+//! [`explain`]) and text last ([`render`]).
+
+mod admin;
+mod check;
+mod cli;
+mod daemon;
+mod doctor;
+mod explain;
+mod health;
+mod render;
+mod run;
+mod settings;
+mod state;
+mod steering;
+
+pub use run::main;

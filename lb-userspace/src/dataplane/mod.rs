@@ -1,1 +1,11 @@
-//! The kernel's side: map image, diff and the pinned programs.
+//! The kernel's side of a snapshot.
+//!
+//! ```text
+//! Snapshot ─► image (what the maps shall hold) ─► diff (ordered writes) ─► kernel (maps, links, routes)
+//! ```
+//!
+//! [`image`] and [`diff`] are pure. Only [`kernel`] knows aya and needs rights.
+
+pub mod diff;
+pub mod image;
+pub mod kernel;

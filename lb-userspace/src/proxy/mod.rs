@@ -1,1 +1,286 @@
-//! The userspace proxy: one worker per core.
+//! The userspace proxy: from an accepted connection to an endpoint and back.
+//!
+//! ```text
+//! listen ─► worker ─► connection (TLS, h1 or h2) ─► request (check, route, policy) ─► upstream ─► body
+//! ```
+//!
+//! Invariants:
+//! - A worker owns its thread, listeners, pools and counters; on the way of a request no memory is
+//!   written that another worker reads or writes at the same time.
+//! - Configuration is one [`config::Config`], published whole. A request uses the one it began with;
+//!   only endpoints may change under it.
+//! - The path that is matched is the path that is sent on.
+//! - What HTTP forbids and hyper lets through is refused in `guard` and `request`, nowhere else.
+
+mod access_log;
+mod body;
+mod cluster;
+mod config;
+mod connection;
+mod error;
+mod finish;
+mod forwarded;
+mod guard;
+mod headers;
+mod listen;
+mod request;
+mod respond;
+mod settings;
+mod stats;
+mod stream;
+mod tls;
+mod upgrade;
+mod upstream;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
+use tokio::sync::{mpsc, oneshot};
+
+pub use listen::ListenError;
+pub use settings::{AccessLog, Bind, Settings, Timeouts};
+pub use stats::{Stats, Totals, WorkerStats};
+
+use crate::model::Snapshot;
+use config::Config;
+use stats::Counters;
+use worker::{Command, Seed};
+
+/// The proxy could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener could not be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A thread, or what it needs, could not be made.
+    #[error("can't start the proxy: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// The sockets of one worker that `sk_lookup` gives connections to.
+#[derive(Debug)]
+pub struct WorkerSockets {
+    /// The worker's index.
+    pub worker: usize,
+    /// The CPU it is pinned to.
+    pub cpu: usize,
+    /// Listens on IPv4 loopback.
+    pub v4: OwnedFd,
+    /// Listens on IPv6 loopback; `None` where the host has no IPv6.
+    pub v6: Option<OwnedFd>,
+}
+
+/// The running proxy. Dropping it ends the workers at once; see [`Proxy::shutdown`] for a graceful end.
+pub struct Proxy {
+    settings: Arc<Settings>,
+    config: Arc<ArcSwap<Config>>,
+    tls: tls::TlsBuilder,
+    sockets: Vec<WorkerSockets>,
+    workers: Vec<Handle>,
+    /// What the workers listen on. Also makes [`Proxy::apply`] one at a time.
+    listening: Mutex<BTreeSet<SocketAddr>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Handle {
+    cpu: usize,
+    counters: Arc<Counters>,
+    commands: mpsc::UnboundedSender<Command>,
+    done: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+impl Proxy {
+    /// Opens the listeners, starts the workers and serves `snapshot`.
+    ///
+    /// # Errors
+    /// If a listener can't be opened, or a thread can't be started.
+    pub fn start(settings: Settings, snapshot: Arc<Snapshot>) -> Result<Self, StartError> {
+        let cpus = usable_cpus()?;
+        let count = if settings.workers == 0 { cpus.len() } else { settings.workers };
+        let settings = Arc::new(settings);
+        let tls = tls::TlsBuilder::new()?;
+        let config = Config::build(Arc::clone(&snapshot), None, &tls, count);
+        let mut proxy = Self {
+            settings,
+            config: Arc::new(ArcSwap::from_pointee(config)),
+            tls,
+            sockets: Vec::new(),
+            workers: Vec::new(),
+            listening: Mutex::default(),
+            threads: Mutex::default(),
+        };
+        let log = match proxy.settings.access_log {
+            AccessLog::Off => None,
+            AccessLog::Stdout => {
+                let (log, thread) = access_log::Log::stdout()?;
+                proxy.threads().push(thread);
+                Some(log)
+            }
+        };
+        for index in 0..count {
+            let cpu = cpus[index % cpus.len()];
+            proxy.start_worker(index, cpu, log.clone())?;
+        }
+        if proxy.settings.bind == Bind::Direct {
+            let mut listening = BTreeSet::new();
+            let mut failures = proxy.listen(&snapshot, &mut listening);
+            proxy.listening = Mutex::new(listening);
+            if !failures.is_empty() {
+                return Err(failures.swap_remove(0).into());
+            }
+        }
+        Ok(proxy)
+    }
+
+    fn start_worker(
+        &mut self,
+        index: usize,
+        cpu: usize,
+        log: Option<access_log::Log>,
+    ) -> Result<(), StartError> {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let (done, is_done) = oneshot::channel();
+        let counters = Arc::new(Counters::default());
+        if self.settings.bind == Bind::Steered {
+            let (v4, v6) = listen::steered()?;
+            self.sockets.push(WorkerSockets {
+                worker: index,
+                cpu,
+                v4: v4.try_clone()?.into(),
+                v6: v6.as_ref().map(std::net::TcpListener::try_clone).transpose()?.map(OwnedFd::from),
+            });
+            for socket in [Some(v4), v6].into_iter().flatten() {
+                let _ = commands.send(Command::Listen(socket.local_addr()?, socket));
+            }
+        }
+        let seed = Seed {
+            index,
+            cpu,
+            settings: Arc::clone(&self.settings),
+            config: Arc::clone(&self.config),
+            counters: Arc::clone(&counters),
+            log,
+            commands: inbox,
+            done,
+        };
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || seed.run())?;
+        self.threads().push(thread);
+        self.workers.push(Handle { cpu, counters, commands, done: Mutex::new(Some(is_done)) });
+        Ok(())
+    }
+
+    /// The workers' sockets for the kernel's socket map; empty with [`Bind::Direct`].
+    pub fn sockets(&self) -> &[WorkerSockets] {
+        &self.sockets
+    }
+
+    /// Publishes a snapshot. Requests that are being served keep the routes they began with;
+    /// connections stay open. With [`Bind::Direct`] listeners follow: the answer names those that
+    /// could not be opened, which are tried again with the next snapshot.
+    pub fn apply(&self, snapshot: Arc<Snapshot>) -> Vec<ListenError> {
+        let mut listening = self.listening.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let previous = self.config.load_full();
+        let config = Config::build(Arc::clone(&snapshot), Some(&previous), &self.tls, self.workers.len());
+        self.config.store(Arc::new(config));
+        match self.settings.bind {
+            Bind::Steered => Vec::new(),
+            Bind::Direct => self.listen(&snapshot, &mut listening),
+        }
+    }
+
+    /// Opens and closes listeners until they are those of `snapshot`.
+    fn listen(&self, snapshot: &Snapshot, listening: &mut BTreeSet<SocketAddr>) -> Vec<ListenError> {
+        let wanted: BTreeSet<SocketAddr> = snapshot.listeners.iter().map(|one| one.vip.socket()).collect();
+        for gone in listening.extract_if(.., |address| !wanted.contains(address)) {
+            for worker in &self.workers {
+                let _ = worker.commands.send(Command::Unlisten(gone));
+            }
+        }
+        let mut failures = Vec::new();
+        for address in wanted {
+            if listening.contains(&address) {
+                continue;
+            }
+            // All workers or none: a worker without the socket would leave its share of clients out.
+            match self.workers.iter().map(|_| listen::open(address)).collect::<Result<Vec<_>, _>>() {
+                Ok(sockets) => {
+                    for (worker, socket) in self.workers.iter().zip(sockets) {
+                        let _ = worker.commands.send(Command::Listen(address, socket));
+                    }
+                    listening.insert(address);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "listener left out");
+                    failures.push(error);
+                }
+            }
+        }
+        failures
+    }
+
+    /// What was done since the start.
+    pub fn stats(&self) -> Stats {
+        let config = self.config.load();
+        let mut total = Totals::default();
+        let workers: Vec<_> = self
+            .workers
+            .iter()
+            .enumerate()
+            .map(|(index, handle)| {
+                let totals = handle.counters.read();
+                total += totals;
+                WorkerStats { worker: index, cpu: handle.cpu, totals }
+            })
+            .collect();
+        let clusters: BTreeMap<_, _> =
+            config.clusters.iter().map(|slot| (slot.key.to_string(), slot.requests())).collect();
+        Stats { generation: config.snapshot.generation, total, clusters, workers }
+    }
+
+    /// Ends gracefully: no new connections, `Connection: close` and GOAWAY on those that are open,
+    /// and after `grace` the end of what is left, tunnels too. Returns when the workers have ended.
+    pub async fn shutdown(&self, grace: Duration) {
+        for worker in &self.workers {
+            let _ = worker.commands.send(Command::Drain(grace));
+        }
+        for worker in &self.workers {
+            let done = worker.done.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+            if let Some(done) = done {
+                let _ = done.await;
+            }
+        }
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        for worker in &self.workers {
+            let _ = worker.commands.send(Command::Drain(Duration::ZERO));
+        }
+        // Workers go first: the access log's writer ends when they have let go of it.
+        let mut threads = std::mem::take(&mut *self.threads());
+        threads.reverse();
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The CPUs that this process may run on, in order.
+fn usable_cpus() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(Pid::from_raw(0))?;
+    Ok((0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect())
+}

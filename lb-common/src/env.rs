@@ -1,0 +1,83 @@
+//! What the packet code needs from where it runs.
+
+use crate::maps::{FlowKey, VipKey, VipValue};
+use crate::reason::Reason;
+
+/// A frame, from the Ethernet header on.
+pub trait Frame {
+    /// Bytes at an offset that is a constant once everything is inlined. In the kernel: a direct
+    /// read, which the verifier allows because it sees the offset. `None`: the frame (or its
+    /// linear part) ends before.
+    fn near<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// Bytes at any offset. In the kernel: a copy by `bpf_xdp_load_bytes`, which costs a call and
+    /// also sees the fragments of multi-buffer frames.
+    fn far<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// How far [`Frame::near`] reaches: the whole frame unless it came in several buffers.
+    fn linear(&self) -> u32;
+
+    /// The length of the frame in bytes.
+    fn length(&self) -> u32;
+}
+
+/// The first bytes of a connection.
+pub trait Bytes {
+    /// How many there are.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The byte at an offset; `None` from `len` on.
+    fn byte(&self, offset: usize) -> Option<u8>;
+
+    /// Two bytes in network order.
+    #[inline(always)]
+    fn word(&self, offset: usize) -> Option<u16> {
+        Some(u16::from_be_bytes([self.byte(offset)?, self.byte(offset + 1)?]))
+    }
+}
+
+impl Bytes for [u8] {
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+
+    fn byte(&self, offset: usize) -> Option<u8> {
+        self.get(offset).copied()
+    }
+}
+
+/// The tables and counters. All writes are the caller's own CPU's.
+pub trait Env: Frame {
+    /// The VIP table.
+    fn vip(&self, key: &VipKey) -> Option<VipValue>;
+
+    /// Adds one to a reason's counter.
+    fn count(&self, reason: Reason);
+
+    /// Adds a frame of `bytes` bytes to a VIP's counters.
+    fn count_vip(&self, slot: u32, bytes: u32, connection: bool);
+
+    /// Adds one to a server name's counter.
+    fn count_name(&self, slot: u32);
+
+    /// Remembers that a connection's ClientHello was seen; false if it was known already.
+    fn remember(&self, flow: &FlowKey) -> bool;
+
+    /// Forgets a connection: its 5-tuple begins anew.
+    fn forget(&self, flow: &FlowKey);
+
+    /// Up to [`crate::maps::HELLO_LEN`] bytes of the frame from `offset` on, at most `length`.
+    fn payload(&self, offset: usize, length: usize) -> Option<impl Bytes>;
+
+    /// The slot of the name that lies in the frame at `offset`, in the exact table. `length` is
+    /// between 1 and [`crate::maps::NAME_LEN`].
+    fn exact(&self, offset: usize, length: usize) -> Option<u32>;
+
+    /// The same in the table of wildcards' suffixes.
+    fn wildcard(&self, offset: usize, length: usize) -> Option<u32>;
+}

@@ -1,0 +1,247 @@
+//! The maps that the daemon and the kernel programs share: layouts, names, sizes.
+//!
+//! All sizes are fixed here, so the kernel memory that Sluice can ever take is bounded: on a
+//! machine of 64 CPUs about 9 MiB for flows and 10 MiB for counters, plus 200 bytes for each
+//! name that is really there.
+
+use crate::reason::Reason;
+
+/// VIPs of one node. Thousands of listeners on a node would be a design error elsewhere.
+pub const MAX_VIPS: u32 = 1024;
+/// Server names, exact and wildcard each. Three times the 5,000 Ingresses that Sluice is tested
+/// with; names beyond it are served all the same, just not counted by name.
+pub const MAX_NAMES: u32 = 16_384;
+/// Connections of TLS VIPs whose ClientHello was seen. Only guards against counting a
+/// retransmission twice, so the least recently used may go: it has to outlast a retransmission,
+/// not the connection. The LRU evicts 128 at a time and for each CPU by itself, hence the room.
+pub const MAX_FLOWS: u32 = 65_536;
+/// CPUs that steering knows.
+pub const MAX_CPUS: u32 = 1024;
+/// Workers, one on each CPU at most.
+pub const MAX_WORKERS: u32 = 512;
+/// Longest server name the kernel tables hold. DNS allows 253, but hosts of Ingresses that come
+/// near 128 are rare and the key is hashed whole; longer ones count as one reason.
+pub const NAME_LEN: usize = 128;
+/// How much of a first segment is looked at for a ClientHello: one jumbo-free MTU.
+pub const HELLO_LEN: usize = 2048;
+
+/// An address, port and protocol, as the VIP table's key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct VipKey {
+    /// IPv6, or IPv4 mapped (`::ffff:a.b.c.d`), each word as the bytes lie on the wire.
+    pub address: [u32; 4],
+    /// In network order, as the bytes lie on the wire.
+    pub port: u16,
+    /// The IP protocol: 6 or 17.
+    pub protocol: u8,
+    /// Always 0: every byte of a key counts.
+    pub zero: u8,
+}
+
+/// What the kernel knows of a VIP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct VipValue {
+    /// Its index in the VIP counters.
+    pub slot: u32,
+    /// [`VIP_OBSERVE_SNI`] or 0.
+    pub flags: u32,
+}
+
+/// ClientHellos to this VIP are parsed and counted.
+pub const VIP_OBSERVE_SNI: u32 = 1;
+
+/// Counters of one VIP on one CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct VipCounters {
+    /// Frames to the VIP.
+    pub packets: u64,
+    /// Their lengths from the Ethernet header to the end of the IP packet, without padding.
+    pub bytes: u64,
+    /// TCP SYNs without ACK.
+    pub connections: u64,
+}
+
+/// Counters by reason on one CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct ReasonCounters(pub [u64; REASON_SLOTS]);
+
+/// A power of two with room for every reason: the kernel program masks its index for the verifier.
+pub const REASON_SLOTS: usize = 32;
+const _: () = assert!(Reason::ALL.len() <= REASON_SLOTS);
+
+/// A server name: lower case, the rest zero. A wildcard's key is what follows `*.`.
+///
+/// In words, so that the kernel program fills, lowers and compares eight bytes at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct NameKey(pub [u64; NAME_LEN / 8]);
+
+impl NameKey {
+    /// The key of a name; ASCII upper case becomes lower. `None`: empty or longer than [`NAME_LEN`].
+    pub fn new(name: &[u8]) -> Option<Self> {
+        if name.is_empty() || name.len() > NAME_LEN {
+            return None;
+        }
+        let mut words = [0; NAME_LEN / 8];
+        for (word, part) in words.iter_mut().zip(name.chunks(8)) {
+            let mut bytes = [0; 8];
+            bytes[..part.len()].copy_from_slice(part);
+            *word = u64::from_ne_bytes(bytes);
+        }
+        let mut key = Self(words);
+        key.make_lower();
+        Some(key)
+    }
+
+    /// Turns ASCII upper case into lower, eight bytes at a time.
+    #[inline(always)]
+    pub fn make_lower(&mut self) {
+        for word in &mut self.0 {
+            *word = lower(*word);
+        }
+    }
+
+    /// The bytes, padding included.
+    pub fn bytes(&self) -> [u8; NAME_LEN] {
+        let mut bytes = [0; NAME_LEN];
+        for (part, word) in bytes.chunks_mut(8).zip(self.0) {
+            part.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
+}
+
+/// ASCII lower case of eight bytes at once; bytes above 127 stay as they are.
+#[inline(always)]
+pub const fn lower(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let low = word & (0x7f * ONES);
+    // The high bit of each byte says: at least 'A' / more than 'Z'.
+    let from_a = low + (0x80 - b'A' as u64) * ONES;
+    let past_z = low + (0x80 - b'Z' as u64 - 1) * ONES;
+    let upper = (from_a & !past_z & !word) & (0x80 * ONES);
+    word | (upper >> 2)
+}
+
+/// A connection, as seen from the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    /// The client, as in [`VipKey::address`].
+    pub source: [u32; 4],
+    /// The VIP.
+    pub destination: [u32; 4],
+    /// The client's port, network order.
+    pub source_port: u16,
+    /// The VIP's port, network order.
+    pub destination_port: u16,
+}
+
+/// What a shared map is called and how it is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapLayout {
+    /// Its name in the object and under the pin directory.
+    pub name: &'static str,
+    /// Bytes of a key.
+    pub key: usize,
+    /// Bytes of a value.
+    pub value: usize,
+    /// Most entries.
+    pub entries: u32,
+}
+
+const fn layout<K, V>(name: &'static str, entries: u32) -> MapLayout {
+    MapLayout { name, key: size_of::<K>(), value: size_of::<V>(), entries }
+}
+
+/// The maps that live on between two runs of the daemon.
+pub const MAPS: [MapLayout; 9] = [
+    layout::<VipKey, VipValue>("VIPS", MAX_VIPS),
+    layout::<u32, VipCounters>("VIP_COUNTERS", MAX_VIPS),
+    layout::<u32, ReasonCounters>("REASONS", 1),
+    layout::<NameKey, u32>("NAMES", MAX_NAMES),
+    layout::<NameKey, u32>("WILDCARDS", MAX_NAMES),
+    layout::<u32, u64>("NAME_COUNTERS", 2 * MAX_NAMES),
+    layout::<FlowKey, u32>("FLOWS", MAX_FLOWS),
+    layout::<u32, u32>("CPU_WORKER", MAX_CPUS),
+    layout::<u32, u32>("SOCKETS", 2 * MAX_WORKERS),
+];
+
+/// Raise it when the meaning of a map's bytes changes and their number does not.
+const MEANING: u64 = 1;
+
+/// Names the layout of all of [`MAPS`] (FNV-1a over names and sizes). Kept in the one-element map
+/// [`LAYOUT_MAP`]: pinned maps of another layout are replaced, never reused.
+pub const LAYOUT: u64 = {
+    let mut hash = fnv(0xcbf2_9ce4_8422_2325, MEANING);
+    let mut i = 0;
+    while i < MAPS.len() {
+        let name = MAPS[i].name.as_bytes();
+        let mut j = 0;
+        while j < name.len() {
+            hash = fnv(hash, name[j] as u64);
+            j += 1;
+        }
+        hash = fnv(hash, MAPS[i].key as u64);
+        hash = fnv(hash, MAPS[i].value as u64);
+        hash = fnv(hash, MAPS[i].entries as u64);
+        i += 1;
+    }
+    hash
+};
+
+/// Holds [`LAYOUT`] in its only element.
+pub const LAYOUT_MAP: &str = "LAYOUT";
+
+const fn fnv(hash: u64, word: u64) -> u64 {
+    (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3)
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{FlowKey, NameKey, ReasonCounters, VipCounters, VipKey, VipValue};
+
+    macro_rules! pod {
+        ($($name:ty),*) => {$(
+            // SAFETY: repr(C), made of integers only, without padding (checked below).
+            unsafe impl aya::Pod for $name {}
+        )*};
+    }
+    pod!(VipKey, VipValue, VipCounters, ReasonCounters, NameKey, FlowKey);
+}
+
+const _: () = assert!(size_of::<VipKey>() == 16 + 2 + 1 + 1);
+const _: () = assert!(size_of::<VipValue>() == 8 && size_of::<VipCounters>() == 24);
+const _: () = assert!(size_of::<FlowKey>() == 32 + 4);
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+
+    #[test]
+    fn names_are_lowered_bytewise() {
+        for byte in 0..=255u8 {
+            let expect = byte.to_ascii_lowercase();
+            for at in 0..8 {
+                let mut bytes = [b'@', b'Z', b'[', b'a', 0xc1, 0, 0xff, b'A'];
+                let mut want = bytes.map(|b| b.to_ascii_lowercase());
+                (bytes[at], want[at]) = (byte, expect);
+                assert_eq!(lower(u64::from_ne_bytes(bytes)).to_ne_bytes(), want, "byte {byte:#x} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_hold_up_to_128_bytes() {
+        let long = std::vec![b'a'; NAME_LEN];
+        assert!(NameKey::new(&long).is_some());
+        assert!(NameKey::new(&[&long[..], b"a"].concat()).is_none());
+        assert!(NameKey::new(b"").is_none());
+        assert_eq!(&NameKey::new(b"WWW.Example.com").unwrap().bytes()[..16], b"www.example.com\0");
+    }
+}

@@ -1,0 +1,111 @@
+//! Why a packet or a connection went the way it did: one counter each.
+
+/// The counters, in the order of their index in the `REASONS` map.
+///
+/// Every frame counts in exactly one of the reasons up to [`Reason::Vip`]; the `Hello…` reasons
+/// count TLS connections of observed VIPs, the `Steer…` ones connections that sk_lookup saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Reason {
+    /// Neither IPv4 nor IPv6 (ARP, LLDP, …).
+    NotIp = 0,
+    /// The frame ends inside a header that announces more.
+    Truncated,
+    /// A header contradicts itself: a version, a length or an offset that can't be.
+    Malformed,
+    /// More than two VLAN tags.
+    TooManyTags,
+    /// An IP fragment: ports aren't in every one, so none is judged by them.
+    Fragment,
+    /// More IPv6 extension headers than are followed.
+    TooManyHeaders,
+    /// IP, but not TCP, UDP or ICMP.
+    OtherProtocol,
+    /// ICMP or ICMPv6.
+    Icmp,
+    /// TCP or UDP to an address and port that are no VIP.
+    NotVip,
+    /// To a VIP: on to the local stack and its listener.
+    Vip,
+    /// A ClientHello with a name of the exact table.
+    HelloExact,
+    /// A ClientHello with a name that a wildcard covers.
+    HelloWildcard,
+    /// A ClientHello with a name that nobody serves.
+    HelloUnknown,
+    /// A ClientHello without a server name.
+    HelloNoName,
+    /// The server name is not whole in the first segment.
+    HelloSplit,
+    /// It begins as a ClientHello and isn't one.
+    HelloMalformed,
+    /// The server name is longer than the name tables' keys.
+    HelloNameTooLong,
+    /// A connection given to the listener of the worker on the receiving CPU.
+    Steered,
+    /// A connection to a VIP for which no worker has put a listener in place.
+    SteerNoSocket,
+}
+
+impl Reason {
+    /// All of them, by index.
+    pub const ALL: [Self; 19] = [
+        Self::NotIp,
+        Self::Truncated,
+        Self::Malformed,
+        Self::TooManyTags,
+        Self::Fragment,
+        Self::TooManyHeaders,
+        Self::OtherProtocol,
+        Self::Icmp,
+        Self::NotVip,
+        Self::Vip,
+        Self::HelloExact,
+        Self::HelloWildcard,
+        Self::HelloUnknown,
+        Self::HelloNoName,
+        Self::HelloSplit,
+        Self::HelloMalformed,
+        Self::HelloNameTooLong,
+        Self::Steered,
+        Self::SteerNoSocket,
+    ];
+
+    /// The counter's name in JSON, metrics and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotIp => "not_ip",
+            Self::Truncated => "truncated",
+            Self::Malformed => "malformed",
+            Self::TooManyTags => "too_many_tags",
+            Self::Fragment => "fragment",
+            Self::TooManyHeaders => "too_many_headers",
+            Self::OtherProtocol => "other_protocol",
+            Self::Icmp => "icmp",
+            Self::NotVip => "not_vip",
+            Self::Vip => "vip",
+            Self::HelloExact => "hello_exact",
+            Self::HelloWildcard => "hello_wildcard",
+            Self::HelloUnknown => "hello_unknown",
+            Self::HelloNoName => "hello_no_name",
+            Self::HelloSplit => "hello_split",
+            Self::HelloMalformed => "hello_malformed",
+            Self::HelloNameTooLong => "hello_name_too_long",
+            Self::Steered => "steered",
+            Self::SteerNoSocket => "steer_no_socket",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_are_positions_and_names_differ() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+            assert!(Reason::ALL[..index].iter().all(|other| other.name() != reason.name()), "{reason:?}");
+        }
+    }
+}

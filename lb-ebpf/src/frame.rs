@@ -1,0 +1,195 @@
+//! lb-common's surroundings, made of helpers and maps.
+
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
+use aya_ebpf::maps::HashMap;
+use aya_ebpf::programs::XdpContext;
+use lb_common::env::{Bytes, Env, Frame};
+use lb_common::maps::{FlowKey, HELLO_LEN, NAME_LEN, NameKey, VipKey, VipValue};
+use lb_common::reason::Reason;
+
+use crate::maps::{FLOWS, NAME_COUNTERS, NAMES, SCRATCH, VIP_COUNTERS, VIPS, WILDCARDS, count, opaque};
+
+/// A frame in the kernel. `FORGETFUL`: connections are forgotten as soon as they are remembered,
+/// so that a benchmark can show the same ClientHello again and again.
+pub struct Kernel<const FORGETFUL: bool> {
+    context: *mut xdp_md,
+}
+
+impl<const FORGETFUL: bool> Kernel<FORGETFUL> {
+    /// The frame of this run of the program.
+    #[inline(always)]
+    pub fn new(context: &XdpContext) -> Self {
+        Self { context: context.ctx }
+    }
+}
+
+impl<const FORGETFUL: bool> Frame for Kernel<FORGETFUL> {
+    #[inline(always)]
+    fn near<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        // SAFETY: the context is valid for the run.
+        let (data, end) = unsafe { ((*self.context).data as usize, (*self.context).data_end as usize) };
+        if data + offset + N > end {
+            return None;
+        }
+        let mut bytes = [0; N];
+        let mut at = 0;
+        // Halves of words instead of bytes: eight times fewer instructions for an address. The
+        // alignment that the reads assume is not given on the wire (an Ethernet header is 14
+        // bytes); every BPF back end emits loads that don't care.
+        while at + 2 <= N {
+            // SAFETY: in bounds, as just checked; see above for the alignment.
+            let half = unsafe { *((data + offset + at) as *const u16) }.to_ne_bytes();
+            bytes[at] = half[0];
+            bytes[at + 1] = half[1];
+            at += 2;
+        }
+        if at < N {
+            // SAFETY: in bounds, as just checked.
+            bytes[at] = unsafe { *((data + offset + at) as *const u8) };
+        }
+        Some(bytes)
+    }
+
+    #[inline(always)]
+    fn far<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: N bytes of stack are given to the helper, which checks the offset itself.
+        let failed =
+            unsafe { bpf_xdp_load_bytes(self.context, offset as u32, bytes.as_mut_ptr().cast(), N as u32) };
+        if failed != 0 { None } else { Some(bytes) }
+    }
+
+    #[inline(always)]
+    fn linear(&self) -> u32 {
+        // SAFETY: the context is valid for the run.
+        unsafe { (*self.context).data_end - (*self.context).data }
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { bpf_xdp_get_buff_len(self.context) as u32 }
+    }
+}
+
+impl<const FORGETFUL: bool> Env for Kernel<FORGETFUL> {
+    #[inline(always)]
+    fn vip(&self, key: &VipKey) -> Option<VipValue> {
+        // SAFETY: a torn read is impossible, values are eight aligned bytes and replaced whole.
+        unsafe { VIPS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn count(&self, reason: Reason) {
+        count(reason);
+    }
+
+    #[inline(always)]
+    fn count_vip(&self, slot: u32, bytes: u32, connection: bool) {
+        if let Some(counters) = VIP_COUNTERS.get_ptr_mut(slot) {
+            // SAFETY: this CPU's own element.
+            unsafe {
+                (*counters).packets += 1;
+                (*counters).bytes += bytes as u64;
+                (*counters).connections += connection as u64;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn count_name(&self, slot: u32) {
+        if let Some(counter) = NAME_COUNTERS.get_ptr_mut(slot) {
+            // SAFETY: this CPU's own element.
+            unsafe { *counter += 1 }
+        }
+    }
+
+    #[inline(always)]
+    fn remember(&self, flow: &FlowKey) -> bool {
+        if FLOWS.get_ptr(flow).is_some() {
+            return false;
+        }
+        // A full table evicts; only a lack of memory fails, and then counting twice is all.
+        let _ = FLOWS.insert(flow, 1, 0);
+        if FORGETFUL {
+            self.forget(flow);
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn forget(&self, flow: &FlowKey) {
+        // Most openings were never there.
+        let _ = FLOWS.remove(flow);
+    }
+
+    #[inline(always)]
+    fn payload(&self, offset: usize, length: usize) -> Option<impl Bytes> {
+        // SAFETY: this CPU's own element, which nothing else uses during the run.
+        let hello = unsafe { &raw mut (*SCRATCH.get_ptr_mut(0)?).hello };
+        let length = opaque(length as u32);
+        if length == 0 || length > HELLO_LEN as u32 {
+            return None;
+        }
+        // SAFETY: length is at most the buffer's.
+        if unsafe { bpf_xdp_load_bytes(self.context, offset as u32, hello.cast(), length) } != 0 {
+            return None;
+        }
+        Some(Hello { bytes: hello.cast_const().cast(), length })
+    }
+
+    #[inline(always)]
+    fn exact(&self, offset: usize, length: usize) -> Option<u32> {
+        self.find(&NAMES, offset, length)
+    }
+
+    #[inline(always)]
+    fn wildcard(&self, offset: usize, length: usize) -> Option<u32> {
+        self.find(&WILDCARDS, offset, length)
+    }
+}
+
+impl<const FORGETFUL: bool> Kernel<FORGETFUL> {
+    #[inline(always)]
+    fn find(&self, table: &HashMap<NameKey, u32>, offset: usize, length: usize) -> Option<u32> {
+        // SAFETY: this CPU's own element, which nothing else uses during the run.
+        let key = unsafe { &mut (*SCRATCH.get_ptr_mut(0)?).name };
+        key.0 = [0; NAME_LEN / 8];
+        let length = opaque(length as u32);
+        if length == 0 || length > NAME_LEN as u32 {
+            return None;
+        }
+        // SAFETY: length is at most the key's.
+        if unsafe { bpf_xdp_load_bytes(self.context, offset as u32, key.0.as_mut_ptr().cast(), length) } != 0
+        {
+            return None;
+        }
+        key.make_lower();
+        // SAFETY: values are four aligned bytes.
+        unsafe { table.get(&*key) }.copied()
+    }
+}
+
+/// The first segment of a connection in this CPU's scratch memory.
+struct Hello {
+    bytes: *const u8,
+    length: u32,
+}
+
+impl Bytes for Hello {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.length as usize
+    }
+
+    #[inline(always)]
+    fn byte(&self, offset: usize) -> Option<u8> {
+        if offset >= self.length as usize {
+            return None;
+        }
+        let offset = opaque(offset as u32) as usize & (HELLO_LEN - 1);
+        // SAFETY: the mask keeps the offset inside the buffer.
+        Some(unsafe { *self.bytes.add(offset) })
+    }
+}

@@ -1,0 +1,62 @@
+//! The maps, laid out and sized by lb-common.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
+use lb_common::maps::{
+    FlowKey, HELLO_LEN, MAX_CPUS, MAX_FLOWS, MAX_NAMES, MAX_VIPS, MAX_WORKERS, NameKey, REASON_SLOTS,
+    ReasonCounters, VipCounters, VipKey, VipValue,
+};
+use lb_common::reason::Reason;
+
+/// Names are few on most nodes: memory is taken as they come.
+const BPF_F_NO_PREALLOC: u32 = 1;
+
+#[map]
+pub static VIPS: HashMap<VipKey, VipValue> = HashMap::with_max_entries(MAX_VIPS, 0);
+#[map]
+pub static VIP_COUNTERS: PerCpuArray<VipCounters> = PerCpuArray::with_max_entries(MAX_VIPS, 0);
+#[map]
+pub static REASONS: PerCpuArray<ReasonCounters> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static NAMES: HashMap<NameKey, u32> = HashMap::with_max_entries(MAX_NAMES, BPF_F_NO_PREALLOC);
+#[map]
+pub static WILDCARDS: HashMap<NameKey, u32> = HashMap::with_max_entries(MAX_NAMES, BPF_F_NO_PREALLOC);
+#[map]
+pub static NAME_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * MAX_NAMES, 0);
+#[map]
+pub static FLOWS: LruHashMap<FlowKey, u32> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
+#[map]
+pub static CPU_WORKER: Array<u32> = Array::with_max_entries(MAX_CPUS, 0);
+#[map]
+pub static SOCKETS: SockMap = SockMap::with_max_entries(2 * MAX_WORKERS, 0);
+/// Holds lb_common's LAYOUT, written by the daemon that made the maps.
+#[map]
+pub static LAYOUT: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Room that the 512 bytes of stack don't have.
+#[repr(C)]
+pub struct Scratch {
+    pub name: NameKey,
+    pub hello: [u8; HELLO_LEN],
+}
+
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Adds one to a reason's counter on this CPU.
+#[inline(always)]
+pub fn count(reason: Reason) {
+    if let Some(counters) = REASONS.get_ptr_mut(0) {
+        // SAFETY: this CPU's own element; programs on one CPU don't interrupt each other between
+        // the load and the store, save for sk_lookup, which counts other reasons.
+        unsafe { (*counters).0[opaque(reason as u32) as usize & (REASON_SLOTS - 1)] += 1 }
+    }
+}
+
+/// Hides a value's origin from LLVM, so that the bounds check that follows is made on the very
+/// register that is used, which is what the verifier has to see.
+#[inline(always)]
+pub fn opaque(value: u32) -> u32 {
+    // SAFETY: reads a local.
+    unsafe { core::ptr::read_volatile(&value) }
+}

@@ -1,0 +1,313 @@
+//! What the daemon tells its command line.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::model::{self, PathMatch, Route, Snapshot};
+
+/// `sluice status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The snapshot that is served.
+    pub generation: u64,
+    /// First lists complete, listeners open, XDP attached where asked for.
+    pub ready: bool,
+    /// The daemon's version.
+    pub version: String,
+    /// Where objects come from.
+    pub source: Source,
+    /// What listens.
+    pub listeners: Vec<String>,
+    /// How many of each the snapshot has.
+    pub serving: Serving,
+    /// `None` without XDP.
+    pub xdp: Option<Xdp>,
+    /// Packets for each verdict reason of the XDP program.
+    pub verdicts: BTreeMap<String, u64>,
+    /// Traffic of each VIP, as XDP saw it.
+    pub vips: Vec<VipCount>,
+    /// ClientHellos for each known name, as XDP saw them.
+    pub sni: Vec<SniCount>,
+    /// The proxy's counters.
+    pub proxy: Value,
+    /// What is wrong.
+    pub issues: Vec<Issue>,
+    /// Why the kernel or the listeners are not as the snapshot asks.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub trouble: Option<String>,
+}
+
+/// Where objects come from, and how that is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// `manifests` or `kubernetes`.
+    pub kind: String,
+    /// The directory, or nothing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub directory: Option<String>,
+    /// `ok`, or what is wrong.
+    pub health: String,
+}
+
+/// How many of each the snapshot has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serving {
+    /// Host patterns.
+    pub hosts: usize,
+    /// Rules, defaults included.
+    pub routes: usize,
+    /// Service ports.
+    pub clusters: usize,
+    /// Endpoints of all of them.
+    pub endpoints: usize,
+    /// Certificates.
+    pub certificates: usize,
+}
+
+/// XDP's attachment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Xdp {
+    /// Each NIC.
+    pub interfaces: Vec<Interface>,
+}
+
+/// XDP on one NIC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// The NIC.
+    pub name: String,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// The kernel's number of the program.
+    pub program_id: u32,
+}
+
+/// One VIP's traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipCount {
+    /// Address, port and protocol.
+    pub vip: String,
+    /// Packets towards it.
+    pub packets: u64,
+    /// Bytes towards it.
+    pub bytes: u64,
+    /// New connections.
+    pub connections: u64,
+}
+
+/// One server name's connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SniCount {
+    /// The name or wildcard.
+    pub name: String,
+    /// ClientHellos that asked for it.
+    pub connections: u64,
+}
+
+/// What is wrong with one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issue {
+    /// `note`, `warning` or `error`.
+    pub severity: String,
+    /// The object with its kind.
+    pub object: String,
+    /// The kind of trouble.
+    pub reason: String,
+    /// Where in the object; may be empty.
+    pub field: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// One host of `sluice routes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// The name, the wildcard, or `*`.
+    pub host: String,
+    /// Its rules in order of preference, defaults last.
+    pub routes: Vec<RouteView>,
+}
+
+/// One rule of `sluice routes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteView {
+    /// `Exact`, `Prefix`, or `default` for a default backend.
+    pub path_type: String,
+    /// The path.
+    pub path: String,
+    /// The Ingress.
+    pub ingress: String,
+    /// Where in the Ingress.
+    pub rule: String,
+    /// The cluster, or why there is none.
+    pub backend: String,
+    /// How many endpoints may take requests.
+    pub endpoints: usize,
+    /// What happens on the way, in words.
+    pub policy: Vec<String>,
+    /// An older Ingress has the same host and path, so this rule takes nothing.
+    pub shadowed: bool,
+}
+
+/// One cluster of `sluice backends`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// namespace/service:port.
+    pub cluster: String,
+    /// What is spoken with the endpoints.
+    pub protocol: String,
+    /// Requests sent to it since start.
+    pub requests: u64,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointView {
+    /// Address and port.
+    pub address: String,
+    /// Its zone.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub zone: Option<String>,
+    /// It is going away and only used for want of a ready one.
+    pub terminating: bool,
+}
+
+/// `sluice maps verify`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// The snapshot compared with.
+    pub generation: u64,
+    /// Each difference in words; empty is well.
+    pub differences: Vec<String>,
+}
+
+/// Why the daemon has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// A sentence.
+    pub error: String,
+}
+
+impl From<&model::Issue> for Issue {
+    fn from(issue: &model::Issue) -> Self {
+        Self {
+            severity: word(&issue.severity),
+            object: issue.object.to_string(),
+            reason: word(&issue.reason),
+            field: issue.field.clone(),
+            message: issue.message.clone(),
+        }
+    }
+}
+
+impl Serving {
+    /// Counts what a snapshot has.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let hosts = &snapshot.routing.hosts;
+        let tls = &snapshot.tls;
+        Self {
+            hosts: hosts.len(),
+            routes: hosts.iter().map(|h| h.routes.len() + usize::from(h.fallback.is_some())).sum(),
+            clusters: snapshot.clusters.len(),
+            endpoints: snapshot.clusters.values().map(|c| c.endpoints.len()).sum(),
+            certificates: tls
+                .by_host
+                .iter()
+                .flat_map(|(_, all)| all.iter().map(|c| &c.secret))
+                .chain(tls.default.iter().map(|c| &c.secret))
+                .collect::<std::collections::BTreeSet<_>>()
+                .len(),
+        }
+    }
+}
+
+/// `sluice routes` of a snapshot.
+pub fn routes(snapshot: &Snapshot) -> Vec<Host> {
+    let host = |host: &model::VirtualHost| Host {
+        host: host.host.to_string(),
+        routes: host
+            .routes
+            .iter()
+            .map(|route| RouteView::new(snapshot, route, false, false))
+            .chain(host.shadowed.iter().map(|route| RouteView::new(snapshot, route, false, true)))
+            .chain(host.fallback.iter().map(|route| RouteView::new(snapshot, route, true, false)))
+            .collect(),
+    };
+    snapshot.routing.hosts.iter().map(host).collect()
+}
+
+/// `sluice backends` of a snapshot; `requests` by cluster as the proxy counts them.
+pub fn backends(snapshot: &Snapshot, requests: &BTreeMap<String, u64>) -> Vec<Backend> {
+    snapshot
+        .clusters
+        .values()
+        .map(|cluster| {
+            let name = cluster.key.to_string();
+            Backend {
+                requests: requests.get(&name).copied().unwrap_or_default(),
+                cluster: name,
+                protocol: word(&cluster.protocol),
+                endpoints: cluster.endpoints.iter().map(EndpointView::from).collect(),
+            }
+        })
+        .collect()
+}
+
+impl From<&model::Endpoint> for EndpointView {
+    fn from(endpoint: &model::Endpoint) -> Self {
+        Self {
+            address: endpoint.address.to_string(),
+            zone: endpoint.zone.as_deref().map(str::to_owned),
+            terminating: endpoint.terminating,
+        }
+    }
+}
+
+impl RouteView {
+    /// A route in words.
+    pub fn new(snapshot: &Snapshot, route: &Route, fallback: bool, shadowed: bool) -> Self {
+        let (backend, endpoints) = match &route.backend {
+            model::Backend::Cluster(at) => match snapshot.routing.clusters.get(*at) {
+                Some(key) => (key.to_string(), snapshot.clusters.get(key).map_or(0, |c| c.endpoints.len())),
+                None => ("none".to_owned(), 0),
+            },
+            model::Backend::Unavailable(why) => (format!("503: {why}"), 0),
+        };
+        let path_type = match &route.path {
+            _ if fallback => "default",
+            PathMatch::Exact(_) => "Exact",
+            PathMatch::Prefix(_) => "Prefix",
+        };
+        Self {
+            path_type: path_type.to_owned(),
+            path: if fallback { "*".to_owned() } else { route.path.text().to_owned() },
+            ingress: route.ingress.to_string(),
+            rule: route.rule.to_string(),
+            backend,
+            endpoints,
+            policy: policy_words(&route.policy),
+            shadowed,
+        }
+    }
+}
+
+fn policy_words(policy: &model::RoutePolicy) -> Vec<String> {
+    let redirect = policy.https_redirect.map(|status| format!("http → https ({status})"));
+    let rewrite = policy.rewrite.as_ref().map(|rewrite| match rewrite {
+        model::RewriteTarget::Replace(path) => format!("path → {path}"),
+    });
+    redirect.into_iter().chain(rewrite).collect()
+}
+
+/// The word that a plain enum serialises to.
+pub fn word<T: Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(word)) => word,
+        Ok(other) => other.to_string(),
+        Err(_) => String::new(),
+    }
+}

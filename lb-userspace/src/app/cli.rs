@@ -1,0 +1,329 @@
+//! The command line's grammar and help.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+
+use crate::model::Compat;
+
+/// Where the daemon listens for the other subcommands unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/sluice/sluice.sock";
+
+/// XDP-accelerated load balancer and Kubernetes ingress controller.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "\
+Examples:
+  sluice doctor --interface eth0                         is this node fit for Sluice?
+  sluice check ./manifests                               what is wrong with these manifests?
+  sluice run --manifests ./manifests --no-xdp --http-port 8080 --https-port 8443
+  sluice explain https://blue.example.com/x              what happens with this request, and why?
+
+Exit status: 0 fine; 1 a negative answer (maps differ, errors found, not ready); 2 wrong usage, or
+it could not be done.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon: follow a source, attach to the NIC, serve.
+    Run(Box<RunArgs>),
+    /// What the daemon serves, how it is, and what is wrong with which object.
+    Status(ClientArgs),
+    /// Hosts, paths and where they lead.
+    Routes(ClientArgs),
+    /// Clusters (Service ports) and their endpoints.
+    Backends(ClientArgs),
+    /// What happens with a request for a URL, and why the other rules lost.
+    Explain(ExplainArgs),
+    /// The kernel's maps: show them, compare them with the desired state, remove them.
+    Maps(MapsArgs),
+    /// Check kernel, rights, NIC and sysctls of this node. Needs no daemon.
+    Doctor(DoctorArgs),
+    /// Read a manifest directory and say what is wrong with it. Needs no daemon.
+    Check(CheckArgs),
+}
+
+/// `sluice run`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("source").required(true).args(["manifests", "kubernetes"]))]
+#[command(after_help = "\
+Examples:
+  sluice run --manifests /etc/sluice --interface eth0 --vip 198.51.100.10
+  sluice run --manifests ./manifests --no-xdp --http-port 8080 --https-port 8443
+  sluice run --kubernetes --interface eth0 --adopt-class nginx --compat ingress-nginx
+
+SIGTERM or SIGINT drains for --drain-timeout; a second one ends at once. XDP stays attached and its
+maps stay pinned, so that a restart detaches nothing; `sluice maps purge` removes them.")]
+pub struct RunArgs {
+    /// Follow the Kubernetes YAML files in this directory.
+    #[arg(long, value_name = "DIR", help_heading = "Source")]
+    pub manifests: Option<PathBuf>,
+    /// Follow the Kubernetes API: in a cluster by the service account, else by a kubeconfig.
+    #[arg(long, help_heading = "Source")]
+    pub kubernetes: bool,
+    /// The kubeconfig to use with --kubernetes.
+    #[arg(long, value_name = "FILE", requires = "kubernetes", help_heading = "Source")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Attach XDP to this NIC. May be repeated.
+    #[arg(long, value_name = "IF", conflicts_with = "no_xdp", help_heading = "Traffic")]
+    pub interface: Vec<String>,
+    /// Answer for this address. May be repeated. Default: the NICs' addresses, and with --no-xdp
+    /// all addresses of the node.
+    #[arg(long, value_name = "ADDR", help_heading = "Traffic")]
+    pub vip: Vec<IpAddr>,
+    /// Port for plain HTTP.
+    #[arg(long, value_name = "PORT", default_value_t = 80, help_heading = "Traffic",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub http_port: u16,
+    /// Port for HTTPS.
+    #[arg(long, value_name = "PORT", default_value_t = 443, help_heading = "Traffic",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub https_port: u16,
+    /// Number of proxy workers, each pinned to a CPU. Default: one for each CPU.
+    #[arg(long, value_name = "N", help_heading = "Traffic",
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
+    /// Where a JSON line for each request goes.
+    #[arg(long, value_name = "WHERE", default_value = "off", help_heading = "Traffic")]
+    pub access_log: AccessLog,
+    /// How many seconds open connections may take to end after SIGTERM.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = "Traffic")]
+    pub drain_timeout: u16,
+
+    /// Serve through ordinary sockets, without the kernel's help.
+    #[arg(long, help_heading = "XDP")]
+    pub no_xdp: bool,
+    /// How XDP attaches; auto takes native and falls back to generic.
+    #[arg(long, value_name = "MODE", default_value = "auto", help_heading = "XDP")]
+    pub xdp_mode: XdpMode,
+    /// Directory on a bpffs where maps and links are pinned.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sluice", help_heading = "XDP")]
+    pub pin_dir: PathBuf,
+
+    /// Also serve Ingresses of this class, whoever's controller it names. May be repeated.
+    #[arg(long, value_name = "NAME", help_heading = "Ingress")]
+    pub adopt_class: Vec<String>,
+    /// Also serve Ingresses that name no class. With --manifests they are served anyway.
+    #[arg(long, help_heading = "Ingress")]
+    pub serve_classless: bool,
+    /// With --manifests: treat classes as a cluster does, so ignore Ingresses without one, or whose
+    /// class no IngressClass in the directory defines.
+    #[arg(long, conflicts_with = "kubernetes", help_heading = "Ingress")]
+    pub strict_class: bool,
+    /// Whose defaults apply: the API's text, or ingress-nginx's (redirects to https, above all).
+    #[arg(long, value_name = "WHOSE", default_value = "kubernetes", help_heading = "Ingress")]
+    pub compat: CompatArg,
+    /// Gets what no Ingress takes: namespace/service:port.
+    #[arg(long, value_name = "NS/SVC:PORT", help_heading = "Ingress")]
+    pub default_backend: Option<String>,
+    /// For names without a certificate: the Secret namespace/name. Default: a self-signed one.
+    #[arg(long, value_name = "NS/SECRET", help_heading = "Ingress")]
+    pub default_certificate: Option<String>,
+
+    /// Where the other subcommands reach the daemon.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "SLUICE_SOCKET", help_heading = "Operation")]
+    pub socket: PathBuf,
+    /// Address for /healthz, /readyz and /metrics.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10254", help_heading = "Operation")]
+    pub health: SocketAddr,
+    /// How log lines on stderr look.
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Operation")]
+    pub log_format: LogFormat,
+    /// What to log: a level, or directives like sluice=debug,kube=warn.
+    #[arg(
+        long,
+        value_name = "FILTER",
+        default_value = "info",
+        env = "SLUICE_LOG",
+        help_heading = "Operation"
+    )]
+    pub log: String,
+}
+
+/// How the daemon is reached, and how its answer looks.
+#[derive(Clone, Debug, Args)]
+pub struct ClientArgs {
+    /// The daemon's socket.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "SLUICE_SOCKET")]
+    pub socket: PathBuf,
+    /// How the answer looks.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Output,
+}
+
+/// `sluice explain`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice explain https://blue.example.com/x
+  sluice explain http://198.51.100.10:8080/ -o json")]
+pub struct ExplainArgs {
+    /// The URL a client would ask for; http:// may be left out.
+    pub url: String,
+    /// Also list the rules of hosts that the URL's host is not.
+    #[arg(long)]
+    pub all: bool,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// `sluice maps`.
+#[derive(Debug, Args)]
+pub struct MapsArgs {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub command: MapsCommand,
+}
+
+/// What to do with the maps.
+#[derive(Debug, Subcommand)]
+pub enum MapsCommand {
+    /// Print what the kernel has.
+    Dump(ClientArgs),
+    /// Compare what the kernel has with what it should; exit 1 when they differ.
+    Verify(ClientArgs),
+    /// Detach XDP and remove all pinned maps and links. The daemon must not run.
+    Purge {
+        /// Directory on a bpffs where maps and links are pinned.
+        #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sluice")]
+        pin_dir: PathBuf,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+/// `sluice doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The NIC to look at. May be repeated. Default: every NIC that is not virtual.
+    #[arg(long, value_name = "IF")]
+    pub interface: Vec<String>,
+    /// How the answer looks.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Output,
+}
+
+/// `sluice check`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 no errors; 1 errors (with --strict also warnings); 2 can't be read.")]
+pub struct CheckArgs {
+    /// The directory with Kubernetes YAML files.
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Warnings count as errors.
+    #[arg(long)]
+    pub strict: bool,
+    /// Ignore Ingresses without a class, or whose class no IngressClass in the directory defines.
+    #[arg(long)]
+    pub strict_class: bool,
+    /// Also serve Ingresses of this class. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub adopt_class: Vec<String>,
+    /// With --strict-class: also serve Ingresses that name no class.
+    #[arg(long)]
+    pub serve_classless: bool,
+    /// Whose defaults apply.
+    #[arg(long, value_name = "WHOSE", default_value = "kubernetes")]
+    pub compat: CompatArg,
+    /// How the answer looks.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Output,
+}
+
+/// How answers look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For scripts.
+    Json,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where a line for each request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+}
+
+/// How XDP attaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum XdpMode {
+    /// Native, else generic with a warning.
+    Auto,
+    /// In the driver.
+    Native,
+    /// In the kernel's network stack: any NIC, slower.
+    Generic,
+}
+
+/// Whose defaults apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompatArg {
+    /// What the API documents.
+    Kubernetes,
+    /// ingress-nginx's.
+    IngressNginx,
+}
+
+impl From<CompatArg> for Compat {
+    fn from(arg: CompatArg) -> Self {
+        match arg {
+            CompatArg::Kubernetes => Self::Kubernetes,
+            CompatArg::IngressNginx => Self::IngressNginx,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn usage() {
+        for (line, ok) in [
+            ("sluice run --manifests d --no-xdp", true),
+            ("sluice run --manifests d --interface a --interface b --vip 192.0.2.1 --vip 2001:db8::1", true),
+            ("sluice run --kubernetes --kubeconfig f --interface a", true),
+            ("sluice run --no-xdp", false),
+            ("sluice run --manifests d --kubernetes --no-xdp", false),
+            ("sluice run --manifests d --kubeconfig f --no-xdp", false),
+            ("sluice run --manifests d --no-xdp --interface a", false),
+            ("sluice run --manifests d --no-xdp --http-port 0", false),
+            ("sluice run --manifests d --no-xdp --vip foo", false),
+            ("sluice explain", false),
+            ("sluice explain http://a -o json --socket s", true),
+            ("sluice maps", false),
+            ("sluice maps verify -o json", true),
+            ("sluice doctor --interface eth0", true),
+            ("sluice check", false),
+            ("sluice check d --strict -o json", true),
+        ] {
+            assert_eq!(Cli::try_parse_from(line.split(' ')).is_ok(), ok, "{line}");
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! `sluice run`: from a source to a node that serves.
+//!
+//! Order at the start: the socket (so that a second daemon is refused before it touches anything),
+//! the probes, the source; with its first whole state the proxy's listeners, then the programs,
+//! then the maps, VIPs last. A node that is not ready refuses connections rather than answer 404.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::model::Snapshot;
+use crate::proxy::{self, Proxy};
+use crate::source::{Health, Update, kubernetes, manifests};
+use crate::translate::{self, UnknownClass, translate};
+
+use super::admin::server::{Socket, SocketError};
+use super::check::now_unix;
+use super::cli::{AccessLog, RunArgs};
+use super::health::{self, HealthError};
+use super::settings::{BadSettings, Settings, SourceKind, node_addresses};
+use super::state::State;
+use super::steering::Steering;
+
+/// Certificates age and maps may be changed by others: everything is looked at this often.
+const RESYNC: Duration = Duration::from_secs(60);
+
+/// Why the daemon can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The arguments make no sense on this node.
+    #[error(transparent)]
+    Settings(#[from] BadSettings),
+    /// The socket can't be opened.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The probes' endpoint can't be opened.
+    #[error(transparent)]
+    Health(#[from] HealthError),
+    /// The manifest directory can't be read.
+    #[error(transparent)]
+    Manifests(#[from] manifests::ManifestsError),
+    /// There is no way to the API.
+    #[error(transparent)]
+    Kubernetes(#[from] kubernetes::ConnectError),
+    /// The proxy can't be started.
+    #[error("{0}{remedy}", remedy = remedy(.0))]
+    Proxy(#[from] proxy::StartError),
+    /// XDP was asked for and can't be had.
+    #[error(
+        "XDP: {0}\nTo serve without XDP, leave --interface out and say --no-xdp; `sluice doctor` says more."
+    )]
+    Xdp(String),
+    /// The system refuses something basic.
+    #[error("{what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The source's task ended, which it never should.
+    #[error("the source of objects ended; this is a bug")]
+    SourceEnded,
+}
+
+fn remedy(error: &proxy::StartError) -> &'static str {
+    let proxy::StartError::Listen(error) = error else { return "" };
+    match error.source.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "; something else listens there: stop it, or use other ports with --http-port and --https-port"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 take root or CAP_NET_BIND_SERVICE: use --http-port 8080 --https-port 8443"
+        }
+        std::io::ErrorKind::AddrNotAvailable => "; this node does not have that address: look at --vip",
+        _ => "",
+    }
+}
+
+/// Runs until a signal ends it.
+pub async fn run(args: RunArgs) -> Result<(), DaemonError> {
+    let system = |what| move |source| DaemonError::System { what, source };
+    let addresses = node_addresses().map_err(|e| system("can't list the NICs")(e.into()))?;
+    let settings = Settings::new(&args, &addresses)?;
+    let mut stop = Stop::new().map_err(system("can't handle signals"))?;
+    raise_file_limit();
+
+    let socket = Socket::open(&args.socket)?;
+    let probes = health::listen(args.health).await?;
+    let state = Arc::new(State::new(settings.source.clone()));
+    let background =
+        [tokio::spawn(health::serve(probes, state.clone())), tokio::spawn(socket.serve(state.clone()))];
+    let result = follow(&args, &settings, &state, &mut stop).await;
+    if let Ok(Ended::AtOnce) = result {
+        // Dropping the proxy would wait for its workers; the end of the process does not.
+        std::mem::forget(Arc::clone(&state));
+    }
+    for task in background {
+        task.abort();
+        // Awaited so that the socket's file is gone when the process is.
+        let _ = task.await;
+    }
+    result.map(|_| ())
+}
+
+/// How the daemon came to its end.
+enum Ended {
+    /// All connections were done, or out of time.
+    Drained,
+    /// A second signal.
+    AtOnce,
+}
+
+async fn follow(
+    args: &RunArgs,
+    settings: &Settings,
+    state: &State,
+    stop: &mut Stop,
+) -> Result<Ended, DaemonError> {
+    let mut updates = source(settings).await?;
+    let translation = translation(args, settings);
+    let mut resync = tokio::time::interval(RESYNC);
+    resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let update = updates.borrow_and_update().clone();
+        take(args, &translation, state, &update).await?;
+        tokio::select! {
+            biased;
+            () = stop.asked() => break,
+            changed = updates.changed() => changed.map_err(|_| DaemonError::SourceEnded)?,
+            _ = resync.tick() => {}
+        }
+    }
+    Ok(drain(args, state, stop).await)
+}
+
+async fn source(settings: &Settings) -> Result<watch::Receiver<Update>, DaemonError> {
+    Ok(match &settings.source {
+        SourceKind::Manifests(dir) => manifests::watch(dir.clone())?,
+        SourceKind::Kubernetes(kubeconfig) => {
+            let client = kubernetes::connect(kubeconfig.as_deref().map(Path::new)).await?;
+            let default_certificate = settings.default_certificate.clone();
+            kubernetes::watch(client, kubernetes::Settings { default_certificate, ..Default::default() })
+        }
+    })
+}
+
+/// In a manifest directory nobody else could claim an Ingress without a class, or with one that
+/// nothing there defines.
+fn translation(args: &RunArgs, settings: &Settings) -> translate::Settings {
+    let claim_all = args.manifests.is_some() && !args.strict_class;
+    translate::Settings {
+        listeners: settings.listeners.clone(),
+        adopt: args.adopt_class.clone(),
+        serve_classless: args.serve_classless || claim_all,
+        unknown_class: if claim_all { UnknownClass::Serve } else { UnknownClass::Ignore },
+        compat: args.compat.into(),
+        default_backend: settings.default_backend.clone(),
+        default_certificate: settings.default_certificate.clone(),
+        ..Default::default()
+    }
+}
+
+/// Serves what the source says now. Fails only before anything is served.
+async fn take(
+    args: &RunArgs,
+    translation: &translate::Settings,
+    state: &State,
+    update: &Update,
+) -> Result<(), DaemonError> {
+    if let Health::Degraded { reason, .. } = &update.health
+        && state.health.load().as_deref() != Some(&update.health)
+    {
+        tracing::warn!(%reason, "the source can't be read; serving its last good state");
+    }
+    if !update.synced {
+        return Ok(());
+    }
+    state.health.store(Some(Arc::new(update.health.clone())));
+    let previous = state.snapshot.load_full();
+    let next = Arc::new(translate(&update.objects, translation, &update.issues, now_unix(), &previous));
+    report(&previous, &next);
+    let listening = match state.proxy.get() {
+        Some(proxy) => proxy.apply(Arc::clone(&next)).into_iter().map(|error| error.to_string()).collect(),
+        None => {
+            start(args, state, &next)?;
+            Vec::new()
+        }
+    };
+    state.snapshot.store(Arc::clone(&next));
+    let kernel = state.steering().and_then(|mut steering| steering.publish(&next).err());
+    let trouble: Vec<String> = listening.into_iter().chain(kernel).collect();
+    if !trouble.is_empty() {
+        tracing::error!(
+            trouble = trouble.join("; "),
+            "not everything asked for could be set up; trying again"
+        );
+    }
+    state.trouble.store((!trouble.is_empty()).then(|| Arc::new(trouble.join("; "))));
+    Ok(())
+}
+
+/// Listeners first, programs next: nothing is steered to where nobody listens.
+fn start(args: &RunArgs, state: &State, snapshot: &Arc<Snapshot>) -> Result<(), DaemonError> {
+    let settings = proxy::Settings {
+        workers: args.workers.map_or(0, usize::from),
+        bind: if args.no_xdp { proxy::Bind::Direct } else { proxy::Bind::Steered },
+        access_log: match args.access_log {
+            AccessLog::Off => proxy::AccessLog::Off,
+            AccessLog::Stdout => proxy::AccessLog::Stdout,
+        },
+        ..Default::default()
+    };
+    let proxy = Proxy::start(settings, Arc::clone(snapshot))?;
+    if !args.no_xdp {
+        let steering =
+            Steering::open(args, proxy.sockets()).map_err(|error| DaemonError::Xdp(error.to_string()))?;
+        for nic in steering.info().interfaces {
+            match nic.mode.as_str() {
+                "generic" => tracing::warn!(
+                    nic = nic.name,
+                    "XDP runs in GENERIC mode: it works, but slower than in the driver; `sluice doctor` says more"
+                ),
+                mode => tracing::info!(nic = nic.name, mode, program = nic.program_id, "XDP attached"),
+            }
+        }
+        let _ = state.steering.set(std::sync::Mutex::new(steering));
+    }
+    let vips: Vec<_> = snapshot.listeners.iter().map(|listener| listener.vip.to_string()).collect();
+    tracing::info!(vips = vips.join(" "), xdp = !args.no_xdp, "serving");
+    // Set once: this runs only while there is none.
+    let _ = state.proxy.set(proxy);
+    Ok(())
+}
+
+/// Says what is new, once.
+fn report(previous: &Snapshot, next: &Snapshot) {
+    for issue in next.issues.iter().filter(|issue| !previous.issues.contains(issue)) {
+        match issue.severity {
+            crate::model::Severity::Note => tracing::debug!(reason = ?issue.reason, "{issue}"),
+            _ => tracing::warn!(severity = ?issue.severity, reason = ?issue.reason, "{issue}"),
+        }
+    }
+    if previous.generation != next.generation {
+        let serving = super::admin::views::Serving::of(next);
+        tracing::info!(
+            generation = next.generation,
+            hosts = serving.hosts,
+            routes = serving.routes,
+            endpoints = serving.endpoints,
+            issues = next.issues.len(),
+            "new snapshot"
+        );
+    }
+}
+
+/// Lets open connections end, until the time is over or a second signal comes.
+async fn drain(args: &RunArgs, state: &State, stop: &mut Stop) -> Ended {
+    state.draining.store(true, Ordering::Relaxed);
+    let Some(proxy) = state.proxy.get() else { return Ended::Drained };
+    let grace = Duration::from_secs(args.drain_timeout.into());
+    tracing::info!(seconds = grace.as_secs(), "draining; a second signal ends at once");
+    tokio::select! {
+        () = proxy.shutdown(grace) => {
+            tracing::info!("drained");
+            Ended::Drained
+        }
+        () = stop.asked() => {
+            tracing::warn!("ended before all connections were done");
+            Ended::AtOnce
+        }
+    }
+}
+
+/// SIGTERM or SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Returns once for each signal.
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Each request holds two sockets, and the usual soft limit is 1,024 files.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "can't raise the limit of open files");
+    }
+}

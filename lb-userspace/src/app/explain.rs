@@ -1,0 +1,411 @@
+//! What happens with a request for a URL: from XDP to the endpoint, and why other rules lost. Pure.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{self, HostPattern, Listener, Protocol, RewriteTarget, Snapshot, SniMode};
+use crate::route::{self, Candidate, Outcome, RouteTable, Target};
+
+use super::admin::views::{EndpointView, RouteView, word};
+
+/// Why a text can't be explained.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadUrl {
+    /// Neither http nor https.
+    #[error("{0:?} is no http or https URL, like https://blue.example.com/x")]
+    Scheme(String),
+    /// The host can't be one.
+    #[error("{url:?} has no usable host: {why}")]
+    Host {
+        /// As given.
+        url: String,
+        /// What is wrong.
+        why: route::BadHost,
+    },
+    /// The proxy answers 400.
+    #[error("the proxy answers 400 to {url:?}: {why}")]
+    Target {
+        /// As given.
+        url: String,
+        /// What is wrong.
+        why: route::BadTarget,
+    },
+}
+
+/// The whole way of one request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// As asked.
+    pub url: String,
+    /// The snapshot it is explained by.
+    pub generation: u64,
+    /// The host as it is matched.
+    pub host: String,
+    /// Path and query as they are matched.
+    pub target: String,
+    /// What each listener that could take the connection does with it.
+    pub listeners: Vec<ListenerView>,
+    /// Which certificate the client sees; `None` for http.
+    pub tls: Option<Tls>,
+    /// The rule that takes the request.
+    pub route: Option<Match>,
+    /// What the client gets.
+    pub answer: Answer,
+    /// Path and query as the endpoint sees them; `None` when no endpoint is asked.
+    pub upstream_target: Option<String>,
+    /// Endpoints that may be asked.
+    pub endpoints: Vec<EndpointView>,
+    /// The other rules of this host, nearest first.
+    pub others: Vec<Match>,
+    /// How many rules of other hosts are not listed.
+    pub others_elsewhere: usize,
+}
+
+/// A listener and what the kernel does there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerView {
+    /// Address, port and protocol.
+    pub vip: String,
+    /// `http` or `https`.
+    pub protocol: String,
+    /// `pass`, or `none` without XDP.
+    pub xdp: String,
+    /// What XDP and `sk_lookup` do, in words.
+    pub kernel: String,
+}
+
+/// The certificate that the client sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// The server name that the client sends; none for addresses.
+    pub sni: Option<String>,
+    /// The Secret, or `self-signed`.
+    pub certificate: String,
+    /// For which pattern it was chosen; `default` if for none.
+    pub chosen_for: String,
+    /// The names in it.
+    pub names: Vec<String>,
+    /// Whether one of them covers the host; clients refuse it otherwise.
+    pub covers_host: bool,
+}
+
+/// A rule and why it won or lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Match {
+    /// The host pattern.
+    pub host: String,
+    /// The rule.
+    #[serde(flatten)]
+    pub route: RouteView,
+    /// The outcome, stable for scripts.
+    pub outcome: String,
+    /// The outcome in words.
+    pub why: String,
+}
+
+/// What the client gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The status that the proxy itself answers; `None`: the endpoint's.
+    pub status: Option<u16>,
+    /// In words.
+    pub text: String,
+}
+
+/// Explains a URL by a snapshot. `xdp`: whether XDP is attached. `all`: also list the rules of
+/// other hosts.
+pub fn explain(
+    url: &str,
+    all: bool,
+    snapshot: &Snapshot,
+    table: &RouteTable,
+    xdp: bool,
+) -> Result<Explanation, BadUrl> {
+    let asked = Asked::parse(url)?;
+    let host = asked.host.as_str();
+    let candidates = table.explain(Some(host), asked.target.path());
+    let found = candidates.first().filter(|first| first.outcome == Outcome::Wins);
+    let listeners: Vec<_> = snapshot.listeners.iter().filter(|listener| asked.reaches(listener)).collect();
+    let (answer, endpoints) = answer(&asked, found, snapshot, listeners.is_empty());
+    let upstream_target = answer.status.is_none().then(|| upstream_target(&asked.target, found));
+    let here = |c: &&Candidate<'_>| c.outcome != Outcome::Wins && (all || c.outcome != Outcome::HostDiffers);
+    let others: Vec<_> = candidates.iter().filter(here).map(|c| matched(c, snapshot)).collect();
+    Ok(Explanation {
+        url: url.to_owned(),
+        generation: snapshot.generation,
+        host: asked.host.clone(),
+        target: asked.target.path_and_query().to_owned(),
+        listeners: listeners
+            .into_iter()
+            .map(|listener| listener_view(listener, &asked, snapshot, xdp))
+            .collect(),
+        tls: (asked.protocol == Protocol::Https).then(|| tls(&asked, snapshot)),
+        route: found.map(|c| matched(c, snapshot)),
+        others_elsewhere: candidates.len() - others.len() - usize::from(found.is_some()),
+        answer,
+        upstream_target,
+        endpoints,
+        others,
+    })
+}
+
+/// A URL taken apart.
+struct Asked {
+    protocol: Protocol,
+    host: String,
+    port: Option<u16>,
+    target: Target,
+}
+
+impl Asked {
+    fn parse(url: &str) -> Result<Self, BadUrl> {
+        let (protocol, rest) = match url.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Protocol::Http, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Protocol::Https, rest),
+            Some(_) => return Err(BadUrl::Scheme(url.to_owned())),
+            None => (Protocol::Http, url),
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        let host =
+            route::normalise_host(authority).map_err(|why| BadUrl::Host { url: url.to_owned(), why })?;
+        // A client never sends the fragment, so it is not the proxy's to refuse.
+        let path = path.split('#').next().unwrap_or_default();
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        let target = Target::parse(&path).map_err(|why| BadUrl::Target { url: url.to_owned(), why })?;
+        let port = authority.rsplit_once(':').and_then(|(_, port)| port.trim_end_matches(']').parse().ok());
+        let port = port.filter(|_| !authority.ends_with(']'));
+        Ok(Self { protocol, host: host.into_owned(), port, target })
+    }
+
+    /// Whether a client that follows the URL can get to the listener: the port fits, and the
+    /// address too if the host is one. Without a port in the URL, every listener of the protocol.
+    fn reaches(&self, listener: &Listener) -> bool {
+        let address = self.host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+        let vip = listener.vip.address;
+        listener.protocol == self.protocol
+            && self.port.is_none_or(|port| port == listener.vip.port)
+            && address.map_or(true, |a| a == vip || (vip.is_unspecified() && vip.is_ipv4() == a.is_ipv4()))
+    }
+
+    /// Addresses are never sent as a server name (RFC 6066, section 3).
+    fn sni(&self) -> Option<&str> {
+        let is_address = self.host.starts_with('[') || self.host.parse::<std::net::IpAddr>().is_ok();
+        (!is_address).then_some(self.host.as_str())
+    }
+}
+
+fn answer(
+    asked: &Asked,
+    found: Option<&Candidate<'_>>,
+    snapshot: &Snapshot,
+    unreachable: bool,
+) -> (Answer, Vec<EndpointView>) {
+    let own = |status, text: String| (Answer { status: Some(status), text }, Vec::new());
+    if unreachable {
+        let port = asked.port.map_or_else(String::new, |port| format!(" on port {port}"));
+        return own(0, format!("nothing: no listener speaks {}{port} there", word(&asked.protocol)));
+    }
+    let Some(found) = found else {
+        return own(404, "no rule covers this host and path, and there is no default backend".to_owned());
+    };
+    if let (Protocol::Http, Some(status)) = (asked.protocol, found.route.policy.https_redirect) {
+        return own(status, format!("redirect to https://{}{}", asked.host, asked.target.path_and_query()));
+    }
+    let key = match &found.route.backend {
+        model::Backend::Unavailable(why) => return own(503, why.to_string()),
+        model::Backend::Cluster(at) => snapshot.routing.clusters.get(*at),
+    };
+    let cluster = key.and_then(|key| snapshot.clusters.get(key));
+    match cluster {
+        Some(cluster) if !cluster.endpoints.is_empty() => {
+            let n = cluster.endpoints.len();
+            let text = format!(
+                "what one of {}'s {n} endpoint{} answers",
+                cluster.key,
+                if n == 1 { "" } else { "s" }
+            );
+            (Answer { status: None, text }, cluster.endpoints.iter().map(EndpointView::from).collect())
+        }
+        Some(cluster) => own(503, format!("no endpoint of {} is ready", cluster.key)),
+        None => own(503, "the cluster is not there".to_owned()),
+    }
+}
+
+fn upstream_target(target: &Target, found: Option<&Candidate<'_>>) -> String {
+    match found.and_then(|c| c.route.policy.rewrite.as_ref()) {
+        Some(RewriteTarget::Replace(path)) => match target.query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_string(),
+        },
+        None => target.path_and_query().to_owned(),
+    }
+}
+
+fn matched(candidate: &Candidate<'_>, snapshot: &Snapshot) -> Match {
+    let shadowed = candidate.outcome == Outcome::OlderIngressWins;
+    Match {
+        host: candidate.host.to_string(),
+        route: RouteView::new(snapshot, candidate.route, candidate.fallback, shadowed),
+        outcome: word(&candidate.outcome),
+        why: candidate.outcome.to_string(),
+    }
+}
+
+fn tls(asked: &Asked, snapshot: &Snapshot) -> Tls {
+    let sni = asked.sni();
+    let by_name = sni.and_then(|sni| {
+        let covering = snapshot.tls.by_host.iter().filter(|(pattern, _)| pattern.matches(sni));
+        covering.min_by(|a, b| a.0.cmp(&b.0))
+    });
+    let (certificate, chosen_for) = match by_name {
+        Some((pattern, certificates)) => (certificates.first(), pattern.to_string()),
+        None => (snapshot.tls.default.as_ref(), "default".to_owned()),
+    };
+    let names = certificate.map(|c| c.names.clone()).unwrap_or_default();
+    let covers_host = names.iter().any(|name| {
+        HostPattern::parse(name).is_ok_and(|pattern| sni.is_some_and(|sni| pattern.matches(sni)))
+    });
+    Tls {
+        sni: sni.map(str::to_owned),
+        certificate: certificate.map_or_else(|| "self-signed".to_owned(), |c| c.secret.to_string()),
+        chosen_for,
+        names,
+        covers_host,
+    }
+}
+
+fn listener_view(listener: &Listener, asked: &Asked, snapshot: &Snapshot, xdp: bool) -> ListenerView {
+    let kernel = if xdp {
+        let mut text =
+            "XDP passes it on as a VIP in proxy mode; sk_lookup gives the connection to the worker \
+                        of the CPU it arrives on"
+                .to_owned();
+        if listener.sni == SniMode::Observe {
+            text.push_str(&match counted_as(asked, snapshot) {
+                Some(name) => format!("; the ClientHello is counted as {name}"),
+                None => "; the ClientHello's name is none that Sluice knows".to_owned(),
+            });
+        }
+        text
+    } else {
+        "XDP is off: an ordinary socket takes the connection".to_owned()
+    };
+    ListenerView {
+        vip: listener.vip.to_string(),
+        protocol: word(&listener.protocol),
+        xdp: if xdp { "pass" } else { "none" }.to_owned(),
+        kernel,
+    }
+}
+
+/// The most specific known pattern that covers the server name, as XDP counts it.
+fn counted_as<'a>(asked: &Asked, snapshot: &'a Snapshot) -> Option<&'a HostPattern> {
+    let sni = asked.sni()?;
+    let routes = snapshot.routing.hosts.iter().map(|host| &host.host);
+    let certificates = snapshot.tls.by_host.iter().map(|(pattern, _)| pattern);
+    routes.chain(certificates).filter(|p| **p != HostPattern::Any && p.matches(sni)).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{
+        Backend, Cluster, ClusterKey, Endpoint, ObjectKey, PathMatch, PortRef, Route, RoutePolicy, Routing,
+        Transport, Vip, VirtualHost,
+    };
+
+    fn snapshot() -> Snapshot {
+        let key = |name: &str| ClusterKey { service: ObjectKey::new("d", name), port: PortRef::Number(80) };
+        let cluster = |name: &str, endpoints: &[&str]| {
+            let endpoint = |address: &&str| Endpoint {
+                address: address.parse().expect("an address"),
+                zone: None,
+                terminating: false,
+            };
+            let endpoints = endpoints.iter().map(endpoint).collect();
+            (key(name), Arc::new(Cluster { key: key(name), protocol: Default::default(), endpoints }))
+        };
+        let route = |path: &str, cluster, policy: RoutePolicy| Route {
+            ingress: ObjectKey::new("d", "web"),
+            rule: "rules[0]".into(),
+            path: PathMatch::Prefix(path.into()),
+            backend: Backend::Cluster(cluster),
+            policy: Arc::new(policy),
+        };
+        let rewrite = RoutePolicy { rewrite: Some(RewriteTarget::Replace("/".into())), ..Default::default() };
+        let redirect = RoutePolicy { https_redirect: Some(308), ..Default::default() };
+        let host = |host: &str, routes| VirtualHost {
+            host: HostPattern::parse(host).expect("a host"),
+            routes,
+            fallback: None,
+            shadowed: vec![],
+        };
+        let listener = |port, protocol| Listener {
+            vip: Vip { address: "192.0.2.1".parse().expect("ip"), port, transport: Transport::Tcp },
+            protocol,
+            sni: if protocol == Protocol::Https { SniMode::Observe } else { SniMode::Off },
+        };
+        Snapshot {
+            generation: 7,
+            listeners: [listener(80, Protocol::Http), listener(443, Protocol::Https)].into(),
+            routing: Arc::new(Routing {
+                hosts: vec![
+                    host(
+                        "blue.example.com",
+                        vec![route("/tea", 0, rewrite), route("/", 1, RoutePolicy::default())],
+                    ),
+                    host("red.example.com", vec![route("/", 0, redirect)]),
+                ],
+                clusters: vec![key("one"), key("two")],
+            }),
+            clusters: [cluster("one", &["10.0.0.1:80", "10.0.0.2:80"]), cluster("two", &[])].into(),
+            ..Snapshot::empty()
+        }
+    }
+
+    #[test]
+    fn answers() {
+        let snapshot = snapshot();
+        let table = RouteTable::build(&snapshot.routing);
+        for (url, status, upstream, certificate) in [
+            ("http://blue.example.com/tea/x?y=1", None, Some("/?y=1"), None),
+            ("BLUE.example.com:80/tea", None, Some("/"), None),
+            ("https://blue.example.com/tea", None, Some("/"), Some("self-signed")),
+            ("http://blue.example.com/a/../tea#top", None, Some("/"), None),
+            ("http://blue.example.com", Some(503), None, None),
+            ("http://red.example.com/x", Some(308), None, None),
+            ("https://red.example.com/x", None, Some("/x"), Some("self-signed")),
+            ("http://green.example.com/", Some(404), None, None),
+            ("http://192.0.2.1/", Some(404), None, None),
+            ("http://192.0.2.9/", Some(0), None, None),
+            ("http://blue.example.com:8080/tea", Some(0), None, None),
+        ] {
+            let got = explain(url, false, &snapshot, &table, true).expect(url);
+            assert_eq!(got.answer.status, status, "{url}: {}", got.answer.text);
+            assert_eq!(got.upstream_target.as_deref(), upstream, "{url}");
+            assert_eq!(got.tls.as_ref().map(|tls| tls.certificate.as_str()), certificate, "{url}");
+            assert_eq!(got.endpoints.is_empty(), status.is_some(), "{url}");
+            let back: Explanation =
+                serde_json::from_value(serde_json::to_value(&got).expect("json")).expect("json");
+            assert_eq!(back, got, "{url}");
+        }
+        for url in ["ftp://a/", "http://", "http:///x", "http://a b/", "http://a/%00", "http://a:99999/"] {
+            assert!(explain(url, false, &snapshot, &table, true).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn losers_say_why() {
+        let snapshot = snapshot();
+        let table = RouteTable::build(&snapshot.routing);
+        let got = explain("https://blue.example.com/tea", false, &snapshot, &table, true).expect("fine");
+        let others: Vec<_> = got.others.iter().map(|m| (m.route.path.as_str(), m.outcome.as_str())).collect();
+        assert_eq!((others, got.others_elsewhere), (vec![("/", "longer-path-wins")], 1));
+        assert!(got.listeners[0].kernel.contains("counted as blue.example.com"), "{:?}", got.listeners);
+        let all = explain("https://blue.example.com/tea", true, &snapshot, &table, false).expect("fine");
+        assert_eq!((all.others.len(), all.others_elsewhere), (2, 0));
+        assert_eq!(all.listeners[0].xdp, "none");
+    }
+}

@@ -1,0 +1,128 @@
+//! The kernel's side as the daemon uses it: one image of each snapshot, local routes for its VIPs.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use crate::dataplane::image::MapImage;
+use crate::dataplane::kernel::{self, Dataplane, KernelError, WorkerSocket};
+use crate::model::Snapshot;
+use crate::proxy::WorkerSockets;
+
+use super::admin::views::{Interface, SniCount, VipCount, Xdp, word};
+use super::cli::{RunArgs, XdpMode};
+
+/// The loaded programs and their maps.
+pub struct Steering {
+    dataplane: Dataplane,
+}
+
+/// What the programs counted.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Packets for each verdict reason.
+    pub verdicts: BTreeMap<String, u64>,
+    /// Each VIP's traffic.
+    pub vips: Vec<VipCount>,
+    /// Each server name's connections.
+    pub sni: Vec<SniCount>,
+}
+
+impl Steering {
+    /// Takes over what an earlier daemon left pinned, or loads anew, and attaches. Connections go
+    /// to these workers from here on.
+    pub fn open(args: &RunArgs, workers: &[WorkerSockets]) -> Result<Self, KernelError> {
+        let mut dataplane = Dataplane::open(kernel::Settings {
+            interface: args.interface.clone(),
+            xdp_mode: match args.xdp_mode {
+                XdpMode::Auto => kernel::XdpMode::Auto,
+                XdpMode::Native => kernel::XdpMode::Native,
+                XdpMode::Generic => kernel::XdpMode::Generic,
+            },
+            pin_dir: args.pin_dir.clone(),
+            log: tracing::enabled!(tracing::Level::DEBUG),
+        })?;
+        let sockets: Vec<_> = workers
+            .iter()
+            .map(|worker| WorkerSocket {
+                cpu: worker.cpu,
+                v4: worker.v4.as_fd(),
+                v6: worker.v6.as_ref().map(|fd| fd.as_fd()),
+            })
+            .collect();
+        dataplane.set_workers(&sockets)?;
+        Ok(Self { dataplane })
+    }
+
+    /// Writes what a snapshot asks for. Maps that somebody else changed are repaired.
+    pub fn publish(&mut self, snapshot: &Snapshot) -> Result<(), String> {
+        let image = MapImage::from_snapshot(snapshot);
+        let left_out = image.left_out(snapshot);
+        if left_out > 0 {
+            tracing::warn!(left_out, "VIPs or server names too long or too many for the kernel's maps");
+        }
+        let applied = self.dataplane.apply(&image).map_err(|error| error.to_string())?;
+        if applied.set + applied.deleted > 0 {
+            tracing::info!(set = applied.set, deleted = applied.deleted, "kernel maps written");
+        }
+        Ok(())
+    }
+
+    /// What the kernel's maps hold.
+    pub fn dump(&self) -> Result<MapImage, String> {
+        self.dataplane.read().map_err(|error| error.to_string())
+    }
+
+    /// Each difference between the kernel's maps and a snapshot, in words.
+    pub fn verify(&self, snapshot: &Snapshot) -> Result<Vec<String>, String> {
+        let differences =
+            self.dataplane.verify(&MapImage::from_snapshot(snapshot)).map_err(|error| error.to_string())?;
+        Ok(differences.iter().map(|one| format!("{:?} is needed", one.repair)).collect())
+    }
+
+    /// Where the program is attached.
+    pub fn info(&self) -> Xdp {
+        let interface = |nic: &kernel::Interface| Interface {
+            name: nic.name.clone(),
+            mode: word(&nic.mode),
+            program_id: nic.program_id,
+        };
+        Xdp { interfaces: self.dataplane.info().interfaces.iter().map(interface).collect() }
+    }
+
+    /// What the programs counted; nothing when the maps can't be read.
+    pub fn counters(&self) -> Counts {
+        let counters = match self.dataplane.counters() {
+            Ok(counters) => counters,
+            Err(error) => {
+                tracing::warn!(%error, "can't read the kernel's counters");
+                return Counts::default();
+            }
+        };
+        Counts {
+            verdicts: counters.verdicts.into_iter().map(|(reason, n)| (reason.to_owned(), n)).collect(),
+            vips: counters
+                .vips
+                .into_iter()
+                .map(|vip| VipCount {
+                    vip: vip.vip.to_string(),
+                    packets: vip.packets,
+                    bytes: vip.bytes,
+                    connections: vip.connections,
+                })
+                .collect(),
+            sni: counters
+                .sni
+                .into_iter()
+                .map(|name| SniCount { name: name.name, connections: name.connections })
+                .collect(),
+        }
+    }
+}
+
+/// Detaches the programs and removes everything pinned. False: nothing was pinned.
+pub async fn purge(pin_dir: &Path) -> Result<bool, String> {
+    let there = pin_dir.exists();
+    kernel::remove(pin_dir).map_err(|error| error.to_string())?;
+    Ok(there)
+}

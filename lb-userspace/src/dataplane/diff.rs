@@ -1,0 +1,110 @@
+//! The writes that turn one map image into another, in an order that never shows a half.
+
+use serde::Serialize;
+
+use super::image::{MapImage, VipEntry};
+use crate::model::Vip;
+
+/// One write to the kernel's maps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Op {
+    /// Counts a server name.
+    AddName(String),
+    /// Counts the names that a wildcard covers; holds its suffix.
+    AddWildcard(String),
+    /// Makes a VIP known or changes it.
+    SetVip(Vip, VipEntry),
+    /// The VIP is no longer ours.
+    DeleteVip(Vip),
+    /// Stops counting a wildcard.
+    DeleteWildcard(String),
+    /// Stops counting a server name.
+    DeleteName(String),
+}
+
+/// The writes from `have` to `want`. Names come before the VIPs whose hellos are looked up in
+/// them; deletions go the other way round.
+pub fn diff(have: &MapImage, want: &MapImage) -> Vec<Op> {
+    let mut ops = Vec::new();
+    ops.extend(want.names.difference(&have.names).cloned().map(Op::AddName));
+    ops.extend(want.wildcards.difference(&have.wildcards).cloned().map(Op::AddWildcard));
+    // Old VIPs go before new ones come: the table has room for either set, not for both.
+    ops.extend(have.vips.keys().filter(|vip| !want.vips.contains_key(vip)).copied().map(Op::DeleteVip));
+    ops.extend(
+        want.vips
+            .iter()
+            .filter(|(vip, entry)| have.vips.get(vip) != Some(entry))
+            .map(|(vip, entry)| Op::SetVip(*vip, *entry)),
+    );
+    ops.extend(have.wildcards.difference(&want.wildcards).cloned().map(Op::DeleteWildcard));
+    ops.extend(have.names.difference(&want.names).cloned().map(Op::DeleteName));
+    ops
+}
+
+/// Does the writes on an image instead of the kernel's maps.
+pub fn apply(ops: &[Op], image: &mut MapImage) {
+    for op in ops {
+        match op {
+            Op::AddName(name) => drop(image.names.insert(name.clone())),
+            Op::AddWildcard(suffix) => drop(image.wildcards.insert(suffix.clone())),
+            Op::SetVip(vip, entry) => drop(image.vips.insert(*vip, *entry)),
+            Op::DeleteVip(vip) => drop(image.vips.remove(vip)),
+            Op::DeleteWildcard(suffix) => drop(image.wildcards.remove(suffix)),
+            Op::DeleteName(name) => drop(image.names.remove(name)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::Transport;
+
+    fn vip() -> impl Strategy<Value = Vip> {
+        (0..4u8, any::<bool>(), 1..4u16, any::<bool>()).prop_map(|(host, v6, port, udp)| Vip {
+            address: if v6 {
+                IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host.into()))
+            } else {
+                IpAddr::V4(Ipv4Addr::new(192, 0, 2, host))
+            },
+            port,
+            transport: if udp { Transport::Udp } else { Transport::Tcp },
+        })
+    }
+
+    fn image() -> impl Strategy<Value = MapImage> {
+        let entry = any::<bool>().prop_map(|observe_sni| VipEntry { observe_sni });
+        (
+            prop::collection::btree_map(vip(), entry, 0..8),
+            prop::collection::btree_set("[ab]{1,2}", 0..6),
+            prop::collection::btree_set("[ab]{1,2}", 0..6),
+        )
+            .prop_map(|(vips, names, wildcards)| MapImage { vips, names, wildcards })
+    }
+
+    proptest! {
+        #[test]
+        fn applied_it_gives_what_is_wanted(a in image(), b in image()) {
+            let ops = diff(&a, &b);
+            let mut state = a.clone();
+            apply(&ops, &mut state);
+            prop_assert_eq!(&state, &b);
+            prop_assert_eq!(diff(&b, &state), vec![]);
+        }
+
+        #[test]
+        fn names_come_before_vips_and_go_after_them(a in image(), b in image()) {
+            let rank = |op: &Op| match op {
+                Op::AddName(_) | Op::AddWildcard(_) => 0,
+                Op::SetVip(..) | Op::DeleteVip(_) => 1,
+                Op::DeleteName(_) | Op::DeleteWildcard(_) => 2,
+            };
+            prop_assert!(diff(&a, &b).is_sorted_by_key(rank));
+        }
+    }
+}

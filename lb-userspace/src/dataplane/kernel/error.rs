@@ -1,0 +1,118 @@
+//! What can go wrong with the kernel, and what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+use aya::EbpfError;
+use aya::maps::MapError;
+use aya::programs::ProgramError;
+
+/// Why the kernel's part does not work.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The pin directory can't be made, read or locked.
+    #[error("{path}: {source}; it has to be on bpffs (`mount -t bpf bpf /sys/fs/bpf`) and takes root")]
+    PinDir {
+        /// Which file or directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The pin directory is not on bpffs.
+    #[error("{0} is not on bpffs: `mount -t bpf bpf /sys/fs/bpf`, or choose another --pin-dir")]
+    NotBpffs(PathBuf),
+    /// Another daemon owns the pins.
+    #[error("another sluice runs with the pin directory {0}: stop it, or give this one its own --pin-dir")]
+    Locked(PathBuf),
+    /// The object or its maps can't be loaded.
+    #[error("the kernel refuses the maps: {0}; Sluice takes CAP_BPF, CAP_NET_ADMIN and Linux 5.18 or newer")]
+    Load(#[source] Box<EbpfError>),
+    /// The object lacks something.
+    #[error("the embedded object has no {0}: build it anew")]
+    Missing(&'static str),
+    /// A program can't be loaded.
+    #[error("the kernel refuses the program {name}: {source}")]
+    Program {
+        /// Which.
+        name: &'static str,
+        /// What the kernel says, the verifier's log included.
+        source: Box<ProgramError>,
+    },
+    /// A map can't be read or written.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Which.
+        name: &'static str,
+        /// What the kernel says.
+        source: Box<MapError>,
+    },
+    /// No such network interface.
+    #[error("there is no network interface {0:?}: see `ip link`")]
+    NoInterface(String),
+    /// Another XDP program is on the interface.
+    #[error(
+        "{0} has an XDP program already: remove it (`ip link set dev {0} xdp off`), \
+         or `sluice maps purge` if an earlier Sluice with another pin directory left it"
+    )]
+    Occupied(String),
+    /// The driver or the MTU does not allow XDP in the mode asked for.
+    #[error(
+        "{interface} takes no XDP program in {mode} mode: {source}; try --xdp-mode generic, or a smaller MTU"
+    )]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// `native` or `generic`.
+        mode: &'static str,
+        /// What the kernel says.
+        source: Box<ProgramError>,
+    },
+    /// XDP was attached by netlink, and such a link ends with the process.
+    #[error("{0}: this kernel has no BPF links for XDP, without which a restart would interrupt traffic")]
+    NotPinnable(String),
+    /// sk_lookup can't be attached.
+    #[error("sk_lookup can't be attached to this network namespace: {0}")]
+    AttachSteer(#[source] Box<ProgramError>),
+    /// A pin can't be read or written.
+    #[error("pin {path}: {reason}")]
+    Pin {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel says.
+        reason: String,
+    },
+    /// More VIPs or names than the maps hold.
+    #[error("the map {0} is full")]
+    Full(&'static str),
+    /// No workers, or too many.
+    #[error("{0} workers: there have to be 1 to {max}", max = lb_common::maps::MAX_WORKERS)]
+    Workers(usize),
+    /// Routes can't be read or written.
+    #[error("local route for {address}: {reason}")]
+    Route {
+        /// The VIP.
+        address: String,
+        /// What the kernel says.
+        reason: String,
+    },
+}
+
+impl KernelError {
+    pub(super) fn map(name: &'static str) -> impl Fn(MapError) -> Self {
+        move |source| Self::Map { name, source: Box::new(source) }
+    }
+
+    pub(super) fn program(name: &'static str) -> impl Fn(ProgramError) -> Self {
+        move |source| Self::Program { name, source: Box::new(source) }
+    }
+
+    pub(super) fn pin_dir(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::PinDir { path, source }
+    }
+
+    pub(super) fn pin(path: impl Into<PathBuf>) -> impl Fn(&dyn std::fmt::Display) -> Self {
+        let path = path.into();
+        move |reason| Self::Pin { path: path.clone(), reason: reason.to_string() }
+    }
+}

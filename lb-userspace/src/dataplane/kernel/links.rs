@@ -1,0 +1,208 @@
+//! Attaching programs so that a restart is not seen by traffic.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{ProgramError, SkLookup, Xdp, XdpMode as AyaMode};
+use nix::libc;
+use nix::net::if_::if_nametoindex;
+use serde::Serialize;
+
+use super::pins;
+use super::{Interface, KernelError, Settings};
+
+/// Where in the kernel the XDP program runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// Native; if the driver can't, generic, with a warning.
+    #[default]
+    Auto,
+    /// In the driver, before a socket buffer is made.
+    Native,
+    /// In the stack: works everywhere, saves nothing.
+    Generic,
+}
+
+impl XdpMode {
+    /// The mode's name, as `--xdp-mode` takes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+const STEER: &str = "steer";
+const STEER_NEXT: &str = "steer-next";
+
+/// Puts the XDP program on every interface of the settings and takes it off all others that the
+/// pin directory knows.
+pub(super) fn attach_xdp(program: &mut Xdp, settings: &Settings) -> Result<Vec<Interface>, KernelError> {
+    let mut interfaces = Vec::new();
+    let mut wanted = Vec::new();
+    for name in &settings.interface {
+        let index = if_nametoindex(name.as_str()).map_err(|_| KernelError::NoInterface(name.clone()))?;
+        let mode = match exchange(program, settings, index)? {
+            Some(mode) => mode,
+            None => attach(program, settings, name, index)?,
+        };
+        wanted.push(pin_name(mode, index));
+        let program_id = program.info().map_err(KernelError::program("sluice"))?.id();
+        interfaces.push(Interface { name: name.clone(), mode, program_id });
+    }
+    for pin in pins::names(&settings.pin_dir)? {
+        if pin.starts_with("xdp-") && !wanted.contains(&pin) {
+            tracing::info!(pin, "the XDP program leaves an interface that is no longer asked for");
+            let path = settings.pin_dir.join(pin);
+            fs::remove_file(&path).map_err(KernelError::pin_dir(path))?;
+        }
+    }
+    Ok(interfaces)
+}
+
+/// bpffs allows no dots, interface names do; so the pin's name has the interface's index.
+fn pin_name(mode: XdpMode, index: u32) -> String {
+    format!("xdp-{}-{index}", mode.name())
+}
+
+/// Exchanges the program inside a pinned link, if there is one that fits.
+fn exchange(program: &mut Xdp, settings: &Settings, index: u32) -> Result<Option<XdpMode>, KernelError> {
+    let modes: &[XdpMode] = match settings.xdp_mode {
+        XdpMode::Auto => &[XdpMode::Native, XdpMode::Generic],
+        XdpMode::Native => &[XdpMode::Native],
+        XdpMode::Generic => &[XdpMode::Generic],
+    };
+    for mode in [XdpMode::Native, XdpMode::Generic] {
+        let path = settings.pin_dir.join(pin_name(mode, index));
+        if !path.exists() {
+            continue;
+        }
+        let error = KernelError::pin(&path);
+        let link = PinnedLink::from_pin(&path).map_err(|e| error(&e))?;
+        let link = FdLink::from(link);
+        let facts = facts(&link).map_err(|e| error(&e))?;
+        // An interface that went takes its link along, and another may have its index now. A link
+        // in a mode that is no longer asked for has to go too, with a gap of a moment.
+        if facts.get("ifindex").map(String::as_str) != Some(&index.to_string()) || !modes.contains(&mode) {
+            fs::remove_file(&path).map_err(KernelError::pin_dir(&path))?;
+            continue;
+        }
+        let link = XdpLink::try_from(link).map_err(|e| error(&e))?;
+        let id = program.attach_to_link(link).map_err(KernelError::program("sluice"))?;
+        // The pin keeps the link; our handle on it may go, and must not detach when it does.
+        drop(program.take_link(id).map_err(KernelError::program("sluice"))?);
+        return Ok(Some(mode));
+    }
+    Ok(None)
+}
+
+fn attach(program: &mut Xdp, settings: &Settings, name: &str, index: u32) -> Result<XdpMode, KernelError> {
+    let first = if settings.xdp_mode == XdpMode::Generic { XdpMode::Generic } else { XdpMode::Native };
+    match attach_as(program, settings, name, index, first) {
+        Err(KernelError::Attach { source, .. }) if settings.xdp_mode == XdpMode::Auto => {
+            tracing::warn!(
+                interface = name, reason = %source,
+                "NO NATIVE XDP: the program runs in generic mode, which is correct but accelerates nothing"
+            );
+            attach_as(program, settings, name, index, XdpMode::Generic)
+        }
+        other => other,
+    }
+}
+
+fn attach_as(
+    program: &mut Xdp,
+    settings: &Settings,
+    name: &str,
+    index: u32,
+    mode: XdpMode,
+) -> Result<XdpMode, KernelError> {
+    let flags = if mode == XdpMode::Generic { AyaMode::Skb } else { AyaMode::Driver };
+    let id = program.attach_to_if_index(index, flags).map_err(|error| refused(name, mode, error))?;
+    let link = program.take_link(id).map_err(KernelError::program("sluice"))?;
+    let link = FdLink::try_from(link).map_err(|_| KernelError::NotPinnable(name.to_owned()))?;
+    let path = settings.pin_dir.join(pin_name(mode, index));
+    let pinned = link.pin(&path).map_err(|e| KernelError::pin(&path)(&e))?;
+    drop(pinned);
+    Ok(mode)
+}
+
+fn refused(name: &str, mode: XdpMode, error: ProgramError) -> KernelError {
+    // EBUSY: another link; EEXIST: another program by netlink or in the other mode.
+    if matches!(errno(&error), Some(libc::EBUSY | libc::EEXIST)) {
+        return KernelError::Occupied(name.to_owned());
+    }
+    KernelError::Attach { interface: name.to_owned(), mode: mode.name(), source: Box::new(error) }
+}
+
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let own = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    own.or_else(|| error.source().and_then(errno))
+}
+
+/// Attaches sk_lookup to this thread's network namespace, unless the pinned link already runs the
+/// very same program there over the very same maps.
+///
+/// aya can't exchange the program of such a link. A namespace runs several sk_lookup programs,
+/// though, so the new one is attached before the old one goes, and no connection falls between.
+pub(super) fn attach_steer(program: &mut SkLookup, pin_dir: &Path) -> Result<(), KernelError> {
+    let (path, next) = (pin_dir.join(STEER), pin_dir.join(STEER_NEXT));
+    if next.exists() {
+        // A start was killed between the two steps below.
+        fs::remove_file(&next).map_err(KernelError::pin_dir(&next))?;
+    }
+    let namespace = "/proc/thread-self/ns/net";
+    let own = File::open(namespace).map_err(KernelError::pin_dir(namespace))?;
+    if path.exists() && is_current(program, &path, &own)? {
+        return Ok(());
+    }
+    let id = program.attach(&own).map_err(|e| KernelError::AttachSteer(Box::new(e)))?;
+    let link = program.take_link(id).map_err(KernelError::program(STEER))?;
+    let pinned = FdLink::from(link).pin(&next).map_err(|e| KernelError::pin(&next)(&e))?;
+    drop(pinned);
+    if path.exists() {
+        fs::remove_file(&path).map_err(KernelError::pin_dir(&path))?;
+    }
+    fs::rename(&next, &path).map_err(KernelError::pin_dir(next))
+}
+
+fn is_current(program: &SkLookup, path: &Path, namespace: &File) -> Result<bool, KernelError> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let error = KernelError::pin(path);
+    let link = FdLink::from(PinnedLink::from_pin(path).map_err(|e| error(&e))?);
+    let facts = facts(&link).map_err(|e| error(&e))?;
+    let inode = namespace.metadata().map_err(|e| error(&e))?.ino().to_string();
+    let info = program.info().map_err(KernelError::program(STEER))?;
+    let old = link.info().map_err(|e| error(&e))?.program_id();
+    let old = aya::programs::loaded_programs().flatten().find(|candidate| candidate.id() == old);
+    let Some(old) = old else { return Ok(false) };
+    let maps = |info: &aya::programs::ProgramInfo| info.map_ids().ok().flatten();
+    Ok(facts.get("netns_ino") == Some(&inode) && old.tag() == info.tag() && maps(&old) == maps(&info))
+}
+
+/// What the kernel tells about a link beyond what aya passes on: the lines of its fdinfo. aya
+/// doesn't show the file descriptor either, so it is found by the link's id.
+fn facts(link: &FdLink) -> io::Result<BTreeMap<String, String>> {
+    let id = link.info().map_err(io::Error::other)?.id().to_string();
+    for entry in fs::read_dir("/proc/self/fdinfo")? {
+        // Other threads open and close files all the time.
+        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+        let facts: BTreeMap<_, _> = text
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
+            .collect();
+        if facts.get("link_id") == Some(&id) {
+            return Ok(facts);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, "the link has no fdinfo"))
+}

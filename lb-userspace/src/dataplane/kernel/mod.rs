@@ -1,0 +1,248 @@
+//! The kernel: programs, links and maps that outlive the daemon.
+//!
+//! Everything is pinned under one directory on bpffs. A daemon that starts takes over what it
+//! finds there: maps are reused with their contents, the XDP program is exchanged inside its
+//! link without a gap, and sk_lookup's newer program is attached before the older one goes.
+//! Dropping a [`Dataplane`] leaves it all running; [`remove`] is the way to end it.
+
+mod counters;
+mod error;
+mod links;
+mod pins;
+mod tables;
+pub mod vip_routes;
+
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+
+use aya::maps::{Array, MapData, SockMap};
+use aya::programs::{SkLookup, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use lb_common::maps::{LAYOUT, LAYOUT_MAP, MAPS, MAX_CPUS, MAX_WORKERS};
+use serde::Serialize;
+
+pub use counters::{Counters, NameCount, VipCount};
+pub use error::KernelError;
+pub use links::XdpMode;
+pub use pins::remove;
+
+use super::diff::{Op, diff};
+use super::image::MapImage;
+use tables::Tables;
+
+/// The kernel programs' object, as the build script left it.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));
+
+/// Where and how the programs are attached.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The network interfaces that clients' packets come in by.
+    pub interface: Vec<String>,
+    /// Which XDP mode.
+    pub xdp_mode: XdpMode,
+    /// A directory on bpffs, made if missing: `/sys/fs/bpf/sluice`.
+    pub pin_dir: PathBuf,
+    /// Load the programs with the verifier's log, and log it on the debug level.
+    pub log: bool,
+}
+
+/// An interface with the XDP program on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// `native` or `generic`.
+    pub mode: XdpMode,
+    /// The program's id, as `bpftool prog` shows it.
+    pub program_id: u32,
+}
+
+/// What is attached and where it is pinned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Info {
+    /// Interfaces with the XDP program.
+    pub interfaces: Vec<Interface>,
+    /// The directory of the pins.
+    pub pin_dir: PathBuf,
+    /// The map layout's hash, in hex.
+    pub layout: String,
+    /// Whether pinned maps of an earlier run were taken over.
+    pub reused: bool,
+}
+
+/// How much [`Dataplane::apply`] wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Applied {
+    /// Entries added or changed.
+    pub set: usize,
+    /// Entries deleted.
+    pub deleted: usize,
+}
+
+/// A difference between the kernel's maps and an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// The write that would remove it.
+    pub repair: Op,
+}
+
+/// A worker's listeners.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerSocket<'a> {
+    /// The CPU that the worker is pinned to.
+    pub cpu: usize,
+    /// Its IPv4 listener.
+    pub v4: BorrowedFd<'a>,
+    /// Its IPv6 listener.
+    pub v6: Option<BorrowedFd<'a>>,
+}
+
+/// The loaded programs and their maps.
+pub struct Dataplane {
+    tables: Tables,
+    sockets: SockMap<MapData>,
+    cpu_worker: Array<MapData, u32>,
+    info: Info,
+    /// Held as long as this process owns the pins.
+    _lock: pins::Lock,
+    /// Keeps the programs' file descriptors.
+    _programs: Ebpf,
+}
+
+impl Dataplane {
+    /// Loads the programs over the pinned maps (or new ones) and attaches them.
+    ///
+    /// # Errors
+    /// No rights, no bpffs, another daemon on the same pin directory, another XDP program on an
+    /// interface: each says what to do.
+    pub fn open(settings: Settings) -> Result<Self, KernelError> {
+        let lock = pins::Lock::take(&settings.pin_dir)?;
+        let reused = pins::prepare(&settings.pin_dir)?;
+        let mut programs = load(Some(&settings))?;
+
+        let mut layout: Array<_, u64> = take(&mut programs, LAYOUT_MAP)?;
+        layout.set(0, LAYOUT, 0).map_err(KernelError::map(LAYOUT_MAP))?;
+        let tables = Tables::take(&mut programs)?;
+        let sockets = take(&mut programs, "SOCKETS")?;
+        let cpu_worker = take(&mut programs, "CPU_WORKER")?;
+
+        let xdp: &mut Xdp = program(&mut programs, "sluice")?;
+        xdp.load().map_err(KernelError::program("sluice"))?;
+        let interfaces = links::attach_xdp(xdp, &settings)?;
+        let steer: &mut SkLookup = program(&mut programs, "steer")?;
+        steer.load().map_err(KernelError::program("steer"))?;
+        links::attach_steer(steer, &settings.pin_dir)?;
+
+        let layout = format!("{LAYOUT:016x}");
+        let info = Info { interfaces, pin_dir: settings.pin_dir, layout, reused };
+        Ok(Self { tables, sockets, cpu_worker, info, _lock: lock, _programs: programs })
+    }
+
+    /// Puts the workers' listeners in place: worker `n` of the slice gets sockets `2n` and
+    /// `2n+1`; CPUs without a worker of their own are spread over all workers.
+    ///
+    /// # Errors
+    /// A file descriptor that is no listening TCP socket; more workers than the maps hold.
+    pub fn set_workers(&mut self, workers: &[WorkerSocket<'_>]) -> Result<(), KernelError> {
+        if workers.is_empty() || workers.len() > MAX_WORKERS as usize {
+            return Err(KernelError::Workers(workers.len()));
+        }
+        let error = KernelError::map("SOCKETS");
+        for (worker, sockets) in workers.iter().enumerate() {
+            let index = worker as u32 * 2;
+            self.sockets.set(index, &sockets.v4, 0).map_err(&error)?;
+            match sockets.v6 {
+                Some(v6) => self.sockets.set(index + 1, &v6, 0).map_err(&error)?,
+                None => drop(self.sockets.clear_index(&(index + 1))),
+            }
+        }
+        for cpu in 0..MAX_CPUS {
+            let own = workers.iter().position(|worker| worker.cpu == cpu as usize);
+            let worker = own.unwrap_or(cpu as usize % workers.len());
+            self.cpu_worker.set(cpu, worker as u32, 0).map_err(KernelError::map("CPU_WORKER"))?;
+        }
+        // An earlier daemon may have had more workers. Last, so that no CPU points at a gap.
+        for index in workers.len() as u32 * 2..2 * MAX_WORKERS {
+            // Absent is the usual answer and as good as removed.
+            let _ = self.sockets.clear_index(&index);
+        }
+        Ok(())
+    }
+
+    /// Brings the kernel's maps to the image, whatever is in them.
+    ///
+    /// # Errors
+    /// The first write that fails; those before it stay done, and the next call goes on from there.
+    pub fn apply(&mut self, want: &MapImage) -> Result<Applied, KernelError> {
+        let have = self.tables.read()?;
+        let mut applied = Applied::default();
+        for op in diff(&have, want) {
+            self.tables.write(&op)?;
+            match op {
+                Op::AddName(_) | Op::AddWildcard(_) | Op::SetVip(..) => applied.set += 1,
+                Op::DeleteName(_) | Op::DeleteWildcard(_) | Op::DeleteVip(_) => applied.deleted += 1,
+            }
+        }
+        Ok(applied)
+    }
+
+    /// What the kernel's maps hold.
+    ///
+    /// # Errors
+    /// A map that can't be read.
+    pub fn read(&self) -> Result<MapImage, KernelError> {
+        self.tables.read()
+    }
+
+    /// Where the kernel's maps differ from an image. Empty: nowhere.
+    ///
+    /// # Errors
+    /// A map that can't be read.
+    pub fn verify(&self, want: &MapImage) -> Result<Vec<Difference>, KernelError> {
+        Ok(diff(&self.tables.read()?, want).into_iter().map(|repair| Difference { repair }).collect())
+    }
+
+    /// All counters, summed over CPUs. They go on from where an earlier daemon left.
+    ///
+    /// # Errors
+    /// A map that can't be read.
+    pub fn counters(&self) -> Result<Counters, KernelError> {
+        self.tables.counters()
+    }
+
+    /// What is attached and where.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+}
+
+/// Reads a program object and makes its maps: pinned ones if there are settings, private ones for
+/// tests and benchmarks if not. No program is loaded into the kernel yet.
+///
+/// # Errors
+/// No rights, no memory.
+pub fn load(settings: Option<&Settings>) -> Result<Ebpf, KernelError> {
+    let mut loader = EbpfLoader::new();
+    if let Some(settings) = settings {
+        for name in MAPS.iter().map(|map| map.name).chain([LAYOUT_MAP]) {
+            loader.map_pin_path(name, settings.pin_dir.join(name));
+        }
+    }
+    loader.load(OBJECT).map_err(|error| KernelError::Load(Box::new(error)))
+}
+
+fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
+    programs: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, KernelError> {
+    let map = programs.take_map(name).ok_or(KernelError::Missing(name))?;
+    T::try_from(map).map_err(KernelError::map(name))
+}
+
+fn program<'a, T>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, KernelError>
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    let program = programs.program_mut(name).ok_or(KernelError::Missing(name))?;
+    program.try_into().map_err(KernelError::program(name))
+}

@@ -1,0 +1,227 @@
+//! The maps that follow the snapshot, and the counters beside them.
+//!
+//! Counters lie in arrays of their own, found by a slot number in the VIP's or name's entry. The
+//! slots in use are read back from the kernel, so they survive the daemon.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
+
+use aya::Ebpf;
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::util::nr_cpus;
+use lb_common::maps::{
+    MAX_NAMES, MAX_VIPS, NameKey, ReasonCounters, VIP_OBSERVE_SNI, VipCounters, VipKey, VipValue,
+};
+use lb_common::reason::Reason;
+
+use super::{Counters, KernelError, NameCount, VipCount, take};
+use crate::dataplane::diff::Op;
+use crate::dataplane::image::{MapImage, VipEntry};
+use crate::model::{Transport, Vip};
+
+pub(super) struct Tables {
+    vips: HashMap<MapData, VipKey, VipValue>,
+    vip_counters: PerCpuArray<MapData, VipCounters>,
+    names: HashMap<MapData, NameKey, u32>,
+    wildcards: HashMap<MapData, NameKey, u32>,
+    name_counters: PerCpuArray<MapData, u64>,
+    reasons: PerCpuArray<MapData, ReasonCounters>,
+    free_vips: BTreeSet<u32>,
+    free_names: BTreeSet<u32>,
+    cpus: usize,
+}
+
+impl Tables {
+    pub(super) fn take(programs: &mut Ebpf) -> Result<Self, KernelError> {
+        let mut tables = Self {
+            vips: take(programs, "VIPS")?,
+            vip_counters: take(programs, "VIP_COUNTERS")?,
+            names: take(programs, "NAMES")?,
+            wildcards: take(programs, "WILDCARDS")?,
+            name_counters: take(programs, "NAME_COUNTERS")?,
+            reasons: take(programs, "REASONS")?,
+            free_vips: (0..MAX_VIPS).collect(),
+            free_names: (0..2 * MAX_NAMES).collect(),
+            cpus: nr_cpus().map_err(|(path, source)| KernelError::PinDir { path: path.into(), source })?,
+        };
+        for (_, value) in entries("VIPS", &tables.vips)? {
+            tables.free_vips.remove(&value.slot);
+        }
+        for (name, map) in [("NAMES", &tables.names), ("WILDCARDS", &tables.wildcards)] {
+            for (_, slot) in entries(name, map)? {
+                tables.free_names.remove(&slot);
+            }
+        }
+        Ok(tables)
+    }
+
+    pub(super) fn read(&self) -> Result<MapImage, KernelError> {
+        let vips = entries("VIPS", &self.vips)?;
+        let names = |name, map| -> Result<_, KernelError> {
+            Ok(entries(name, map)?.into_iter().map(|(key, _)| text(&key)).collect())
+        };
+        Ok(MapImage {
+            vips: vips.into_iter().map(|(key, value)| (vip(&key), entry(value))).collect(),
+            names: names("NAMES", &self.names)?,
+            wildcards: names("WILDCARDS", &self.wildcards)?,
+        })
+    }
+
+    pub(super) fn write(&mut self, op: &Op) -> Result<(), KernelError> {
+        match op {
+            Op::SetVip(vip, entry) => self.set_vip(vip, *entry),
+            Op::DeleteVip(vip) => {
+                if let Some(value) = delete("VIPS", &mut self.vips, &vip_key(vip))? {
+                    self.free_vips.insert(value.slot);
+                }
+                Ok(())
+            }
+            Op::AddName(name) => {
+                add("NAMES", &mut self.names, name, &mut self.free_names, &mut self.name_counters, self.cpus)
+            }
+            Op::AddWildcard(suffix) => {
+                let free = &mut self.free_names;
+                add("WILDCARDS", &mut self.wildcards, suffix, free, &mut self.name_counters, self.cpus)
+            }
+            Op::DeleteName(name) => {
+                self.free_names.extend(delete("NAMES", &mut self.names, &name_key(name)?)?);
+                Ok(())
+            }
+            Op::DeleteWildcard(suffix) => {
+                self.free_names.extend(delete("WILDCARDS", &mut self.wildcards, &name_key(suffix)?)?);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn counters(&self) -> Result<Counters, KernelError> {
+        let reasons = self.reasons.get(&0, 0).map_err(KernelError::map("REASONS"))?;
+        let sum = |index: usize| reasons.iter().map(|cpu| cpu.0[index]).sum();
+        let verdicts = Reason::ALL.iter().map(|reason| (reason.name(), sum(*reason as usize))).collect();
+
+        let mut vips = Vec::new();
+        for (key, value) in entries("VIPS", &self.vips)? {
+            let cpus = self.vip_counters.get(&value.slot, 0).map_err(KernelError::map("VIP_COUNTERS"))?;
+            vips.push(VipCount {
+                vip: vip(&key),
+                packets: cpus.iter().map(|cpu| cpu.packets).sum(),
+                bytes: cpus.iter().map(|cpu| cpu.bytes).sum(),
+                connections: cpus.iter().map(|cpu| cpu.connections).sum(),
+            });
+        }
+        vips.sort_by_key(|count| count.vip);
+
+        let mut sni = Vec::new();
+        for (map_name, map, prefix) in [("NAMES", &self.names, ""), ("WILDCARDS", &self.wildcards, "*.")] {
+            for (key, slot) in entries(map_name, map)? {
+                let cpus = self.name_counters.get(&slot, 0).map_err(KernelError::map("NAME_COUNTERS"))?;
+                sni.push(NameCount {
+                    name: format!("{prefix}{}", text(&key)),
+                    connections: cpus.iter().sum(),
+                });
+            }
+        }
+        sni.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Counters { verdicts, vips, sni })
+    }
+
+    fn set_vip(&mut self, vip: &Vip, entry: VipEntry) -> Result<(), KernelError> {
+        let key = vip_key(vip);
+        let slot = match self.vips.get(&key, 0) {
+            Ok(value) => value.slot,
+            Err(_) => {
+                let slot = self.free_vips.pop_first().ok_or(KernelError::Full("VIPS"))?;
+                let zeros = vec![VipCounters::default(); self.cpus];
+                reset("VIP_COUNTERS", &mut self.vip_counters, slot, zeros)?;
+                slot
+            }
+        };
+        let flags = if entry.observe_sni { VIP_OBSERVE_SNI } else { 0 };
+        self.vips.insert(key, VipValue { slot, flags }, 0).map_err(KernelError::map("VIPS"))
+    }
+}
+
+fn add(
+    map_name: &'static str,
+    map: &mut HashMap<MapData, NameKey, u32>,
+    name: &str,
+    free: &mut BTreeSet<u32>,
+    counters: &mut PerCpuArray<MapData, u64>,
+    cpus: usize,
+) -> Result<(), KernelError> {
+    let key = name_key(name)?;
+    let slot = free.pop_first().ok_or(KernelError::Full(map_name))?;
+    reset("NAME_COUNTERS", counters, slot, vec![0; cpus])?;
+    map.insert(key, slot, 0).map_err(KernelError::map(map_name))
+}
+
+/// A slot may have counted for somebody else before.
+fn reset<T: aya::Pod>(
+    name: &'static str,
+    map: &mut PerCpuArray<MapData, T>,
+    slot: u32,
+    zeros: Vec<T>,
+) -> Result<(), KernelError> {
+    let error = KernelError::map(name);
+    let zeros = PerCpuValues::try_from(zeros).map_err(|source| error(MapError::IoError(source)))?;
+    map.set(slot, zeros, 0).map_err(error)
+}
+
+fn delete<K: aya::Pod, V: aya::Pod>(
+    name: &'static str,
+    map: &mut HashMap<MapData, K, V>,
+    key: &K,
+) -> Result<Option<V>, KernelError> {
+    let value = map.get(key, 0).ok();
+    match map.remove(key) {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(value),
+        Err(source) => Err(KernelError::map(name)(source)),
+    }
+}
+
+fn entries<K: aya::Pod, V: aya::Pod>(
+    name: &'static str,
+    map: &HashMap<MapData, K, V>,
+) -> Result<Vec<(K, V)>, KernelError> {
+    map.iter().collect::<Result<_, _>>().map_err(KernelError::map(name))
+}
+
+fn vip_key(vip: &Vip) -> VipKey {
+    let address = match vip.address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    let protocol = match vip.transport {
+        Transport::Tcp => 6,
+        Transport::Udp => 17,
+    };
+    let address = lb_common::verdict::words(address.octets());
+    VipKey { address, port: vip.port.to_be(), protocol, zero: 0 }
+}
+
+fn vip(key: &VipKey) -> Vip {
+    let mut octets = [0; 16];
+    for (part, word) in octets.chunks_mut(4).zip(key.address) {
+        part.copy_from_slice(&word.to_ne_bytes());
+    }
+    Vip {
+        address: Ipv6Addr::from(octets).to_canonical(),
+        port: u16::from_be(key.port),
+        transport: if key.protocol == 17 { Transport::Udp } else { Transport::Tcp },
+    }
+}
+
+fn entry(value: VipValue) -> VipEntry {
+    VipEntry { observe_sni: value.flags & VIP_OBSERVE_SNI != 0 }
+}
+
+fn name_key(name: &str) -> Result<NameKey, KernelError> {
+    // The image holds no name that is too long; one that gets here otherwise has no room.
+    NameKey::new(name.as_bytes()).ok_or(KernelError::Full("NAMES"))
+}
+
+fn text(key: &NameKey) -> String {
+    let bytes = key.bytes();
+    let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..length]).into_owned()
+}

@@ -1,0 +1,78 @@
+//! The bodies of answers.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use super::error::Error;
+use super::finish::Finish;
+use super::upstream::UpstreamBody;
+
+/// The body of an answer, counted as the client takes it.
+pub(super) struct ResponseBody {
+    content: Content,
+    finish: Option<Finish>,
+}
+
+pub(super) enum Content {
+    Own(Bytes),
+    Upstream(Box<UpstreamBody>),
+}
+
+impl ResponseBody {
+    pub(super) fn new(content: Content, finish: Finish) -> Self {
+        Self { content, finish: Some(finish) }
+    }
+
+    /// No body, and nothing counted: the request goes on in another form.
+    pub(super) fn empty() -> Self {
+        Self { content: Content::Own(Bytes::new()), finish: None }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        let frame = match &mut this.content {
+            Content::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Content::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Content::Upstream(body) => body.poll_frame(cx),
+        };
+        let Some(finish) = &mut this.finish else { return frame };
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                finish.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+            }
+            Poll::Ready(Some(Err(error))) => {
+                finish.client.worker.counters.upstream_failures.add(1);
+                if let Some(entry) = &mut finish.entry {
+                    entry.error = Some(error.to_string());
+                }
+            }
+            _ => {}
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Own(bytes) => bytes.is_empty(),
+            Content::Upstream(body) => body.is_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Upstream(body) => body.exact_len().map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! One client connection: TLS or plain, HTTP/1.1 or HTTP/2, until it ends or the worker drains.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use http::HeaderMap;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::error::Error;
+use super::forwarded;
+use super::request;
+use super::stream::ClientStream;
+use super::worker::Worker;
+use crate::model::Protocol;
+
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Most bytes of a request's head; above, 431. Also bounds what is buffered for the client.
+const MAX_HEAD: usize = 64 * 1024;
+const MAX_HEADERS: usize = 100;
+
+/// What all requests of a connection share.
+pub(super) struct Client {
+    pub(super) worker: Rc<Worker>,
+    /// Where the client connected to: the VIP.
+    pub(super) local: SocketAddr,
+    pub(super) ip: String,
+    pub(super) tls: bool,
+    /// The peer is a proxy whose word counts.
+    pub(super) trusted: bool,
+    h2: Cell<bool>,
+    /// Requests being served.
+    pub(super) requests: Cell<u32>,
+    pub(super) last_active: Cell<Instant>,
+}
+
+impl Client {
+    /// Whether the request came over https, to us or to the trusted proxy before us.
+    pub(super) fn is_https(&self, headers: &HeaderMap) -> bool {
+        self.tls
+            || (self.trusted
+                && headers
+                    .get("x-forwarded-proto")
+                    .is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https")))
+    }
+
+    /// Whether the connection can't be used after this error: on HTTP/1.1, what follows a request
+    /// that is not valid may not be what it seems.
+    pub(super) fn closes_after(&self, error: &Error) -> bool {
+        !self.h2.get() && error.fault() == super::error::Fault::Client
+    }
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+    let Ok(local) = stream.local_addr() else { return };
+    let (local, peer) = (canonical(local), canonical(peer));
+    let config = worker.config();
+    let Some(protocol) = config.protocol(local) else {
+        tracing::debug!(%local, "no listener for this address any more");
+        return;
+    };
+    let client = Rc::new(Client {
+        local,
+        ip: peer.ip().to_string(),
+        tls: protocol == Protocol::Https,
+        trusted: forwarded::is_trusted(peer.ip(), &worker.settings.trusted_proxies),
+        h2: Cell::new(false),
+        requests: Cell::new(0),
+        last_active: Cell::new(Instant::now()),
+        worker: Rc::clone(&worker),
+    });
+    let timeouts = &worker.settings.timeouts;
+    match protocol {
+        Protocol::Http => {
+            let mut stream = stream;
+            let Ok(Ok((prefix, is_h2))) =
+                tokio::time::timeout(timeouts.header, read_preface(&mut stream)).await
+            else {
+                return;
+            };
+            let stream = ClientStream::new(stream, prefix.freeze(), !is_h2, timeouts.client);
+            run(client, stream, is_h2).await;
+        }
+        Protocol::Https => {
+            let acceptor = TlsAcceptor::from(Arc::clone(&config.tls));
+            drop(config);
+            let accepted = tokio::time::timeout(timeouts.handshake, acceptor.accept(stream)).await;
+            let Ok(Ok(stream)) = accepted else {
+                worker.counters.tls_failures.add(1);
+                return;
+            };
+            worker.counters.tls_handshakes.add(1);
+            let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let stream = ClientStream::new(stream, bytes::Bytes::new(), !is_h2, timeouts.client);
+            run(client, stream, is_h2).await;
+        }
+    }
+}
+
+/// Reads until it is clear whether the client starts HTTP/2 with prior knowledge.
+async fn read_preface(stream: &mut TcpStream) -> io::Result<(BytesMut, bool)> {
+    let mut read = BytesMut::with_capacity(4096);
+    loop {
+        if stream.read_buf(&mut read).await? == 0 {
+            return Ok((read, false));
+        }
+        if read.len() >= H2_PREFACE.len() {
+            let is_h2 = read.starts_with(H2_PREFACE);
+            return Ok((read, is_h2));
+        }
+        if !H2_PREFACE.starts_with(&read) {
+            return Ok((read, false));
+        }
+    }
+}
+
+async fn run<S>(client: Rc<Client>, stream: ClientStream<S>, is_h2: bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    client.h2.set(is_h2);
+    let timeouts = client.worker.settings.timeouts;
+    let service_client = Rc::clone(&client);
+    let service = service_fn(move |request| request::serve(Rc::clone(&service_client), request));
+    let io = TokioIo::new(stream);
+    if is_h2 {
+        let connection = http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(128)
+            .max_header_list_size(MAX_HEAD as u32)
+            .max_pending_accept_reset_streams(20)
+            .max_local_error_reset_streams(1024)
+            .initial_stream_window_size(256 * 1024)
+            .initial_connection_window_size(1024 * 1024)
+            .max_send_buf_size(256 * 1024)
+            .keep_alive_interval(timeouts.client)
+            .keep_alive_timeout(Duration::from_secs(20))
+            .serve_connection(io, service);
+        drive(&client, connection, |connection| connection.graceful_shutdown(), Some(timeouts.idle)).await;
+    } else {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(timeouts.header)
+            .half_close(true)
+            .max_buf_size(MAX_HEAD)
+            .max_headers(MAX_HEADERS)
+            .serve_connection(io, service)
+            .with_upgrades();
+        drive(&client, connection, |connection| connection.graceful_shutdown(), None).await;
+    }
+}
+
+/// Polls a connection to its end; asks it to end when the worker drains or it was idle too long.
+async fn drive<C>(client: &Client, connection: C, shut_down: impl Fn(Pin<&mut C>), idle: Option<Duration>)
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let drain = &client.worker.drain;
+    let mut connection = pin!(connection);
+    let mut asked = false;
+    loop {
+        let draining = pin!(drain.started());
+        tokio::select! {
+            biased;
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(client = %client.ip, %error, "connection ended");
+                }
+                return;
+            }
+            () = draining, if !asked => {
+                asked = true;
+                shut_down(connection.as_mut());
+            }
+            () = idle_for(client, idle.unwrap_or_default()), if idle.is_some() && !asked => {
+                asked = true;
+                shut_down(connection.as_mut());
+            }
+        }
+    }
+}
+
+/// Ends when the connection had no request for `limit`.
+async fn idle_for(client: &Client, limit: Duration) {
+    loop {
+        let idle =
+            if client.requests.get() > 0 { Duration::ZERO } else { client.last_active.get().elapsed() };
+        match limit.checked_sub(idle) {
+            Some(rest) if !rest.is_zero() => tokio::time::sleep(rest).await,
+            _ => return,
+        }
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Runs hyper's HTTP/2 tasks on the worker's own thread.
+#[derive(Clone, Copy, Debug)]
+struct LocalExecutor;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}

@@ -1,0 +1,98 @@
+//! Why a request gets no answer from its endpoint, and whose fault that is.
+
+use std::io;
+use std::net::SocketAddr;
+
+use http::StatusCode;
+
+use crate::model::{ClusterKey, Unavailable};
+
+/// Who has to change something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The client sent what it must not, or went away.
+    Client,
+    /// The configuration knows no way for the request.
+    Configuration,
+    /// The endpoint did not answer as HTTP asks.
+    Upstream,
+}
+
+/// Why a request gets no answer from its endpoint.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("the request is not valid: {0}")]
+    BadRequest(String),
+    #[error("CONNECT is not served here")]
+    Connect,
+    #[error("the client did not send the request's body in time")]
+    ClientTimeout,
+    #[error("the client went away before its request was complete")]
+    ClientGone,
+    #[error("no route for this host and path")]
+    NoRoute,
+    #[error("the route can't be served: {0}")]
+    Unavailable(Unavailable),
+    #[error("no endpoint of {0} is ready")]
+    NoEndpoint(ClusterKey),
+    #[error("endpoint {address} can't be reached: {source}")]
+    Connection { address: SocketAddr, source: io::Error },
+    #[error("endpoint {0} did not accept the connection in time")]
+    ConnectTimeout(SocketAddr),
+    #[error("endpoint {0} did not take the request in time")]
+    SendTimeout(SocketAddr),
+    #[error("endpoint {0} did not answer in time")]
+    ReadTimeout(SocketAddr),
+    #[error("endpoint {address} closed the connection before its answer was complete: {source}")]
+    Closed { address: SocketAddr, source: io::Error },
+    #[error("endpoint {address} sent what is not HTTP/1.1: {what}")]
+    Protocol { address: SocketAddr, what: &'static str },
+}
+
+impl Error {
+    /// Who has to change something.
+    pub(super) fn fault(&self) -> Fault {
+        match self {
+            Self::BadRequest(_) | Self::Connect | Self::ClientTimeout | Self::ClientGone => Fault::Client,
+            Self::NoRoute | Self::Unavailable(_) | Self::NoEndpoint(_) => Fault::Configuration,
+            Self::Connection { .. }
+            | Self::ConnectTimeout(_)
+            | Self::SendTimeout(_)
+            | Self::ReadTimeout(_)
+            | Self::Closed { .. }
+            | Self::Protocol { .. } => Fault::Upstream,
+        }
+    }
+
+    /// What the client is told.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
+            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Unavailable(_) | Self::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Connection { .. } | Self::Closed { .. } | Self::Protocol { .. } => StatusCode::BAD_GATEWAY,
+            Self::ConnectTimeout(_) | Self::SendTimeout(_) | Self::ReadTimeout(_) => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+        }
+    }
+
+    /// Whether nothing of the request can have reached an endpoint, so that another may be asked.
+    pub(super) fn is_before_sending(&self) -> bool {
+        matches!(self, Self::Connection { .. } | Self::ConnectTimeout(_))
+    }
+
+    /// What the response's body says. Addresses of endpoints are for the log, not for clients.
+    pub(super) fn public_text(&self) -> String {
+        match (self.fault(), self) {
+            (Fault::Client, _) | (_, Self::NoRoute) => format!("{self}\n"),
+            (Fault::Configuration, _) => "no endpoint can serve this request now\n".to_owned(),
+            (Fault::Upstream, _) if self.status() == StatusCode::GATEWAY_TIMEOUT => {
+                "the endpoint did not answer in time\n".to_owned()
+            }
+            (Fault::Upstream, _) => "the endpoint gave no valid answer\n".to_owned(),
+        }
+    }
+}

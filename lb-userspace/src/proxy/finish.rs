@@ -1,0 +1,62 @@
+//! The end of a request: counted and logged once, however it ends.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::access_log::Entry;
+use super::connection::Client;
+
+/// nginx's status for a client that left before the answer; only ever seen in the log.
+const CLIENT_GONE: u16 = 499;
+
+/// Lives from a request's head to the last byte of its answer. Dropping it counts and logs.
+pub(super) struct Finish {
+    pub(super) client: Rc<Client>,
+    started: Instant,
+    /// `None` until there is an answer.
+    pub(super) status: Option<u16>,
+    pub(super) bytes: u64,
+    /// `None` with the log off.
+    pub(super) entry: Option<Box<Entry>>,
+}
+
+impl Finish {
+    pub(super) fn new(client: &Rc<Client>) -> Self {
+        let worker = &client.worker;
+        worker.counters.requests.add(1);
+        worker.counters.requests_active.add(1);
+        client.requests.set(client.requests.get() + 1);
+        let entry = worker.log.is_some().then(|| {
+            Box::new(Entry {
+                time: jiff::Timestamp::now().to_string(),
+                client: client.ip.clone(),
+                tls: client.tls,
+                ..Entry::default()
+            })
+        });
+        Self { client: Rc::clone(client), started: Instant::now(), status: None, bytes: 0, entry }
+    }
+}
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        let worker = &self.client.worker;
+        let counters = &worker.counters;
+        counters.requests_active.sub(1);
+        counters.response_bytes.add(self.bytes);
+        match self.status {
+            Some(status) => counters.count_response(status),
+            None => counters.client_gone.add(1),
+        }
+        self.client.requests.set(self.client.requests.get() - 1);
+        self.client.last_active.set(Instant::now());
+        if let (Some(log), Some(mut entry)) = (&worker.log, self.entry.take()) {
+            entry.status = self.status.unwrap_or(CLIENT_GONE);
+            entry.bytes = self.bytes;
+            entry.duration_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            if !log.write(&entry) {
+                counters.log_dropped.add(1);
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What the endpoint is told about the client: `X-Forwarded-*`, `X-Real-IP`, `X-Request-ID`.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName};
+use ipnet::IpNet;
+
+use super::headers::write_line;
+
+/// Whether a header is one that Sluice writes itself, or that says the same in another form.
+pub(super) fn is_ours(name: &HeaderName) -> bool {
+    match name.as_str() {
+        "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "x-forwarded-port"
+        | "x-forwarded-scheme" | "x-real-ip" | "x-request-id" | "forwarded" => true,
+        _ => false,
+    }
+}
+
+/// What the proxy knows about a request's client.
+pub(super) struct Client<'a> {
+    pub(super) ip: &'a str,
+    pub(super) scheme: &'static str,
+    pub(super) port: u16,
+    /// The host as the client wrote it.
+    pub(super) host: &'a str,
+    pub(super) request_id: &'a str,
+    /// The peer is a proxy whose word counts.
+    pub(super) trusted: bool,
+}
+
+impl Client<'_> {
+    /// Writes the headers. From peers that are not trusted nothing is taken over; a trusted
+    /// proxy's are kept, and its address is appended to `X-Forwarded-For`.
+    pub(super) fn write(&self, request: &HeaderMap, trusted: &[IpNet], out: &mut impl Extend<u8>) {
+        let theirs = |name: &str| {
+            let value = request.get(name).filter(|_| self.trusted)?;
+            (!value.is_empty()).then_some(value.as_bytes())
+        };
+        let mut chain = Vec::new();
+        if self.trusted {
+            for value in request.get_all("x-forwarded-for") {
+                chain.extend_from_slice(value.as_bytes());
+                chain.extend_from_slice(b", ");
+            }
+        }
+        chain.extend_from_slice(self.ip.as_bytes());
+        let mut port = itoa::Buffer::new();
+        let real = theirs("x-real-ip").unwrap_or_else(|| first_untrusted(&chain, trusted));
+        write_line(out, "x-real-ip", real);
+        write_line(out, "x-forwarded-for", &chain);
+        let proto = theirs("x-forwarded-proto").unwrap_or(self.scheme.as_bytes());
+        write_line(out, "x-forwarded-proto", proto);
+        write_line(out, "x-forwarded-host", theirs("x-forwarded-host").unwrap_or(self.host.as_bytes()));
+        let port = theirs("x-forwarded-port").unwrap_or(port.format(self.port).as_bytes());
+        write_line(out, "x-forwarded-port", port);
+        write_line(out, "x-request-id", theirs("x-request-id").unwrap_or(self.request_id.as_bytes()));
+        if let Some(forwarded) = theirs("forwarded") {
+            write_line(out, "forwarded", forwarded);
+        }
+    }
+}
+
+/// Whether the peer at `ip` is a proxy whose word counts.
+pub(super) fn is_trusted(ip: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|net| net.contains(&ip))
+}
+
+/// The client of a chain of proxies: read from the right, the first address that is no trusted proxy.
+fn first_untrusted<'a>(chain: &'a [u8], trusted: &[IpNet]) -> &'a [u8] {
+    let mut hops = chain.rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let mut last = hops.next().unwrap_or_default();
+    for hop in hops {
+        let parse = |hop: &[u8]| std::str::from_utf8(hop).ok()?.parse::<IpAddr>().ok();
+        if !parse(last).is_some_and(|ip| is_trusted(ip, trusted)) || parse(hop).is_none() {
+            break;
+        }
+        last = hop;
+    }
+    last
+}
+
+/// Makes request ids: 32 hexadecimal digits, unique by a counter, not guessable from one another.
+pub(super) struct RequestIds {
+    keys: RandomState,
+    next: std::cell::Cell<u64>,
+}
+
+impl RequestIds {
+    pub(super) fn new() -> Self {
+        Self { keys: RandomState::new(), next: std::cell::Cell::new(0) }
+    }
+
+    pub(super) fn next(&self) -> [u8; 32] {
+        let count = self.next.get();
+        self.next.set(count.wrapping_add(1));
+        let id = u128::from(self.keys.hash_one(count)) << 64 | u128::from(self.keys.hash_one(!count));
+        std::array::from_fn(|digit| b"0123456789abcdef"[(id >> (124 - 4 * digit)) as usize & 15])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_the_client_is() {
+        let nets: Vec<IpNet> = vec!["10.0.0.0/8".parse().expect("a net")];
+        for (trusted, sent, expect) in [
+            (false, vec![], "x-real-ip: 10.0.0.9|x-forwarded-for: 10.0.0.9|x-forwarded-proto: http"),
+            (
+                false,
+                vec![
+                    ("x-forwarded-for", "1.2.3.4"),
+                    ("x-real-ip", "1.2.3.4"),
+                    ("x-forwarded-proto", "https"),
+                ],
+                "x-real-ip: 10.0.0.9|x-forwarded-for: 10.0.0.9|x-forwarded-proto: http",
+            ),
+            (
+                true,
+                vec![("x-forwarded-for", "6.6.6.6, 1.2.3.4, 10.1.1.1"), ("x-forwarded-proto", "https")],
+                "x-real-ip: 1.2.3.4|x-forwarded-for: 6.6.6.6, 1.2.3.4, 10.1.1.1, 10.0.0.9|x-forwarded-proto: https",
+            ),
+            (
+                true,
+                vec![("x-forwarded-for", "nonsense")],
+                "x-real-ip: 10.0.0.9|x-forwarded-for: nonsense, 10.0.0.9|x-forwarded-proto: http",
+            ),
+        ] {
+            let mut map = HeaderMap::new();
+            for (name, value) in &sent {
+                map.append(*name, value.parse().expect("a value"));
+            }
+            let client = Client {
+                ip: "10.0.0.9",
+                scheme: "http",
+                port: 80,
+                host: "a.example.com",
+                request_id: "id",
+                trusted,
+            };
+            let mut out = Vec::new();
+            client.write(&map, &nets, &mut out);
+            let text = String::from_utf8(out).expect("text").replace("\r\n", "|");
+            let rest = "|x-forwarded-host: a.example.com|x-forwarded-port: 80|x-request-id: id|";
+            assert_eq!(text, format!("{expect}{rest}"), "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn request_ids_differ() {
+        let ids = RequestIds::new();
+        let (one, two) = (ids.next(), ids.next());
+        assert_ne!(one, two);
+        assert!(one.iter().all(u8::is_ascii_hexdigit));
+    }
+}

@@ -1,0 +1,123 @@
+//! Which headers concern only one connection, and how header lines are written.
+
+use http::HeaderName;
+use http::header;
+use smallvec::SmallVec;
+
+/// What a message's `Connection` headers say (RFC 9110 section 7.6.1).
+#[derive(Debug, Default)]
+pub(super) struct Connection {
+    /// The connection ends with this message.
+    pub(super) close: bool,
+    /// The message asks for another protocol, which `Upgrade` names.
+    pub(super) upgrade: bool,
+    listed: SmallVec<[HeaderName; 2]>,
+}
+
+impl Connection {
+    pub(super) fn parse<'a>(values: impl Iterator<Item = &'a [u8]>) -> Self {
+        let mut connection = Self::default();
+        for option in values.flat_map(|value| value.split(|byte| *byte == b',')) {
+            let option = option.trim_ascii();
+            if option.eq_ignore_ascii_case(b"close") {
+                connection.close = true;
+            } else if option.eq_ignore_ascii_case(b"upgrade") {
+                connection.upgrade = true;
+            } else if option.eq_ignore_ascii_case(b"keep-alive") {
+            } else if let Ok(name) = HeaderName::from_bytes(option)
+                && !is_protected(&name)
+            {
+                connection.listed.push(name);
+            }
+        }
+        connection
+    }
+
+    /// Whether a header of this message goes no further than this connection.
+    pub(super) fn drops(&self, name: &HeaderName) -> bool {
+        is_hop_by_hop(name) || self.listed.contains(name)
+    }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::CONNECTION
+            | header::TE
+            | header::TRAILER
+            | header::TRANSFER_ENCODING
+            | header::UPGRADE
+            | header::PROXY_AUTHENTICATE
+            | header::PROXY_AUTHORIZATION
+    ) || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings")
+}
+
+/// Headers that say who asks for what: a client must not have them removed by listing them in
+/// `Connection`, or it could hide from the endpoint what the proxy vouches for.
+fn is_protected(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::HOST
+            | header::AUTHORIZATION
+            | header::COOKIE
+            | header::SET_COOKIE
+            | header::CONTENT_LENGTH
+            | header::CONTENT_TYPE
+            | header::FORWARDED
+    ) || name.as_str().starts_with("x-forwarded-")
+        || matches!(name.as_str(), "x-real-ip" | "x-request-id")
+}
+
+/// Whether a field may stand in a trailer section: nothing that frames, routes, authorises or
+/// changes how the body is read (RFC 9110 section 6.5.1).
+pub(super) fn may_be_trailer(name: &HeaderName) -> bool {
+    !(is_hop_by_hop(name)
+        || is_protected(name)
+        || matches!(
+            *name,
+            header::CONTENT_ENCODING
+                | header::CONTENT_RANGE
+                | header::CACHE_CONTROL
+                | header::EXPECT
+                | header::MAX_FORWARDS
+                | header::RANGE
+                | header::WWW_AUTHENTICATE
+        ))
+}
+
+/// Appends `name: value` and the line's end.
+pub(super) fn write_line(out: &mut impl Extend<u8>, name: &str, value: &[u8]) {
+    out.extend(name.bytes());
+    out.extend(*b": ");
+    out.extend(value.iter().copied());
+    out.extend(*b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_connection_drops() {
+        for (connection, name, drops) in [
+            ("close", "connection", true),
+            ("", "keep-alive", true),
+            ("", "proxy-connection", true),
+            ("", "te", true),
+            ("", "transfer-encoding", true),
+            ("", "x-mine", false),
+            ("x-mine", "x-mine", true),
+            ("a, X-Mine ,b", "x-mine", true),
+            ("x-forwarded-for", "x-forwarded-for", false),
+            ("X-Forwarded-Proto", "x-forwarded-proto", false),
+            ("host", "host", false),
+            ("authorization", "authorization", false),
+            ("cookie", "cookie", false),
+            ("forwarded", "forwarded", false),
+        ] {
+            let parsed = Connection::parse([connection.as_bytes()].into_iter());
+            let name = HeaderName::from_static(name);
+            assert_eq!(parsed.drops(&name), drops, "Connection: {connection}, {name}");
+        }
+    }
+}

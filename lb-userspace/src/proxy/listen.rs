@@ -1,0 +1,59 @@
+//! Listening sockets.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+/// Connections that may wait for `accept`, as the kernel's own limit allows.
+const BACKLOG: i32 = 4096;
+
+/// A listener could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("can't listen on {address}: {source}")]
+pub struct ListenError {
+    /// Where.
+    pub address: SocketAddr,
+    /// Why not.
+    pub source: io::Error,
+}
+
+/// A socket that `sk_lookup` gives connections to. `None` for IPv6 where the host has none.
+pub(super) fn steered() -> Result<(TcpListener, Option<TcpListener>), ListenError> {
+    let v4 = open(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let v6 = match open(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::warn!(%error, "no IPv6 loopback address: IPv6 VIPs are not served");
+            None
+        }
+    };
+    Ok((v4, v6))
+}
+
+/// One worker's share of a listener: all workers bind the same address.
+pub(super) fn open(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    try_open(address).map_err(|source| ListenError { address, source })
+}
+
+fn try_open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        // `[::]` and `0.0.0.0` are listeners of their own.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    if address.port() != 0 {
+        socket.set_reuse_port(true)?;
+    }
+    // Accepted sockets inherit these, which saves system calls for each connection.
+    socket.set_tcp_nodelay(true)?;
+    let probes =
+        TcpKeepalive::new().with_time(Duration::from_secs(120)).with_interval(Duration::from_secs(30));
+    socket.set_tcp_keepalive(&probes)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,94 @@
+//! What the proxy is told once, at start.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// How connections reach the workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bind {
+    /// Every worker listens on loopback sockets with ephemeral ports; the kernel's `sk_lookup`
+    /// program gives it the connections. The accepted socket's local address is the VIP.
+    Steered,
+    /// Every worker binds each listener of the snapshot itself, with `SO_REUSEPORT`.
+    Direct,
+}
+
+/// Where a line for each request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// Standard output, one JSON object a line.
+    Stdout,
+}
+
+/// How long the proxy waits for whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// A client's TLS handshake.
+    pub handshake: Duration,
+    /// A client's request head, counted from when the connection is ready for one; so it is also
+    /// how long a kept-alive HTTP/1.1 connection may be idle.
+    pub header: Duration,
+    /// An HTTP/2 connection without streams.
+    pub idle: Duration,
+    /// A client that neither sends the body it announced nor takes what it asked for.
+    pub client: Duration,
+    /// An endpoint's TCP handshake.
+    pub connect: Duration,
+    /// Between two writes to an endpoint.
+    pub send: Duration,
+    /// Between two reads from an endpoint.
+    pub read: Duration,
+    /// An unused connection to an endpoint.
+    pub keep_alive: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            header: Duration::from_secs(60),
+            idle: Duration::from_secs(75),
+            client: Duration::from_secs(60),
+            connect: Duration::from_secs(5),
+            send: Duration::from_secs(60),
+            read: Duration::from_secs(60),
+            keep_alive: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What the proxy is told once, at start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How many workers; 0 is one for each CPU that the process may use.
+    pub workers: usize,
+    /// How connections reach the workers.
+    pub bind: Bind,
+    /// Where a line for each request goes.
+    pub access_log: AccessLog,
+    /// Peers whose `X-Forwarded-*`, `X-Real-IP` and `X-Request-ID` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How many client connections one worker holds; above, it leaves them in the listen queue.
+    pub max_connections: usize,
+    /// How many unused connections one worker keeps to one endpoint.
+    pub keep_alive_connections: usize,
+    /// How long the proxy waits for whom.
+    pub timeouts: Timeouts,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            bind: Bind::Direct,
+            access_log: AccessLog::Off,
+            trusted_proxies: Vec::new(),
+            max_connections: 32_768,
+            keep_alive_connections: 32,
+            timeouts: Timeouts::default(),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Counters. Each worker writes its own; readers add them up.
+
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use serde::Serialize;
+
+/// A number with one writer. Atomic only so that others may read it: adding is a load and a
+/// store, not a locked instruction.
+#[derive(Debug, Default)]
+pub(super) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(super) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    pub(super) fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// One worker's counters, on cache lines of their own.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub(super) struct Counters {
+            $(pub(super) $name: Counter,)*
+        }
+
+        /// The counters' values at one moment.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+        pub struct Totals {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            pub(super) fn read(&self) -> Totals {
+                Totals { $($name: self.$name.get(),)* }
+            }
+        }
+
+        impl AddAssign for Totals {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
+}
+
+counters! {
+    /// Client connections accepted since start.
+    accepted,
+    /// Client connections open now, tunnels not counted.
+    active,
+    /// `accept` calls that failed, above all for want of file descriptors.
+    accept_failures,
+    /// TLS handshakes completed.
+    tls_handshakes,
+    /// TLS handshakes that failed or took too long.
+    tls_failures,
+    /// Requests whose head was complete.
+    requests,
+    /// Requests being served now.
+    requests_active,
+    /// Answers 1xx (switching protocols).
+    responses_1xx,
+    /// Answers 2xx.
+    responses_2xx,
+    /// Answers 3xx.
+    responses_3xx,
+    /// Answers 4xx.
+    responses_4xx,
+    /// Answers 5xx.
+    responses_5xx,
+    /// Requests whose client left before the answer began.
+    client_gone,
+    /// Bytes of response bodies passed to clients.
+    response_bytes,
+    /// Connections opened to endpoints.
+    upstream_connects,
+    /// Requests sent on a connection that had served another before.
+    upstream_reuses,
+    /// Attempts to connect, or exchanges, that failed.
+    upstream_failures,
+    /// Requests sent again after a failure.
+    upstream_retries,
+    /// Connections to endpoints kept for the next request now.
+    upstream_idle,
+    /// Upgraded connections (WebSocket) since start.
+    tunnels,
+    /// Upgraded connections open now.
+    tunnels_active,
+    /// Bytes that went through closed tunnels, both ways together.
+    tunnel_bytes,
+    /// Access log lines dropped because the writer did not keep up.
+    log_dropped,
+}
+
+impl Counters {
+    pub(super) fn count_response(&self, status: u16) {
+        match status {
+            100..=199 => &self.responses_1xx,
+            200..=299 => &self.responses_2xx,
+            300..=399 => &self.responses_3xx,
+            400..=499 => &self.responses_4xx,
+            _ => &self.responses_5xx,
+        }
+        .add(1);
+    }
+}
+
+/// One worker's share.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkerStats {
+    /// The worker's index.
+    pub worker: usize,
+    /// The CPU it is pinned to.
+    pub cpu: usize,
+    /// Its counters.
+    #[serde(flatten)]
+    pub totals: Totals,
+}
+
+/// What the proxy did since it started.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stats {
+    /// The generation of the configuration being served.
+    pub generation: u64,
+    /// All workers together.
+    pub total: Totals,
+    /// Requests sent to each cluster.
+    pub clusters: BTreeMap<String, u64>,
+    /// Each worker.
+    pub workers: Vec<WorkerStats>,
+}

@@ -1,0 +1,158 @@
+//! The body of an endpoint's answer, read as the client takes it.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::Frame;
+use tokio::time::{Instant, Sleep};
+
+use super::chunked::{Chunked, Piece};
+use super::send::Sender;
+use super::{Pool, Upstream};
+use crate::proxy::error::Error;
+use crate::proxy::settings::Timeouts;
+
+/// How the end of a body is found.
+pub(super) enum Source {
+    Length(u64),
+    Chunked(Box<Chunked>),
+    UntilClose,
+}
+
+/// The body of an endpoint's answer. Nothing is read that the client has not room for. Gives its
+/// connection back to the pool at the end; dropped before, it closes the connection.
+pub(in crate::proxy) struct UpstreamBody {
+    /// `None` at the end.
+    upstream: Option<Upstream>,
+    /// The rest of the request, if the answer began before it was sent.
+    sender: Option<Sender>,
+    source: Source,
+    keep: bool,
+    pool: Rc<Pool>,
+    timeouts: Timeouts,
+    timer: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+}
+
+impl UpstreamBody {
+    pub(super) fn new(
+        upstream: Upstream,
+        sender: Option<Sender>,
+        source: Source,
+        keep: bool,
+        pool: Rc<Pool>,
+        timeouts: Timeouts,
+    ) -> Self {
+        let upstream = Some(upstream);
+        let mut body = Self { upstream, sender, source, keep, pool, timeouts, timer: None, waiting: false };
+        if matches!(body.source, Source::Length(0)) {
+            body.finish();
+        }
+        body
+    }
+
+    /// Nothing more will come.
+    pub(in crate::proxy) fn is_end(&self) -> bool {
+        self.upstream.is_none()
+    }
+
+    /// How much is still to come, if the endpoint said so.
+    pub(in crate::proxy) fn exact_len(&self) -> Option<u64> {
+        match (&self.upstream, &self.source) {
+            (None, _) => Some(0),
+            (Some(_), Source::Length(left)) => Some(*left),
+            _ => None,
+        }
+    }
+
+    /// The next piece.
+    pub(in crate::proxy) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let Some(upstream) = &mut self.upstream else { return Poll::Ready(None) };
+        let address = upstream.address;
+        if let Some(sender) = &mut self.sender {
+            match sender.poll(&mut upstream.stream, cx) {
+                Poll::Ready(Ok(())) => self.sender = None,
+                // The endpoint may not want the rest, and a client that sends nonsense still gets
+                // the answer; but the connection is not fit for another request.
+                Poll::Ready(Err(_)) => (self.sender, self.keep) = (None, false),
+                Poll::Pending => {}
+            }
+        }
+        loop {
+            match next(&mut self.source, &mut upstream.unread) {
+                Ok(Piece::Data(data)) => {
+                    self.waiting = false;
+                    if matches!(self.source, Source::Length(0)) {
+                        self.finish();
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Ok(Piece::End(trailers)) => {
+                    self.finish();
+                    return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+                }
+                Ok(Piece::More) => {}
+                Err(what) => return self.fail(Error::Protocol { address, what }),
+            }
+            match self.pool.poll_read(upstream, cx) {
+                Poll::Ready(Ok(0)) if matches!(self.source, Source::UntilClose) => {
+                    self.upstream = None;
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Ok(0)) => {
+                    return self.fail(Error::Closed { address, source: io::ErrorKind::UnexpectedEof.into() });
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(source)) => return self.fail(Error::Closed { address, source }),
+                Poll::Pending => break,
+            }
+        }
+        let limit = self.timeouts.read;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        if !self.waiting {
+            self.waiting = true;
+            timer.as_mut().reset(Instant::now() + limit);
+        }
+        match timer.as_mut().poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => self.fail(Error::ReadTimeout(address)),
+        }
+    }
+
+    fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        self.upstream = None;
+        Poll::Ready(Some(Err(error)))
+    }
+
+    /// The answer is complete. A request that is still being sent ends here: its endpoint has
+    /// said all it will.
+    fn finish(&mut self) {
+        let sent = self.sender.take().is_none();
+        if let Some(upstream) = self.upstream.take()
+            && self.keep
+            && sent
+        {
+            self.pool.put(upstream);
+        }
+    }
+}
+
+fn next(source: &mut Source, unread: &mut Bytes) -> Result<Piece, &'static str> {
+    match source {
+        Source::Chunked(chunked) => chunked.next(unread),
+        Source::Length(0) => Ok(Piece::End(None)),
+        _ if unread.is_empty() => Ok(Piece::More),
+        Source::Length(left) => {
+            let count = usize::try_from(*left).unwrap_or(usize::MAX).min(unread.len());
+            *left -= count as u64;
+            Ok(Piece::Data(unread.split_to(count)))
+        }
+        Source::UntilClose => Ok(Piece::Data(std::mem::take(unread))),
+    }
+}

@@ -1,0 +1,133 @@
+//! Connections to endpoints: opening them, keeping them, and reading from them.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use ahash::AHashMap;
+use bytes::{Bytes, BytesMut};
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use crate::proxy::error::Error;
+
+/// How much one read takes at most.
+const READ: usize = 64 * 1024;
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub(in crate::proxy) struct Upstream {
+    pub(in crate::proxy) address: SocketAddr,
+    pub(in crate::proxy) stream: TcpStream,
+    /// Read and not yet used. Empty while the connection is kept.
+    pub(in crate::proxy) unread: Bytes,
+    /// It served a request before.
+    pub(in crate::proxy) reused: bool,
+}
+
+/// One worker's connections to endpoints that wait for a request.
+#[derive(Debug)]
+pub(in crate::proxy) struct Pool {
+    idle: RefCell<AHashMap<SocketAddr, Vec<Idle>>>,
+    limit: usize,
+    keep_alive: Duration,
+    /// What all connections of the worker read into; bodies are slices of it, so an idle
+    /// connection holds no buffer.
+    scratch: RefCell<BytesMut>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    stream: TcpStream,
+    since: Instant,
+}
+
+impl Pool {
+    pub(in crate::proxy) fn new(limit: usize, keep_alive: Duration) -> Self {
+        Self { idle: RefCell::default(), limit, keep_alive, scratch: RefCell::default() }
+    }
+
+    /// A kept connection to `address` that its endpoint has not closed, the youngest first.
+    pub(in crate::proxy) fn take(&self, address: SocketAddr) -> Option<Upstream> {
+        let mut idle = self.idle.borrow_mut();
+        let kept = idle.get_mut(&address)?;
+        while let Some(Idle { stream, since }) = kept.pop() {
+            if since.elapsed() < self.keep_alive && is_open(&stream) {
+                return Some(Upstream { address, stream, unread: Bytes::new(), reused: true });
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose last answer is complete.
+    pub(in crate::proxy) fn put(&self, upstream: Upstream) {
+        if !upstream.unread.is_empty() {
+            // Bytes that no request asked for: whatever they are, they must not become the next answer.
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        let kept = idle.entry(upstream.address).or_default();
+        if kept.len() < self.limit {
+            kept.push(Idle { stream: upstream.stream, since: Instant::now() });
+        }
+    }
+
+    /// Drops what is too old or closed by its endpoint. Returns how many connections are kept.
+    pub(in crate::proxy) fn sweep(&self) -> usize {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|_, kept| {
+            kept.retain(|one| one.since.elapsed() < self.keep_alive && is_open(&one.stream));
+            !kept.is_empty()
+        });
+        idle.values().map(Vec::len).sum()
+    }
+
+    /// Reads once, appending to `unread`. `Ok(0)` is the end of the stream.
+    pub(super) fn poll_read(&self, upstream: &mut Upstream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut scratch = self.scratch.borrow_mut();
+        scratch.reserve(READ / 4);
+        if scratch.capacity() < READ / 4 {
+            scratch.reserve(READ);
+        }
+        let read = pin!(upstream.stream.read_buf(&mut *scratch)).poll(cx);
+        if let Poll::Ready(Ok(count)) = read
+            && count > 0
+        {
+            let new = scratch.split().freeze();
+            upstream.unread = if upstream.unread.is_empty() {
+                new
+            } else {
+                Bytes::from([&upstream.unread[..], &new[..]].concat())
+            };
+        }
+        read
+    }
+}
+
+impl Upstream {
+    /// Opens a connection.
+    pub(in crate::proxy) async fn connect(address: SocketAddr, limit: Duration) -> Result<Self, Error> {
+        let connect = tokio::time::timeout(limit, TcpStream::connect(address)).await;
+        let stream = match connect {
+            Err(_) => return Err(Error::ConnectTimeout(address)),
+            Ok(Err(source)) => return Err(Error::Connection { address, source }),
+            Ok(Ok(stream)) => stream,
+        };
+        // Only costs latency where it fails.
+        let _ = stream.set_nodelay(true);
+        Ok(Self { address, stream, unread: Bytes::new(), reused: false })
+    }
+}
+
+/// Whether a connection without a request is still open and silent. Asks the kernel itself:
+/// tokio's readiness is only as fresh as the last turn of its event loop.
+fn is_open(stream: &TcpStream) -> bool {
+    let mut byte = [0];
+    let peek = recv(stream.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+    peek == Err(nix::errno::Errno::EAGAIN)
+}

@@ -1,0 +1,200 @@
+//! Sends a request: its head, then its body as the client delivers it.
+
+use std::io::{IoSlice, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+use crate::proxy::headers;
+
+/// A request on its way to an endpoint. Holds at most one piece of the body.
+pub(super) struct Sender {
+    head: Bytes,
+    /// The size line of a chunk.
+    line: Line,
+    data: Bytes,
+    end: Bytes,
+    body: Option<Incoming>,
+    chunked: bool,
+    /// The body waits until the endpoint asks for it (`Expect: 100-continue`).
+    pub(super) held: bool,
+    /// A piece of the body was taken: the request can't be sent again.
+    pub(super) body_taken: bool,
+    /// Something was written.
+    pub(super) wrote: bool,
+    /// Who is waited for.
+    pub(super) blocked: Blocked,
+}
+
+/// Who a sender waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blocked {
+    Client,
+    Upstream,
+}
+
+/// Who broke the request.
+#[derive(Debug)]
+pub(super) enum SendError {
+    Client,
+    Upstream,
+}
+
+impl Sender {
+    pub(super) fn new(head: Bytes, body: Option<Incoming>, chunked: bool, held: bool) -> Self {
+        Self {
+            head,
+            line: Line::default(),
+            data: Bytes::new(),
+            end: Bytes::new(),
+            body,
+            chunked,
+            held,
+            body_taken: false,
+            wrote: false,
+            blocked: Blocked::Upstream,
+        }
+    }
+
+    /// The body, if none of it was taken.
+    pub(super) fn into_body(self) -> Option<Incoming> {
+        self.body
+    }
+
+    /// Sends what can be sent now. Ready when the request is complete.
+    pub(super) fn poll(
+        &mut self,
+        stream: &mut TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), SendError>> {
+        loop {
+            let mut waits_for_client = false;
+            if self.data.is_empty() && self.end.is_empty() && self.line.rest().is_empty() {
+                match self.poll_body(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => waits_for_client = true,
+                }
+            }
+            let parts = [&self.head[..], self.line.rest(), &self.data[..], &self.end[..]];
+            if parts.iter().all(|part| part.is_empty()) {
+                if waits_for_client {
+                    self.blocked = Blocked::Client;
+                    return Poll::Pending;
+                }
+                if self.body.is_none() {
+                    return Poll::Ready(Ok(()));
+                }
+                // An empty piece of body.
+                continue;
+            }
+            let slices = parts.map(IoSlice::new);
+            match Pin::new(&mut *stream).poll_write_vectored(cx, &slices) {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(SendError::Upstream));
+                }
+                Poll::Ready(Ok(count)) => self.advance(count),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(SendError::Upstream)),
+                Poll::Pending => {
+                    self.blocked = Blocked::Upstream;
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Takes the next piece of the body.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(Ok(())) };
+        if self.held {
+            return Poll::Pending;
+        }
+        let frame = match Pin::new(&mut *body).poll_frame(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => {
+                self.finish(None);
+                return Poll::Ready(Ok(()));
+            }
+            Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(SendError::Client)),
+            Poll::Ready(Some(Ok(frame))) => frame,
+        };
+        self.body_taken = true;
+        match frame.into_data() {
+            Ok(data) => {
+                let last = body.is_end_stream();
+                if self.chunked && !data.is_empty() {
+                    self.line = Line::size(data.len());
+                    self.end = Bytes::from_static(b"\r\n");
+                }
+                self.data = data;
+                if last {
+                    self.finish(None);
+                }
+            }
+            Err(frame) => self.finish(frame.into_trailers().ok()),
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The body is complete.
+    fn finish(&mut self, trailers: Option<http::HeaderMap>) {
+        self.body = None;
+        self.body_taken = true;
+        if !self.chunked {
+            return;
+        }
+        let mut end = self.end.to_vec();
+        end.extend_from_slice(b"0\r\n");
+        for (name, value) in trailers.iter().flatten() {
+            if headers::may_be_trailer(name) {
+                headers::write_line(&mut end, name.as_str(), value.as_bytes());
+            }
+        }
+        end.extend_from_slice(b"\r\n");
+        self.end = end.into();
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        self.wrote = true;
+        let mut take = |len: usize| {
+            let taken = count.min(len);
+            count -= taken;
+            taken
+        };
+        let head = take(self.head.len());
+        let line = take(self.line.rest().len());
+        let data = take(self.data.len());
+        let end = take(self.end.len());
+        self.head.advance(head);
+        self.line.start += line;
+        self.data.advance(data);
+        self.end.advance(end);
+    }
+}
+
+/// `1a2b\r\n`, at most 16 digits.
+#[derive(Default)]
+struct Line {
+    bytes: [u8; 18],
+    start: usize,
+    len: usize,
+}
+
+impl Line {
+    fn size(size: usize) -> Self {
+        let mut line = Self::default();
+        let mut rest = &mut line.bytes[..];
+        write!(rest, "{size:x}\r\n").expect("16 digits and a line end fit in 18 bytes");
+        line.len = 18 - rest.len();
+        line
+    }
+
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.start..self.len]
+    }
+}

@@ -1,0 +1,242 @@
+//! One worker: a pinned thread with everything it needs of its own.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ahash::AHashMap;
+use arc_swap::ArcSwap;
+use bytes::BytesMut;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::{AbortHandle, LocalSet};
+
+use super::access_log::Log;
+use super::config::Config;
+use super::connection;
+use super::forwarded::RequestIds;
+use super::settings::Settings;
+use super::stats::Counters;
+use super::upstream::Pool;
+
+/// How long `accept` rests after it failed for want of something that only time brings back.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// What a worker is told while it runs.
+pub(super) enum Command {
+    /// Accept from this socket.
+    Listen(SocketAddr, TcpListener),
+    /// Accept no more there. Connections that are open stay.
+    Unlisten(SocketAddr),
+    /// Finish: no new connections, and what is open gets this long.
+    Drain(Duration),
+}
+
+/// What a worker is made of, moved to its thread.
+pub(super) struct Seed {
+    pub(super) index: usize,
+    pub(super) cpu: usize,
+    pub(super) settings: Arc<Settings>,
+    pub(super) config: Arc<ArcSwap<Config>>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) log: Option<Log>,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) done: oneshot::Sender<()>,
+}
+
+/// What the connections of a worker share. Never leaves its thread.
+pub(super) struct Worker {
+    pub(super) index: usize,
+    pub(super) settings: Arc<Settings>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) pool: Rc<Pool>,
+    pub(super) log: Option<Log>,
+    pub(super) ids: RequestIds,
+    pub(super) drain: Drain,
+    /// What heads of requests to endpoints are written into.
+    pub(super) heads: RefCell<BytesMut>,
+    published: Arc<ArcSwap<Config>>,
+    current: RefCell<Rc<Arc<Config>>>,
+}
+
+impl Worker {
+    /// The configuration to use for one request. Held by a count that only this thread touches:
+    /// cloning the published `Arc` would make all workers write the same cache line.
+    pub(super) fn config(&self) -> Rc<Arc<Config>> {
+        let published = self.published.load();
+        let mut current = self.current.borrow_mut();
+        if !Arc::ptr_eq(&published, &current) {
+            *current = Rc::new(Arc::clone(&published));
+        }
+        Rc::clone(&current)
+    }
+}
+
+/// The end of a worker's work.
+#[derive(Default)]
+pub(super) struct Drain {
+    draining: Cell<bool>,
+    begun: Notify,
+    /// A connection or a tunnel has ended.
+    pub(super) ended: Notify,
+}
+
+impl Drain {
+    /// Waits until the worker begins to drain.
+    pub(super) async fn started(&self) {
+        while !self.draining.get() {
+            self.begun.notified().await;
+        }
+    }
+
+    fn start(&self) {
+        self.draining.set(true);
+        self.begun.notify_waiters();
+    }
+}
+
+impl Seed {
+    /// Runs the worker on this thread until it is told to end.
+    pub(super) fn run(self) {
+        let done = self.done;
+        if let Err(error) = pin(self.cpu) {
+            tracing::warn!(worker = self.index, cpu = self.cpu, %error, "worker is not pinned to its CPU");
+        }
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(worker = self.index, %error, "worker has no event loop");
+                return;
+            }
+        };
+        let timeouts = self.settings.timeouts;
+        let worker = Rc::new(Worker {
+            index: self.index,
+            pool: Rc::new(Pool::new(self.settings.keep_alive_connections, timeouts.keep_alive)),
+            settings: self.settings,
+            counters: self.counters,
+            log: self.log,
+            ids: RequestIds::new(),
+            drain: Drain::default(),
+            heads: RefCell::default(),
+            current: RefCell::new(Rc::new(self.config.load_full())),
+            published: self.config,
+        });
+        let tasks = LocalSet::new();
+        tasks.block_on(&runtime, command(worker, self.commands));
+        // Ends what is still running.
+        drop(tasks);
+        drop(runtime);
+        let _ = done.send(());
+    }
+}
+
+/// Follows commands until the worker has drained.
+async fn command(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
+    let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+    let mut listeners: AHashMap<SocketAddr, AbortHandle> = AHashMap::new();
+    let grace = loop {
+        match commands.recv().await {
+            Some(Command::Listen(address, socket)) => match tokio::net::TcpListener::from_std(socket) {
+                Ok(socket) => {
+                    let task = tokio::task::spawn_local(accept(Rc::clone(&worker), socket));
+                    if let Some(old) = listeners.insert(address, task.abort_handle()) {
+                        old.abort();
+                    }
+                }
+                Err(error) => tracing::error!(%address, %error, "worker can't use a listener"),
+            },
+            Some(Command::Unlisten(address)) => {
+                if let Some(task) = listeners.remove(&address) {
+                    task.abort();
+                }
+            }
+            Some(Command::Drain(grace)) => break grace,
+            None => break Duration::ZERO,
+        }
+    };
+    for task in listeners.into_values() {
+        task.abort();
+    }
+    worker.drain.start();
+    let idle = async {
+        while worker.counters.active.get() + worker.counters.tunnels_active.get() > 0 {
+            worker.drain.ended.notified().await;
+        }
+    };
+    let _ = tokio::time::timeout(grace, idle).await;
+    sweeper.abort();
+}
+
+async fn accept(worker: Rc<Worker>, socket: tokio::net::TcpListener) {
+    loop {
+        if worker.counters.active.get() >= worker.settings.max_connections as u64 {
+            // The listen queue is where they wait; a connection that ends makes room.
+            tokio::time::sleep(ACCEPT_REST).await;
+            continue;
+        }
+        match socket.accept().await {
+            Ok((stream, peer)) => {
+                worker.counters.accepted.add(1);
+                let open = Open::new(&worker);
+                let worker = Rc::clone(&worker);
+                tokio::task::spawn_local(async move {
+                    connection::serve(worker, stream, peer).await;
+                    drop(open);
+                });
+            }
+            Err(error) => {
+                worker.counters.accept_failures.add(1);
+                if !is_of_one_connection(&error) {
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(ACCEPT_REST).await;
+                }
+            }
+        }
+    }
+}
+
+/// The client gave up before it was accepted; the next one may be fine.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// Counts a client connection as open while it lives.
+struct Open(Rc<Worker>);
+
+impl Open {
+    fn new(worker: &Rc<Worker>) -> Self {
+        worker.counters.active.add(1);
+        Self(Rc::clone(worker))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.counters.active.sub(1);
+        self.0.drain.ended.notify_one();
+    }
+}
+
+async fn sweep(worker: Rc<Worker>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        ticks.tick().await;
+        let mut kept = worker.pool.sweep() as u64;
+        let idle = &worker.counters.upstream_idle;
+        kept = kept.wrapping_sub(idle.get());
+        idle.add(kept);
+    }
+}
+
+fn pin(cpu: usize) -> nix::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &set)
+}

@@ -1,0 +1,372 @@
+//! The route table: a hash index over a snapshot's routing.
+//!
+//! A lookup costs one hash for the host (two with wildcards), one for the path, and one for each
+//! element of the path up to the longest prefix that the host has. Neither the number of hosts nor
+//! that of a host's paths matters.
+//!
+//! Which rule wins: candidates are the rules of *all* host patterns that cover the host, the exact
+//! host's before the wildcard's before those without a host; then the longest path; then Exact
+//! before Prefix. So a host whose own rules leave a path open falls through to a rule without a
+//! host, as the API's "no host: all inbound traffic" says. Only when no rule matches at all do the
+//! default backends come, in the same order of hosts.
+
+use std::collections::hash_map::Entry;
+
+use ahash::AHashMap;
+
+use crate::model::{HostPattern, Route, Routing, VirtualHost};
+
+use super::path::RulePath;
+
+/// The route of a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Found<'a> {
+    /// The route.
+    pub route: &'a Route,
+    /// The pattern that covered the request's host.
+    pub host: &'a HostPattern,
+}
+
+/// An index over the routes of a [`Routing`], built once for each and read by every request.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    hosts: Vec<Host>,
+    exact: AHashMap<Box<str>, usize>,
+    /// By the suffix after `*.`.
+    wildcard: AHashMap<Box<str>, usize>,
+    any: Option<usize>,
+}
+
+/// One virtual host with the index over its paths; numbers are positions in `rules.routes`.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) rules: VirtualHost,
+    exact: AHashMap<Box<str>, usize>,
+    prefix: AHashMap<Box<str>, Spellings>,
+    longest_prefix: usize,
+}
+
+/// `/foo` and `/foo/`: the same elements, two rules.
+#[derive(Debug, Default)]
+struct Spellings {
+    plain: Option<usize>,
+    slash: Option<usize>,
+}
+
+impl RouteTable {
+    /// Builds the index.
+    pub fn build(routing: &Routing) -> Self {
+        let mut table = Self::default();
+        for (at, rules) in routing.hosts.iter().enumerate() {
+            match &rules.host {
+                HostPattern::Exact(name) => {
+                    table.exact.entry((&**name).into()).or_insert(at);
+                }
+                HostPattern::Wildcard(suffix) => {
+                    table.wildcard.entry((&**suffix).into()).or_insert(at);
+                }
+                HostPattern::Any => {
+                    table.any.get_or_insert(at);
+                }
+            }
+            table.hosts.push(Host::new(rules.clone()));
+        }
+        table
+    }
+
+    /// The route of a request for `path` (a [`super::Target`]'s) on `host`
+    /// (from [`super::normalise_host`]; `None` when the request has none). `None`: 404.
+    pub fn find(&self, host: Option<&str>, path: &str) -> Option<Found<'_>> {
+        let hosts = self.covering(host);
+        for host in hosts.into_iter().flatten() {
+            if let Some(route) = host.find(path) {
+                return Some(found_in(host, route));
+            }
+        }
+        hosts.into_iter().flatten().find_map(|host| Some(found_in(host, host.rules.fallback.as_ref()?)))
+    }
+
+    /// All virtual hosts, in the snapshot's order.
+    pub(super) fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// The virtual hosts that cover a host: the exact one, the wildcard, the one for all.
+    fn covering(&self, host: Option<&str>) -> [Option<&Host>; 3] {
+        let get = |at: &usize| &self.hosts[*at];
+        let exact = host.and_then(|host| self.exact.get(host)).map(get);
+        let wildcard = match host.and_then(|host| host.split_once('.')) {
+            Some((label, suffix)) if !label.is_empty() => self.wildcard.get(suffix).map(get),
+            _ => None,
+        };
+        [exact, wildcard, self.any.as_ref().map(get)]
+    }
+}
+
+fn found_in<'a>(host: &'a Host, route: &'a Route) -> Found<'a> {
+    Found { route, host: &host.rules.host }
+}
+
+impl Host {
+    fn new(rules: VirtualHost) -> Self {
+        let mut host = Self { rules, exact: AHashMap::new(), prefix: AHashMap::new(), longest_prefix: 0 };
+        for (at, route) in host.rules.routes.iter().enumerate() {
+            match RulePath::new(&route.path) {
+                RulePath::Exact(path) => {
+                    if let Entry::Vacant(free) = host.exact.entry(path.into()) {
+                        free.insert(at);
+                    }
+                }
+                RulePath::Prefix { elements, slash } => {
+                    host.longest_prefix = host.longest_prefix.max(elements.len());
+                    let spellings = host.prefix.entry(elements.into()).or_default();
+                    let spelling = if slash { &mut spellings.slash } else { &mut spellings.plain };
+                    spelling.get_or_insert(at);
+                }
+            }
+        }
+        host
+    }
+
+    fn find(&self, path: &str) -> Option<&Route> {
+        let at = self.exact.get(path).copied().or_else(|| self.find_prefix(path))?;
+        Some(&self.rules.routes[at])
+    }
+
+    /// Tries the path's elements, then all but the last, and so on. Starts at the longest prefix
+    /// there is, so that a client can't make the lookup long with a long path.
+    fn find_prefix(&self, path: &str) -> Option<usize> {
+        if !path.starts_with('/') || self.prefix.is_empty() {
+            return None;
+        }
+        let mut end = path.strip_suffix('/').unwrap_or(path).len();
+        loop {
+            if end <= self.longest_prefix
+                && let Some(Spellings { plain, slash }) = self.prefix.get(&path[..end])
+            {
+                let below = path.len() > end;
+                return if below { slash.or(*plain) } else { plain.or(*slash) };
+            }
+            // Elements end where a slash starts the next one.
+            let cut = end.min(self.longest_prefix + 1);
+            end = memchr::memrchr(b'/', &path.as_bytes()[..cut])?;
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{Backend, ObjectKey, PathMatch};
+    use crate::route::normalise_host;
+
+    /// A route that its Ingress's name tells apart; `Exact /foo`, `Prefix /foo` or `fallback`.
+    pub fn route(rule: &str, name: &str) -> Route {
+        let path = match rule.split_once(' ') {
+            Some(("Exact", path)) => PathMatch::Exact(path.into()),
+            Some(("Prefix", path)) => PathMatch::Prefix(path.into()),
+            _ => PathMatch::Prefix("/".into()),
+        };
+        Route {
+            ingress: ObjectKey::new("default", name),
+            rule: rule.into(),
+            path,
+            backend: Backend::Cluster(0),
+            policy: Arc::default(),
+        }
+    }
+
+    /// Rows of host, rule and name, in the order of preference that translate keeps.
+    pub fn routing(rows: &[(&str, &str, &str)]) -> Routing {
+        let mut hosts: Vec<VirtualHost> = Vec::new();
+        for (host, rule, name) in rows {
+            let host = HostPattern::parse(host).expect("a host pattern");
+            let at = hosts.iter().position(|h| h.host == host).unwrap_or_else(|| {
+                hosts.push(VirtualHost { host, routes: vec![], fallback: None, shadowed: vec![] });
+                hosts.len() - 1
+            });
+            match *rule {
+                "fallback" => hosts[at].fallback = Some(route(rule, name)),
+                _ => hosts[at].routes.push(route(rule, name)),
+            }
+        }
+        for host in &mut hosts {
+            host.routes.sort_by_key(|r| {
+                (std::cmp::Reverse(r.path.text().len()), matches!(r.path, PathMatch::Prefix(_)))
+            });
+        }
+        hosts.sort_by(|a, b| a.host.cmp(&b.host));
+        Routing { hosts, clusters: vec![] }
+    }
+
+    fn check(rows: &[(&str, &str, &str)], requests: &[(&str, &str, Option<&str>)]) {
+        let table = RouteTable::build(&routing(rows));
+        for (host, path, expect) in requests {
+            let normal = (!host.is_empty()).then(|| normalise_host(host).expect("a host"));
+            let found = table.find(normal.as_deref(), path);
+            assert_eq!(found.map(|f| &*f.route.ingress.name), *expect, "{host} {path} of {rows:?}");
+        }
+    }
+
+    #[test]
+    fn paths_of_one_host() {
+        check(
+            &[("", "Prefix /", "root"), ("", "Prefix /aaa", "aaa"), ("", "Prefix /aaa/bbb", "bbb")],
+            &[
+                ("h", "/aaa/bbb", Some("bbb")),
+                ("h", "/aaa/bbb/", Some("bbb")),
+                ("h", "/aaa/bbb/x/y", Some("bbb")),
+                ("h", "/aaa/bbbx", Some("aaa")),
+                ("h", "/aaa/ccc", Some("aaa")),
+                ("h", "/aaa/", Some("aaa")),
+                ("h", "/ccc", Some("root")),
+                ("h", "/", Some("root")),
+                ("h", "/AAA", Some("root")),
+            ],
+        );
+        check(
+            &[("", "Prefix /foo", "prefix"), ("", "Exact /foo", "exact")],
+            &[
+                ("h", "/foo", Some("exact")),
+                ("h", "/foo/", Some("prefix")),
+                ("h", "/foo/bar", Some("prefix")),
+                ("h", "/foobar", None),
+                ("h", "/", None),
+            ],
+        );
+        check(
+            &[("", "Prefix /foo", "plain"), ("", "Prefix /foo/", "slash")],
+            &[
+                ("h", "/foo", Some("plain")),
+                ("h", "/foo/", Some("slash")),
+                ("h", "/foo/bar", Some("slash")),
+                ("h", "/foo%2Fbar", None),
+            ],
+        );
+        check(
+            &[
+                ("", "Prefix /foo/", "prefix"),
+                ("", "Exact /foo", "exact"),
+                ("", "Exact /foo/", "exact-slash"),
+            ],
+            &[
+                ("h", "/foo", Some("exact")),
+                ("h", "/foo/", Some("exact-slash")),
+                ("h", "/foo/x", Some("prefix")),
+            ],
+        );
+        check(
+            &[("", "Prefix /%61%2fb", "escaped"), ("", "Exact /caf\u{e9}", "utf8")],
+            &[("h", "/a%2Fb/c", Some("escaped")), ("h", "/a/b", None), ("h", "/caf%C3%A9", Some("utf8"))],
+        );
+    }
+
+    #[test]
+    fn hosts() {
+        check(
+            &[
+                ("foo.com", "Prefix /", "foo"),
+                ("*.foo.com", "Prefix /", "wild"),
+                ("a.foo.com", "Prefix /x", "exact"),
+                ("", "Prefix /any", "any"),
+                ("", "fallback", "default"),
+            ],
+            &[
+                ("foo.com", "/", Some("foo")),
+                ("FOO.com.:8080", "/", Some("foo")),
+                ("bar.foo.com", "/", Some("wild")),
+                ("BAR.foo.com", "/any", Some("wild")),
+                ("baz.bar.foo.com", "/", Some("default")),
+                ("baz.bar.foo.com", "/any", Some("any")),
+                ("a.foo.com", "/x", Some("exact")),
+                // The exact host leaves the path open: the wildcard's rule takes it.
+                ("a.foo.com", "/y", Some("wild")),
+                ("other.org", "/any/x", Some("any")),
+                ("other.org", "/", Some("default")),
+                ("", "/any", Some("any")),
+                ("", "/", Some("default")),
+                ("192.0.2.1", "/any", Some("any")),
+                ("[2001:db8::1]:80", "/any", Some("any")),
+            ],
+        );
+    }
+
+    #[test]
+    fn defaults_come_after_all_rules() {
+        check(
+            &[
+                ("foo.com", "Prefix /a", "a"),
+                ("foo.com", "fallback", "foo-default"),
+                ("*.com", "fallback", "wild-default"),
+                ("", "Prefix /b", "any-b"),
+                ("", "fallback", "any-default"),
+            ],
+            &[
+                ("foo.com", "/a", Some("a")),
+                ("foo.com", "/b", Some("any-b")),
+                ("foo.com", "/c", Some("foo-default")),
+                ("bar.com", "/c", Some("wild-default")),
+                ("bar.org", "/c", Some("any-default")),
+            ],
+        );
+        check(&[], &[("foo.com", "/", None), ("", "*", None)]);
+        check(&[("foo.com", "Prefix /a", "a")], &[("foo.com", "/b", None), ("bar.com", "/a", None)]);
+    }
+
+    fn rows() -> impl Strategy<Value = Vec<(String, String)>> {
+        let host = prop::sample::select(vec!["", "a.x", "b.x", "*.x", "x", "*.a.x"]);
+        let element = prop::sample::select(vec!["a", "b", "ab", "%41"]);
+        let path = (prop::collection::vec(element, 0..4), any::<bool>()).prop_map(|(elements, slash)| {
+            let path = format!("/{}", elements.join("/"));
+            if slash && path.len() > 1 { path + "/" } else { path }
+        });
+        let rule = prop_oneof![
+            path.clone().prop_map(|p| format!("Exact {p}")),
+            path.prop_map(|p| format!("Prefix {p}")),
+            Just("fallback".to_owned()),
+        ];
+        prop::collection::vec((host, rule).prop_map(|(h, r)| (h.to_owned(), r)), 0..24)
+    }
+
+    proptest! {
+        /// The index answers as a reading of every rule would.
+        #[test]
+        fn index_is_the_slow_reading(
+            rows in rows(),
+            host in prop::sample::select(vec!["a.x", "b.x", "x", "c.x", "b.a.x", "y"]),
+            path in "(/(a|b|ab|A|c)){0,5}/?",
+        ) {
+            let path = if path.is_empty() { "/" } else { &path };
+            let named: Vec<_> = rows.iter().enumerate().map(|(i, (h, r))| (h, r, i.to_string())).collect();
+            let mut seen = std::collections::HashSet::new();
+            let rows: Vec<_> = named
+                .iter()
+                .filter(|(h, r, _)| seen.insert((h.as_str(), r.replace("%41", "A"))))
+                .map(|(h, r, n)| (h.as_str(), r.as_str(), n.as_str()))
+                .collect();
+            let routing = routing(&rows);
+            let covering: Vec<_> = routing.hosts.iter().filter(|h| h.host.matches(host)).collect();
+            let rule = covering.iter().find_map(|h| {
+                h.routes
+                    .iter()
+                    .map(|r| (RulePath::new(&r.path), r))
+                    .filter(|(p, _)| p.covers(path))
+                    .max_by_key(|(p, _)| p.rank(path))
+                    .map(|(_, r)| r)
+            });
+            let expect = rule.or_else(|| covering.iter().find_map(|h| h.fallback.as_ref()));
+            let table = RouteTable::build(&routing);
+            let found = table.find(Some(host), path).map(|f| f.route);
+            prop_assert_eq!(found, expect);
+            let explained = table.explain(Some(host), path);
+            let all = routing.hosts.iter().map(|h| h.routes.len() + usize::from(h.fallback.is_some())).sum();
+            prop_assert_eq!(explained.len(), all);
+            let winner = explained.first().filter(|c| c.outcome == crate::route::Outcome::Wins);
+            prop_assert_eq!(winner.map(|c| c.route), expect);
+        }
+    }
+}

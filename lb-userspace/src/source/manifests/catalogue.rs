@@ -1,0 +1,216 @@
+//! The last good content of every file, and the objects they make together.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::document::{self, Document};
+use super::tree::{Stamp, Tree};
+use crate::model::{Issue, IssueReason, ObjectKey, ObjectRef, Severity};
+use crate::objects::{self, Object, Objects};
+
+/// Larger files are refused: they are no manifests, and reading them could take all memory.
+const MAX_FILE: u64 = 64 << 20;
+
+/// How long after its last change a file may still be half written, in seconds. Until then it is
+/// read again even when its stamp is the same, as two writes can fall into one tick of the clock.
+const SETTLED: f64 = 0.5;
+
+/// What is known of the files below a directory.
+#[derive(Debug)]
+pub struct Catalogue {
+    root: PathBuf,
+    files: BTreeMap<PathBuf, Content>,
+    blocked: BTreeMap<PathBuf, Issue>,
+}
+
+/// One file: its objects, each with the line that it starts on.
+#[derive(Debug)]
+struct Content {
+    /// `None` makes the next look read the file again.
+    stamp: Option<Stamp>,
+    objects: Vec<(usize, Object)>,
+    issues: Vec<Issue>,
+}
+
+impl Catalogue {
+    /// A catalogue of the files below `root` that has not looked yet.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root, files: BTreeMap::new(), blocked: BTreeMap::new() }
+    }
+
+    /// Looks at the directory and reads what has changed. Returns whether anything did.
+    ///
+    /// # Errors
+    /// When the directory itself can't be listed; what is known stays as it is.
+    pub fn refresh(&mut self) -> io::Result<bool> {
+        let tree = Tree::list(&self.root)?;
+        let now = SystemTime::now();
+        let mut changed = false;
+
+        let blocked: BTreeMap<_, _> =
+            tree.blocked.iter().map(|(path, e)| (path.clone(), self.blocked(path, e))).collect();
+        changed |= blocked != self.blocked;
+        self.blocked = blocked;
+        let hidden = |path: &Path| tree.blocked.keys().any(|b| path.starts_with(b));
+        let count = self.files.len();
+        self.files.retain(|path, _| tree.files.contains_key(path) || hidden(path));
+        changed |= self.files.len() != count;
+
+        for (path, stamp) in tree.files {
+            let known = self.files.get(&path);
+            if known.is_some_and(|content| content.stamp == Some(stamp)) {
+                continue;
+            }
+            let fresh = stamp.age(now) < SETTLED;
+            // Many tools empty a file before they write it anew.
+            let kept = known.filter(|content| stamp.len == 0 && fresh && !content.objects.is_empty());
+            if kept.is_some() {
+                continue;
+            }
+            let (objects, issues) = self.read(&path);
+            let mut content = Content { stamp: (!fresh).then_some(stamp), objects, issues };
+            if let Some(before) = self.files.get(&path) {
+                content.keep_from(before);
+            }
+            changed |= self.files.get(&path).is_none_or(|before| !content.same_as(before));
+            self.files.insert(path, content);
+        }
+        Ok(changed)
+    }
+
+    /// Whether a file changed so lately that it may still be written to.
+    pub fn is_unsettled(&self) -> bool {
+        self.files.values().any(|content| content.stamp.is_none())
+    }
+
+    /// All objects and all that is wrong with the files. Of an object that two files define, the
+    /// first counts, in the order of paths.
+    pub fn collect(&self) -> (Objects, Vec<Issue>) {
+        let mut all = Objects::default();
+        let mut issues: Vec<Issue> = self.blocked.values().cloned().collect();
+        let mut first_at: BTreeMap<ObjectRef, (&Path, usize)> = BTreeMap::new();
+        for (path, content) in &self.files {
+            issues.extend(content.issues.iter().cloned());
+            for (line, object) in &content.objects {
+                let name = object.reference();
+                if let Some((first, first_line)) = first_at.get(&name) {
+                    issues.push(Issue {
+                        severity: Severity::Warning,
+                        object: name,
+                        reason: IssueReason::Duplicate,
+                        field: String::new(),
+                        message: format!(
+                            "{}:{line} defines it again; {}:{first_line} is what counts, remove one of them.",
+                            self.shown(path),
+                            self.shown(first)
+                        ),
+                    });
+                    continue;
+                }
+                first_at.insert(name, (path, *line));
+                all.insert(object.clone());
+            }
+        }
+        issues.sort();
+        (all, issues)
+    }
+
+    fn read(&self, path: &Path) -> (Vec<(usize, Object)>, Vec<Issue>) {
+        let (mut found, mut issues) = (Vec::new(), Vec::new());
+        let text = match read_text(path) {
+            Ok(text) => text,
+            Err(e) => return (found, vec![self.blocked(path, &e)]),
+        };
+        let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
+        let documents = if json { document::read_json(&text) } else { document::read_yaml(&text) };
+        for Document { line, value } in documents {
+            let place = format!("{}:{line}", self.shown(path));
+            match value {
+                Ok(value) => {
+                    let parsed = objects::parse(value, &place);
+                    issues.extend(parsed.issues.into_iter().map(|issue| located(issue, &place)));
+                    found.extend(parsed.objects.into_iter().map(|object| (line, object)));
+                }
+                Err(cause) => issues.push(unreadable(
+                    place,
+                    format!(
+                        "can't be read: {cause}; correct it, the other documents of the file are served."
+                    ),
+                )),
+            }
+        }
+        (found, issues)
+    }
+
+    fn blocked(&self, path: &Path, error: &io::Error) -> Issue {
+        unreadable(
+            self.shown(path),
+            format!("can't be read: {error}; what it last held, if anything, is served on."),
+        )
+    }
+
+    fn shown(&self, path: &Path) -> String {
+        path.strip_prefix(&self.root).unwrap_or(path).display().to_string()
+    }
+}
+
+impl Content {
+    /// Takes over what is the same, so that readers see the very same objects. When this version
+    /// has errors, also takes over the objects that are gone: they may be the very ones that can't
+    /// be read.
+    fn keep_from(&mut self, before: &Self) {
+        let mut known: BTreeMap<ObjectRef, &(usize, Object)> =
+            before.objects.iter().map(|entry| (entry.1.reference(), entry)).collect();
+        for (_, object) in &mut self.objects {
+            if let Some((_, same)) = known.remove(&object.reference())
+                && same == object
+            {
+                *object = same.clone();
+            }
+        }
+        if self.issues.iter().any(|issue| issue.severity == Severity::Error) {
+            self.objects.extend(known.into_values().cloned());
+        }
+    }
+
+    fn same_as(&self, other: &Self) -> bool {
+        self.objects == other.objects && self.issues == other.issues
+    }
+}
+
+/// The whole text of a file.
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    let problem = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(problem(format!("it is larger than {} MiB; split it", MAX_FILE >> 20)));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let valid = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|b| **b == b'\n').count() + 1;
+        problem(format!("line {line} is not UTF-8 text"))
+    })
+}
+
+fn unreadable(place: String, message: String) -> Issue {
+    let object = ObjectRef { kind: "File", key: ObjectKey::new("", place) };
+    Issue {
+        severity: Severity::Error,
+        object,
+        reason: IssueReason::Unreadable,
+        field: String::new(),
+        message,
+    }
+}
+
+/// Adds to an issue of an object where the object is written.
+fn located(mut issue: Issue, place: &str) -> Issue {
+    if issue.object.kind != "File" {
+        issue.message = format!("{} ({place})", issue.message);
+    }
+    issue
+}

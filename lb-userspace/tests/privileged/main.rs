@@ -1,0 +1,12 @@
+//! Tests that need root: network namespaces, XDP, bpffs. Without root each fails and says so.
+
+mod kernel;
+mod kernel_fixtures;
+
+/// Fails a test that was started without the rights it needs.
+pub fn need_root() {
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this test makes network namespaces and loads kernel programs: run it as root"
+    );
+}

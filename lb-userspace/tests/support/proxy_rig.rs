@@ -1,0 +1,443 @@
+//! A proxy between raw sockets: snapshots by hand, endpoints as functions, answers as bytes.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConnection, StreamOwned};
+use sluice::model::*;
+use sluice::proxy::{Proxy, Settings};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Rig {
+    pub http: SocketAddr,
+    https: SocketAddr,
+    clusters: BTreeMap<ClusterKey, Arc<Cluster>>,
+    routes: Vec<(HostPattern, PathMatch, Backend, RoutePolicy)>,
+    certificates: Vec<(HostPattern, Arc<Certificate>)>,
+    routing: Option<Arc<Routing>>,
+    generation: u64,
+}
+
+pub struct Running {
+    pub proxy: Proxy,
+    pub http: SocketAddr,
+    pub https: SocketAddr,
+    rig: Rig,
+}
+
+pub struct Policy(RoutePolicy);
+
+impl Policy {
+    pub fn rewrite(&mut self, path: &str) {
+        self.0.rewrite = Some(RewriteTarget::Replace(path.into()));
+    }
+
+    pub fn redirect(&mut self, status: u16) {
+        self.0.https_redirect = Some(status);
+    }
+}
+
+fn key(name: &str) -> ClusterKey {
+    ClusterKey { service: ObjectKey::new("test", name), port: PortRef::Number(80) }
+}
+
+pub fn host(name: &str) -> String {
+    format!("{name}.test")
+}
+
+impl Rig {
+    pub fn new() -> Self {
+        Self {
+            http: ([127, 0, 0, 1], free_port()).into(),
+            https: ([127, 0, 0, 1], free_port()).into(),
+            clusters: BTreeMap::new(),
+            routes: Vec::new(),
+            certificates: Vec::new(),
+            routing: None,
+            generation: 0,
+        }
+    }
+
+    pub fn cluster(&mut self, name: &str, addresses: &[SocketAddr]) {
+        let endpoints = addresses
+            .iter()
+            .map(|address| Endpoint { address: *address, zone: None, terminating: false })
+            .collect();
+        let cluster = Cluster { key: key(name), protocol: BackendProtocol::Http, endpoints };
+        self.clusters.insert(key(name), Arc::new(cluster));
+    }
+
+    pub fn route(&mut self, host: &str, path: &str, cluster: &str) {
+        self.route_with(host, path, cluster, |_| ());
+    }
+
+    pub fn route_with(&mut self, host: &str, path: &str, cluster: &str, policy: impl FnOnce(&mut Policy)) {
+        let index = self.clusters.keys().position(|one| *one == key(cluster)).expect("clusters come first");
+        let mut with = Policy(RoutePolicy::default());
+        policy(&mut with);
+        let host = HostPattern::parse(host).expect("a host");
+        self.routes.push((host, PathMatch::Prefix(path.into()), Backend::Cluster(index), with.0));
+    }
+
+    pub fn unavailable(&mut self, host: &str, backend: Backend) {
+        let host = HostPattern::parse(host).expect("a host");
+        self.routes.push((host, PathMatch::Prefix("/".into()), backend, RoutePolicy::default()));
+    }
+
+    pub fn certificate(&mut self, host: &str, certificate: Arc<Certificate>) {
+        let pattern = HostPattern::parse(host).expect("a host");
+        self.certificates.retain(|(old, _)| *old != pattern);
+        self.certificates.push((pattern, certificate));
+    }
+
+    fn snapshot(&mut self) -> Arc<Snapshot> {
+        let listener = |address: SocketAddr, protocol| Listener {
+            vip: Vip { address: address.ip(), port: address.port(), transport: Transport::Tcp },
+            protocol,
+            sni: SniMode::Off,
+        };
+        let routing = Arc::clone(self.routing.get_or_insert_with(|| {
+            let hosts = self.routes.iter().map(|(host, path, backend, policy)| VirtualHost {
+                host: host.clone(),
+                routes: vec![Route {
+                    ingress: ObjectKey::new("test", "ingress"),
+                    rule: "rules[0].http.paths[0]".into(),
+                    path: path.clone(),
+                    backend: backend.clone(),
+                    policy: Arc::new(policy.clone()),
+                }],
+                fallback: None,
+                shadowed: vec![],
+            });
+            let mut hosts: Vec<_> = hosts.collect();
+            hosts.sort_by(|a, b| a.host.cmp(&b.host));
+            Arc::new(Routing { hosts, clusters: self.clusters.keys().cloned().collect() })
+        }));
+        self.generation += 1;
+        let by_host =
+            self.certificates.iter().map(|(host, one)| (host.clone(), vec![Arc::clone(one)])).collect();
+        Arc::new(Snapshot {
+            generation: self.generation,
+            listeners: Arc::new([listener(self.http, Protocol::Http), listener(self.https, Protocol::Https)]),
+            routing,
+            clusters: self.clusters.clone(),
+            tls: Arc::new(TlsConfig { by_host, default: None }),
+            issues: Arc::new([]),
+        })
+    }
+
+    pub fn start(mut self, change: impl FnOnce(&mut Settings)) -> Running {
+        let mut settings = Settings { workers: 2, ..Settings::default() };
+        change(&mut settings);
+        let proxy = Proxy::start(settings, self.snapshot()).expect("the proxy starts");
+        Running { proxy, http: self.http, https: self.https, rig: self }
+    }
+}
+
+impl Running {
+    pub fn change(&mut self, change: impl FnOnce(&mut Rig)) {
+        change(&mut self.rig);
+        let failures = self.proxy.apply(self.rig.snapshot());
+        assert!(failures.is_empty(), "{failures:?}");
+    }
+}
+
+/// A port of 127.0.0.1 that nobody uses. Ports of sockets that only ever listened are free at once.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("a port").port()
+}
+
+/// An endpoint that runs `serve` for each connection, in a thread of its own.
+pub fn endpoint(serve: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let serve = Arc::new(serve);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (serve, Ok(mut stream)) = (Arc::clone(&serve), stream) else { continue };
+            std::thread::spawn(move || serve(&mut stream));
+        }
+    });
+    address
+}
+
+/// A request's head, read byte by byte so that nothing after it is taken; `None` at the end.
+pub fn read_head(stream: &mut impl Read) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    Some(String::from_utf8_lossy(&head).into_owned())
+}
+
+/// Answers each request with its head.
+pub fn echo(stream: &mut TcpStream) {
+    while let Some(head) = read_head(stream) {
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: x-hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nX-End: 1\r\n\r\n{head}",
+            head.len()
+        );
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Answers each request with a word.
+pub fn say(stream: &mut TcpStream, word: &str) {
+    while read_head(stream).is_some() {
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{word}", word.len());
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Answers each request with its body, which is sent back chunk by chunk as it comes.
+pub fn mirror(stream: &mut TcpStream) {
+    while let Some(head) = read_head(stream) {
+        let head = head.to_ascii_lowercase();
+        let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+        if head.contains("100-continue") && stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").is_err() {
+            return;
+        }
+        if stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").is_err() {
+            return;
+        }
+        if head.starts_with("head") {
+            continue;
+        }
+        let piece = |reader: &mut TcpStream, mut left: usize| {
+            let mut bytes = [0; 65536];
+            while left > 0 {
+                let end = left.min(bytes.len());
+                let count = reader.read(&mut bytes[..end]).unwrap_or(0);
+                if count == 0 {
+                    return;
+                }
+                left -= count;
+                drop(
+                    reader
+                        .write_all(&[format!("{count:x}\r\n").as_bytes(), &bytes[..count], b"\r\n"].concat()),
+                );
+            }
+        };
+        match length {
+            Some(length) => piece(stream, length),
+            None if head.contains("chunked") => loop {
+                let mut line = Vec::new();
+                while !line.ends_with(b"\r\n") {
+                    let mut byte = [0];
+                    if stream.read_exact(&mut byte).is_err() {
+                        return;
+                    }
+                    line.push(byte[0]);
+                }
+                let text = String::from_utf8_lossy(&line);
+                let size = usize::from_str_radix(text.trim(), 16).expect("a chunk size");
+                piece(stream, size);
+                drop(stream.read_exact(&mut [0; 2]));
+                if size == 0 {
+                    break;
+                }
+            },
+            None => {}
+        }
+        drop(stream.write_all(b"0\r\n\r\n"));
+    }
+}
+
+/// Speaks WebSocket and sends every message back.
+pub fn websocket_echo(stream: &mut TcpStream) {
+    let Ok(mut socket) = tokio_tungstenite::tungstenite::accept(stream) else { return };
+    while let Ok(message) = socket.read() {
+        if socket.send(message).is_err() {
+            return;
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Seen {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Seen {
+    pub fn text(&self) -> String {
+        format!("{}{}", self.head, String::from_utf8_lossy(&self.body))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(have, _)| have.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.header(name).is_some()
+    }
+}
+
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address);
+    // Workers open their sockets on their own time.
+    eventually(|| {
+        if stream.is_err() {
+            stream = TcpStream::connect(address);
+        }
+        stream.is_ok()
+    });
+    let stream = stream.expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream
+}
+
+/// One request on a connection of its own.
+pub fn send(address: SocketAddr, request: &str) -> Seen {
+    let mut stream = connect(address);
+    stream.write_all(request.as_bytes()).expect("sent");
+    read_response(&mut stream, false).expect("an answer")
+}
+
+/// The next answer, `None` if the connection ends instead.
+pub fn read_response(stream: &mut impl Read, is_head: bool) -> Option<Seen> {
+    let head = read_head(stream)?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    let mut seen = Seen { status, head, body: Vec::new() };
+    if is_head || status < 200 || status == 204 || status == 304 {
+        return Some(seen);
+    }
+    if seen.header("transfer-encoding").is_some() {
+        let mut reader = BufReader::new(stream);
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).ok()?;
+            let size = usize::from_str_radix(line.trim(), 16).ok()?;
+            let mut data = vec![0; size + 2];
+            reader.read_exact(&mut data).ok()?;
+            seen.body.extend_from_slice(&data[..size]);
+            if size == 0 {
+                assert!(reader.buffer().is_empty(), "nothing follows the body");
+                return Some(seen);
+            }
+        }
+    }
+    let length: usize = seen.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    seen.body.resize(length, 0);
+    stream.read_exact(&mut seen.body).ok()?;
+    Some(seen)
+}
+
+/// Waits until `condition` holds.
+pub fn eventually(mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "it never came true");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A self-signed certificate for `name`, of a new key.
+pub fn certificate(name: &str) -> Arc<Certificate> {
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate");
+    Arc::new(Certificate {
+        secret: ObjectKey::new("test", name),
+        names: vec![name.to_owned()],
+        not_after: i64::MAX,
+        chain: vec![made.cert.der().to_vec()],
+        key_pem: made.signing_key.serialize_pem().into_bytes().into(),
+    })
+}
+
+pub type Tls = StreamOwned<ClientConnection, TcpStream>;
+
+/// A TLS connection that takes any certificate, to see which one came.
+pub fn tls(address: SocketAddr, name: &str, alpn: &[&[u8]]) -> Tls {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
+    StreamOwned::new(connection, connect(address))
+}
+
+pub fn alpn(tls: &mut Tls) -> Vec<u8> {
+    tls.conn.complete_io(&mut tls.sock).expect("a handshake");
+    tls.conn.alpn_protocol().unwrap_or_default().to_vec()
+}
+
+pub fn fingerprint(tls: &Tls) -> Vec<u8> {
+    tls.conn.peer_certificates().expect("a certificate")[0].to_vec()
+}
+
+/// The first DNS name of the server's certificate.
+pub fn subject(tls: &Tls) -> String {
+    let der = fingerprint(tls);
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).expect("a certificate");
+    let names = certificate.subject_alternative_name().expect("names").expect("names");
+    match &names.value.general_names[0] {
+        x509_parser::extensions::GeneralName::DNSName(name) => (*name).to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[derive(Debug)]
+struct Anyone(Arc<rustls::crypto::CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(
+            message,
+            certificate,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
