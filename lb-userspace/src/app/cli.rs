@@ -68,7 +68,13 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Source")]
     pub kubernetes: bool,
     /// The kubeconfig to use with --kubernetes.
-    #[arg(long, value_name = "FILE", requires = "kubernetes", help_heading = "Source")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "kubernetes",
+        conflicts_with = "manifests",
+        help_heading = "Source"
+    )]
     pub kubeconfig: Option<PathBuf>,
 
     /// Attach XDP to this NIC. May be repeated.

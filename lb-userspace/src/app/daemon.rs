@@ -23,7 +23,7 @@ use super::cli::{AccessLog, RunArgs};
 use super::health::{self, HealthError};
 use super::settings::{BadSettings, Settings, SourceKind, node_addresses};
 use super::state::State;
-use super::steering::Steering;
+use super::steering::{Steering, route_vips};
 
 /// Certificates age and maps may be changed by others: everything is looked at this often.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -193,7 +193,9 @@ async fn take(
     };
     state.snapshot.store(Arc::clone(&next));
     let kernel = state.steering().and_then(|mut steering| steering.publish(&next).err());
-    let trouble: Vec<String> = listening.into_iter().chain(kernel).collect();
+    // Last: until a VIP is local, no packet for it gets so far as to be steered.
+    let routes = if args.no_xdp { None } else { route_vips(&next).await.err() };
+    let trouble: Vec<String> = listening.into_iter().chain(kernel).chain(routes).collect();
     if !trouble.is_empty() {
         tracing::error!(
             trouble = trouble.join("; "),

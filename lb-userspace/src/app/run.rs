@@ -1,7 +1,7 @@
 //! The binary's entry: parse, do, print, exit.
 
 use std::fmt::Display;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -45,7 +45,7 @@ async fn dispatch(command: Command) -> Result<u8, String> {
     match command {
         Command::Run(args) => run(*args).await,
         Command::Status(args) => {
-            let status: views::Status = ask(&args, "/status", |status| render::status(status)).await?;
+            let status: views::Status = ask(&args, "/status", render::status).await?;
             Ok(if status.ready { 0 } else { NEGATIVE })
         }
         Command::Routes(args) => {
@@ -75,7 +75,10 @@ async fn run(args: RunArgs) -> Result<u8, String> {
     let filter = EnvFilter::try_new(&args.log).map_err(|error| {
         format!("--log {:?} is no log filter ({error}); try info or sluice=debug", args.log)
     })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     match args.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
