@@ -1,1 +1,72 @@
-fn main() {}
+//! `cargo xtask`: the project's habits as commands.
+
+mod command;
+mod demo;
+mod fuzz;
+mod image;
+mod setup;
+mod test;
+mod tidy;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// The project's habits as commands. Those that need tools install them first (see `setup`).
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    habit: Habit,
+}
+
+#[derive(Subcommand)]
+enum Habit {
+    /// Install what the build needs: rust-src, and bpf-linker into target/tools
+    Setup,
+    /// Run the whole road from client to endpoint in a laboratory of network namespaces
+    ///
+    /// As root, XDP runs natively on the node's interface. Without root the same requests go over
+    /// loopback, without XDP.
+    Demo(demo::Options),
+    /// Check format, lints, module rules, and run all tests and the demo (as root)
+    Test,
+    /// Measure; arguments after the name go to the benchmark
+    Bench {
+        /// Which benchmark
+        name: Benchmark,
+        /// Arguments for it
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run the property tests of the parsers on many more random inputs than `test` does
+    Fuzz(fuzz::Options),
+    /// Build a static binary and write it as a container image (an OCI archive)
+    Image {
+        /// Where the archive goes [default: target/image/sluice.tar]
+        #[arg(long)]
+        output: Option<PathBuf>,
+    },
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Benchmark {
+    /// ns per packet of the XDP program, by PROG_TEST_RUN (needs root)
+    Xdp,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().habit {
+        Habit::Setup => setup::run(),
+        Habit::Demo(options) => demo::run(&options),
+        Habit::Test => test::run(),
+        Habit::Bench { name: Benchmark::Xdp, arguments } => {
+            setup::run()?;
+            command::cargo(["bench", "--package", "lb-userspace", "--bench", "xdp", "--"])
+                .args(arguments)
+                .run()
+        }
+        Habit::Fuzz(options) => fuzz::run(&options),
+        Habit::Image { output } => image::run(output),
+    }
+}

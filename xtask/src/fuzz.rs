@@ -1,0 +1,73 @@
+//! `cargo xtask fuzz`: the property tests, on many more inputs than a test run can afford.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::command::cargo;
+use crate::setup;
+
+/// What `cargo xtask fuzz` takes.
+///
+/// The properties are ordinary tests in the crates; a target is a package with a filter on test
+/// names. They run with new random inputs, round after round, until the time is up or one fails;
+/// proptest then prints the smallest input it found and keeps its seed beside the test.
+#[derive(clap::Args)]
+pub struct Options {
+    /// What to run; without it, all targets are listed
+    target: Option<Subject>,
+    /// How long, in seconds, to start new rounds
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// How many random inputs each property gets in one round
+    #[arg(long, default_value_t = 100_000)]
+    cases: u32,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Subject {
+    /// The TLS ClientHello parser that kernel and host share
+    ClientHello,
+    /// The packet parser that kernel and host share
+    Packet,
+    /// The normalisation of request targets and hosts
+    Target,
+}
+
+impl Subject {
+    /// Package and test name filter.
+    fn tests(self) -> (&'static str, &'static str) {
+        match self {
+            Self::ClientHello => ("lb-common", "hello"),
+            Self::Packet => ("lb-common", "packet"),
+            Self::Target => ("lb-userspace", "route::"),
+        }
+    }
+}
+
+/// Runs rounds of the target until the time is up; fails as soon as one fails.
+pub fn run(options: &Options) -> Result<()> {
+    let Some(target) = options.target else {
+        for target in <Subject as clap::ValueEnum>::value_variants() {
+            let value = clap::ValueEnum::to_possible_value(target).expect("no target is hidden");
+            println!(
+                "{:14}{}",
+                value.get_name(),
+                value.get_help().map(ToString::to_string).unwrap_or_default()
+            );
+        }
+        return Ok(());
+    };
+    let (package, filter) = target.tests();
+    setup::run()?;
+    let end = Instant::now() + Duration::from_secs(options.seconds);
+    let mut rounds = 0_u64;
+    while rounds == 0 || Instant::now() < end {
+        cargo(["test", "--release", "--package", package, "--lib", "--", filter])
+            .env("PROPTEST_CASES", options.cases.to_string())
+            .run()?;
+        rounds += 1;
+    }
+    println!("fuzz: {rounds} rounds of {} inputs for each property, no failure", options.cases);
+    Ok(())
+}
