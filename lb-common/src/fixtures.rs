@@ -1,1 +1,385 @@
-//! x
+//! Frames and what has to become of them: one table for host functions and loaded program.
+
+extern crate std;
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::string::String;
+use std::vec::Vec;
+use std::{format, vec};
+
+use etherparse::PacketBuilder;
+
+use crate::env::{Bytes, Env, Frame};
+use crate::maps::{FlowKey, HELLO_LEN, NameKey, VIP_OBSERVE_SNI, VipKey, VipValue};
+use crate::reason::Reason;
+use crate::verdict::{mapped, words};
+
+/// The VIP of the fixtures: ports 80 (plain) and 443 (observed) over TCP.
+pub const VIP4: [u8; 4] = [198, 51, 100, 10];
+/// Its IPv6 sister.
+pub const VIP6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
+/// The name in the exact table, with slot 0.
+pub const NAME: &str = "www.example.com";
+/// The wildcard's suffix, with slot 1.
+pub const SUFFIX: &str = "wild.example.com";
+
+/// A frame and its fate.
+pub struct Fixture {
+    /// What it is.
+    pub description: &'static str,
+    /// From the Ethernet header on. It leaves as it came: nothing is rewritten or dropped.
+    pub frame: Vec<u8>,
+    /// The verdict.
+    pub verdict: Reason,
+    /// What its ClientHello counts as.
+    pub hello: Option<Reason>,
+}
+
+/// The VIP table's entries.
+pub fn vips() -> Vec<(VipKey, VipValue)> {
+    let mut vips = Vec::new();
+    for (slot, (address, port)) in
+        [(mapped(VIP4), 80u16), (mapped(VIP4), 443), (words(VIP6), 80), (words(VIP6), 443)]
+            .into_iter()
+            .enumerate()
+    {
+        let flags = if port == 443 { VIP_OBSERVE_SNI } else { 0 };
+        let key = VipKey { address, port: port.to_be(), protocol: 6, zero: 0 };
+        vips.push((key, VipValue { slot: slot as u32, flags }));
+    }
+    vips
+}
+
+/// A ClientHello record with the server name, if any, behind `before` bytes of another extension.
+pub fn client_hello(name: Option<&str>, before: usize) -> Vec<u8> {
+    let mut extensions = Vec::new();
+    let mut extension = |kind: u16, body: &[u8]| {
+        extensions.extend(kind.to_be_bytes());
+        extensions.extend((body.len() as u16).to_be_bytes());
+        extensions.extend(body);
+    };
+    extension(51, &vec![7; before]);
+    if let Some(name) = name {
+        let mut list = Vec::new();
+        list.extend((name.len() as u16 + 3).to_be_bytes());
+        list.push(0);
+        list.extend((name.len() as u16).to_be_bytes());
+        list.extend(name.as_bytes());
+        extension(0, &list);
+    }
+    extension(43, &[2, 3, 4]);
+    let mut body = vec![3, 3];
+    body.extend([9; 32]);
+    body.push(32);
+    body.extend([8; 32]);
+    body.extend([0, 2, 0x13, 1, 1, 0]);
+    body.extend((extensions.len() as u16).to_be_bytes());
+    body.extend(extensions);
+    let mut record = vec![22, 3, 1];
+    record.extend((body.len() as u16 + 4).to_be_bytes());
+    record.extend([1, 0]);
+    record.extend((body.len() as u16).to_be_bytes());
+    record.extend(body);
+    record
+}
+
+/// A TCP segment to the fixtures' VIP.
+pub fn segment(v6: bool, source_port: u16, port: u16, syn: bool, payload: &[u8]) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2([2; 6], [4; 6]);
+    let ip = if v6 { ethernet.ipv6([1; 16], VIP6, 64) } else { ethernet.ipv4([192, 0, 2, 1], VIP4, 64) };
+    let tcp = ip.tcp(source_port, port, 1, 1000);
+    let tcp = if syn { tcp.syn() } else { tcp.ack(1) };
+    let mut frame = Vec::new();
+    tcp.write(&mut frame, payload).expect("a Vec takes everything");
+    frame
+}
+
+fn udp(port: u16) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let packet = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([192, 0, 2, 1], VIP4, 64).udp(9, port);
+    packet.write(&mut frame, b"x").expect("a Vec takes everything");
+    frame
+}
+
+fn tagged(tags: usize, frame: &[u8]) -> Vec<u8> {
+    let mut out = frame[..12].to_vec();
+    for tag in 0..tags {
+        out.extend(if tag == 0 && tags > 1 { [0x88, 0xa8, 0, 5] } else { [0x81, 0, 0, 6] });
+    }
+    out.extend(&frame[12..]);
+    out
+}
+
+/// An IPv4 frame with options (no-ops).
+fn with_options(words: u8) -> Vec<u8> {
+    let mut frame = segment(false, 7, 80, false, b"data");
+    frame[14] = 0x45 + words;
+    let total = u16::from_be_bytes([frame[16], frame[17]]) + u16::from(words) * 4;
+    frame[16..18].copy_from_slice(&total.to_be_bytes());
+    frame.splice(34..34, vec![1; words as usize * 4]);
+    frame
+}
+
+/// An IPv6 frame with extension headers of the kinds, each of eight bytes.
+fn with_extensions(kinds: &[u8], fragment: u16) -> Vec<u8> {
+    let mut frame = segment(true, 7, 443, true, b"");
+    let mut chain = Vec::new();
+    for (at, kind) in kinds.iter().enumerate() {
+        let next = kinds.get(at + 1).copied().unwrap_or(6);
+        let [high, low] = if *kind == 44 { fragment.to_be_bytes() } else { [1, 4] };
+        chain.extend([next, 0, high, low, 0, 0, 0, 0]);
+    }
+    let length = u16::from_be_bytes([frame[18], frame[19]]) + chain.len() as u16;
+    frame[18..20].copy_from_slice(&length.to_be_bytes());
+    frame[20] = kinds.first().copied().unwrap_or(6);
+    frame.splice(54..54, chain);
+    frame
+}
+
+fn patched(mut frame: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
+    frame[at..at + bytes.len()].copy_from_slice(bytes);
+    frame
+}
+
+/// The table. Every hello has a source port of its own, so the rows don't depend on each other.
+pub fn table() -> Vec<Fixture> {
+    let mut rows = Vec::new();
+    let mut row =
+        |description, frame, verdict| rows.push(Fixture { description, frame, verdict, hello: None });
+    let plain = || segment(false, 7, 80, false, b"GET / HTTP/1.1\r\n\r\n");
+    row("IPv4 data to a VIP", plain(), Reason::Vip);
+    row("IPv4 SYN to a VIP", segment(false, 7, 443, true, b""), Reason::Vip);
+    row("IPv6 data to a VIP", segment(true, 7, 80, false, b"data"), Reason::Vip);
+    row("IPv6 SYN to a VIP", segment(true, 7, 443, true, b""), Reason::Vip);
+    row("another port", segment(false, 7, 81, false, b"data"), Reason::NotVip);
+    row("another protocol on a VIP's port", udp(443), Reason::NotVip);
+    row("another address", patched(plain(), 33, &[11]), Reason::NotVip);
+    row("one VLAN tag", tagged(1, &plain()), Reason::Vip);
+    row("two VLAN tags", tagged(2, &segment(true, 7, 80, false, b"data")), Reason::Vip);
+    row("three VLAN tags", tagged(3, &plain()), Reason::TooManyTags);
+    row("IPv4 options", with_options(2), Reason::Vip);
+    row("the longest IPv4 options", with_options(10), Reason::Vip);
+    row("first IPv4 fragment", patched(plain(), 20, &[0x20, 0]), Reason::Fragment);
+    row("later IPv4 fragment", patched(plain(), 20, &[0, 9]), Reason::Fragment);
+    row("don't fragment is no fragment", patched(plain(), 20, &[0x40, 0]), Reason::Vip);
+    row("IPv6 hop-by-hop, routing and destination options", with_extensions(&[0, 43, 60], 0), Reason::Vip);
+    row("IPv6 atomic fragment", with_extensions(&[44], 0), Reason::Vip);
+    row("IPv6 fragment", with_extensions(&[44], 1), Reason::Fragment);
+    row("nine IPv6 extension headers", with_extensions(&[60; 9], 0), Reason::TooManyHeaders);
+    row("eight IPv6 extension headers", with_extensions(&[60; 8], 0), Reason::Vip);
+    row("ICMP", patched(plain(), 23, &[1]), Reason::Icmp);
+    row("ICMPv6", patched(segment(true, 7, 80, false, b""), 20, &[58]), Reason::Icmp);
+    row("GRE", patched(plain(), 23, &[47]), Reason::OtherProtocol);
+    row("ARP", patched(plain(), 12, &[8, 6]), Reason::NotIp);
+    row("IPv4 with version 5", patched(plain(), 14, &[0x55]), Reason::Malformed);
+    row("IPv4 with a short header", patched(plain(), 14, &[0x44]), Reason::Malformed);
+    row("IPv4 longer than its frame", patched(plain(), 16, &[0xff, 0xff]), Reason::Truncated);
+    row("IPv4 without room for ports", patched(plain(), 16, &[0, 22]), Reason::Truncated);
+    row(
+        "IPv6 longer than its frame",
+        patched(segment(true, 7, 80, false, b""), 18, &[9, 9]),
+        Reason::Truncated,
+    );
+    row("an IPv4 header cut off", plain()[..30].to_vec(), Reason::Truncated);
+    row("an Ethernet header only", plain()[..14].to_vec(), Reason::Truncated);
+
+    let long = format!("{}.example.com", ["a"; 60].join("."));
+    let hellos: [(&str, Option<&str>, usize, usize, Reason); 9] = [
+        ("an exact name", Some(NAME), 0, 9999, Reason::HelloExact),
+        ("an exact name in capitals", Some("WWW.Example.COM"), 0, 9999, Reason::HelloExact),
+        ("a wildcard's name", Some("any.wild.example.com"), 0, 9999, Reason::HelloWildcard),
+        ("two labels under a wildcard", Some("a.b.wild.example.com"), 0, 9999, Reason::HelloUnknown),
+        ("the wildcard's suffix itself", Some(SUFFIX), 0, 9999, Reason::HelloUnknown),
+        ("an unknown name", Some("nobody.test"), 0, 9999, Reason::HelloUnknown),
+        ("no name", None, 0, 9999, Reason::HelloNoName),
+        ("a name behind a post-quantum key share, split", Some(NAME), 1200, 1000, Reason::HelloSplit),
+        ("a name of 131 bytes", Some(&long), 0, 9999, Reason::HelloNameTooLong),
+    ];
+    for v6 in [false, true] {
+        for (at, (description, name, before, cut, reason)) in hellos.iter().enumerate() {
+            let hello = client_hello(*name, *before);
+            let payload = &hello[..hello.len().min(*cut)];
+            let frame = segment(v6, 1000 + at as u16, 443, false, payload);
+            rows.push(Fixture { description, frame, verdict: Reason::Vip, hello: Some(*reason) });
+        }
+    }
+    let hello = client_hello(Some(NAME), 0);
+    let frame = segment(false, 1000, 443, false, &hello);
+    rows.push(Fixture { description: "a hello once more", frame, verdict: Reason::Vip, hello: None });
+    let frame = tagged(2, &segment(false, 3000, 443, false, &hello));
+    let hello = Some(Reason::HelloExact);
+    rows.push(Fixture { description: "a hello behind tags", frame, verdict: Reason::Vip, hello });
+    rows
+}
+
+/// The kernel's surroundings made of collections.
+#[derive(Default)]
+pub struct Host {
+    /// The frame at hand.
+    pub frame: Vec<u8>,
+    vips: HashMap<VipKey, VipValue>,
+    names: HashMap<NameKey, u32>,
+    wildcards: HashMap<NameKey, u32>,
+    flows: RefCell<HashSet<FlowKey>>,
+    /// Reasons counted, in order.
+    pub counted: RefCell<Vec<Reason>>,
+}
+
+impl Host {
+    /// With the fixtures' tables.
+    pub fn new() -> Self {
+        let key = |name: &str| NameKey::new(name.as_bytes()).expect("fits");
+        Self {
+            vips: vips().into_iter().collect(),
+            names: [(key(NAME), 0)].into(),
+            wildcards: [(key(SUFFIX), 1)].into(),
+            ..Self::default()
+        }
+    }
+
+    fn find(&self, table: &HashMap<NameKey, u32>, offset: usize, length: usize) -> Option<u32> {
+        table.get(&NameKey::new(self.frame.get(offset..offset + length)?)?).copied()
+    }
+}
+
+struct Payload(Vec<u8>);
+
+impl Bytes for Payload {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn byte(&self, offset: usize) -> Option<u8> {
+        self.0.get(offset).copied()
+    }
+}
+
+impl Frame for Host {
+    fn near<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.frame.get(offset..offset + N)?.try_into().ok()
+    }
+
+    fn far<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.near(offset)
+    }
+
+    fn linear(&self) -> u32 {
+        self.frame.len() as u32
+    }
+
+    fn length(&self) -> u32 {
+        self.linear()
+    }
+}
+
+impl Env for Host {
+    fn vip(&self, key: &VipKey) -> Option<VipValue> {
+        self.vips.get(key).copied()
+    }
+
+    fn count(&self, reason: Reason) {
+        self.counted.borrow_mut().push(reason);
+    }
+
+    fn count_vip(&self, _slot: u32, _bytes: u32, _connection: bool) {}
+
+    fn count_name(&self, _slot: u32) {}
+
+    fn remember(&self, flow: &FlowKey) -> bool {
+        self.flows.borrow_mut().insert(*flow)
+    }
+
+    fn forget(&self, flow: &FlowKey) {
+        self.flows.borrow_mut().remove(flow);
+    }
+
+    fn payload(&self, offset: usize, length: usize) -> Option<impl Bytes> {
+        Some(Payload(self.frame.get(offset..offset + length.min(HELLO_LEN))?.to_vec()))
+    }
+
+    fn exact(&self, offset: usize, length: usize) -> Option<u32> {
+        self.find(&self.names, offset, length)
+    }
+
+    fn wildcard(&self, offset: usize, length: usize) -> Option<u32> {
+        self.find(&self.wildcards, offset, length)
+    }
+}
+
+/// What a row has to count, for comparing.
+pub fn expected(row: &Fixture) -> Vec<Reason> {
+    let mut reasons: Vec<_> = row.hello.into_iter().chain([row.verdict]).collect();
+    reasons.sort();
+    reasons
+}
+
+/// A row's name for messages.
+pub fn label(row: &Fixture) -> String {
+    format!("{} ({} bytes)", row.description, row.frame.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hello::server_name;
+    use crate::packet::{shape, walk};
+    use crate::verdict::judge;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_host_judges_the_table() {
+        let mut host = Host::new();
+        for row in table() {
+            host.frame = row.frame.clone();
+            host.counted.borrow_mut().clear();
+            assert_eq!(judge(&host), row.verdict, "{}", label(&row));
+            let mut counted = host.counted.borrow().clone();
+            counted.sort();
+            assert_eq!(counted, expected(&row), "{}", label(&row));
+        }
+    }
+
+    #[test]
+    fn every_prefix_of_a_hello_is_split_or_whole() {
+        for name in [Some(NAME), None] {
+            let hello = client_hello(name, 40);
+            let whole = server_name(&hello[..]);
+            for length in 0..hello.len() {
+                let part = server_name(&hello[..length]);
+                assert!(part == Err(Reason::HelloSplit) || part == whole, "{length}: {part:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = server_name(&bytes[..]);
+            let host = Host { frame: bytes, ..Host::new() };
+            judge(&host);
+        }
+
+        #[test]
+        fn a_damaged_hello_never_points_outside(at in 0..200usize, byte: u8) {
+            let mut hello = client_hello(Some(NAME), 20);
+            let at = at % hello.len();
+            hello[at] = byte;
+            if let Ok(name) = server_name(&hello[..]) {
+                prop_assert!(name.length > 0 && name.offset + name.length <= hello.len());
+            }
+        }
+
+        #[test]
+        fn both_ways_through_the_headers_agree(row in 0..table().len(), at in 12..60usize, byte: u8) {
+            let mut frame = table().swap_remove(row).frame;
+            if let Some(place) = frame.get_mut(at) {
+                *place = byte;
+            }
+            let host = Host { frame, ..Host::new() };
+            if let Some(packet) = shape(&host) {
+                prop_assert_eq!(walk(&host), Ok(packet));
+            }
+        }
+    }
+}

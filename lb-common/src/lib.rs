@@ -20,5 +20,5 @@ pub mod hello;
 pub mod packet;
 pub mod verdict;
 
-#[cfg(feature = "fixtures")]
+#[cfg(any(test, feature = "fixtures"))]
 pub mod fixtures;

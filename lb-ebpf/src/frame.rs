@@ -10,12 +10,13 @@ use lb_common::reason::Reason;
 
 use crate::maps::{FLOWS, NAME_COUNTERS, NAMES, SCRATCH, VIP_COUNTERS, VIPS, WILDCARDS, count, opaque};
 
-/// A frame in the kernel.
-pub struct Kernel {
+/// A frame in the kernel. `FORGETFUL`: connections are forgotten as soon as they are remembered,
+/// so that a benchmark can show the same ClientHello again and again.
+pub struct Kernel<const FORGETFUL: bool> {
     context: *mut xdp_md,
 }
 
-impl Kernel {
+impl<const FORGETFUL: bool> Kernel<FORGETFUL> {
     /// The frame of this run of the program.
     #[inline(always)]
     pub fn new(context: &XdpContext) -> Self {
@@ -23,7 +24,7 @@ impl Kernel {
     }
 }
 
-impl Frame for Kernel {
+impl<const FORGETFUL: bool> Frame for Kernel<FORGETFUL> {
     #[inline(always)]
     fn near<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         // SAFETY: the context is valid for the run.
@@ -72,7 +73,7 @@ impl Frame for Kernel {
     }
 }
 
-impl Env for Kernel {
+impl<const FORGETFUL: bool> Env for Kernel<FORGETFUL> {
     #[inline(always)]
     fn vip(&self, key: &VipKey) -> Option<VipValue> {
         // SAFETY: a torn read is impossible, values are eight aligned bytes and replaced whole.
@@ -111,6 +112,9 @@ impl Env for Kernel {
         }
         // A full table evicts; only a lack of memory fails, and then counting twice is all.
         let _ = FLOWS.insert(flow, 1, 0);
+        if FORGETFUL {
+            self.forget(flow);
+        }
         true
     }
 
@@ -146,7 +150,7 @@ impl Env for Kernel {
     }
 }
 
-impl Kernel {
+impl<const FORGETFUL: bool> Kernel<FORGETFUL> {
     #[inline(always)]
     fn find(&self, table: &HashMap<NameKey, u32>, offset: usize, length: usize) -> Option<u32> {
         // SAFETY: this CPU's own element, which nothing else uses during the run.

@@ -18,7 +18,7 @@ use lb_common::verdict;
 /// Judges a frame; everything is passed on.
 #[xdp(frags)]
 pub fn sluice(context: XdpContext) -> u32 {
-    verdict::judge(&frame::Kernel::new(&context));
+    verdict::judge(&frame::Kernel::<false>::new(&context));
     XDP_PASS
 }
 
@@ -28,6 +28,13 @@ pub fn steer(context: SkLookupContext) -> u32 {
     steer::steer(&context);
     // 1 is SK_PASS: with no socket assigned, the kernel's own lookup goes on.
     1
+}
+
+/// `sluice` with a memory for connections that lasts no longer than a frame. For benchmarks only.
+#[xdp(frags)]
+pub fn forgetful(context: XdpContext) -> u32 {
+    verdict::judge(&frame::Kernel::<true>::new(&context));
+    XDP_PASS
 }
 
 /// Does nothing: the floor that benchmarks subtract.

@@ -1,1 +1,150 @@
-fn main() {}
+//! Nanoseconds per packet of the XDP program, by BPF_PROG_TEST_RUN: `cargo bench --bench xdp`,
+//! as root; `--json FILE` writes the numbers too. The method is in bench/README.md.
+
+use std::error::Error;
+
+use aya::Ebpf;
+use aya::maps::{HashMap, MapData, PerCpuArray};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use lb_common::fixtures::{NAME, SUFFIX, client_hello, segment, vips};
+use lb_common::maps::{NameKey, ReasonCounters, VipKey, VipValue};
+use lb_common::reason::Reason;
+use serde::Serialize;
+use sluice::dataplane::kernel::load;
+
+/// Rounds over all cases; each gives one number per case, of which the median is shown.
+const ROUNDS: usize = 11;
+/// Packets of one measurement.
+const PACKETS: u32 = 400_000;
+
+struct Case {
+    name: &'static str,
+    program: &'static str,
+    frame: Vec<u8>,
+    nanoseconds: Vec<f64>,
+}
+
+#[derive(Serialize)]
+struct Line {
+    case: &'static str,
+    nanoseconds: f64,
+    over_empty: f64,
+    ratio_to_empty: f64,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let json = arguments.iter().position(|a| a == "--json").and_then(|at| arguments.get(at + 1));
+    if !nix::unistd::geteuid().is_root() {
+        return Err("BPF_PROG_TEST_RUN takes root".into());
+    }
+    let mut programs = load(None)?;
+    fill(&mut programs)?;
+    let mut cases = cases();
+    for case in &cases {
+        let program: &mut Xdp = programs.program_mut(case.program).ok_or("no such program")?.try_into()?;
+        if program.fd().is_err() {
+            program.load()?;
+        }
+    }
+    for _ in 0..ROUNDS {
+        // Interleaved, so that a slow moment of the machine hits every case alike.
+        for case in &mut cases {
+            let program: &mut Xdp =
+                programs.program_mut(case.program).ok_or("no such program")?.try_into()?;
+            let mut options = TestRunOptions::new();
+            options.data_in = Some(&case.frame);
+            options.repeat = PACKETS;
+            case.nanoseconds.push(program.test_run(options)?.duration.as_nanos() as f64);
+        }
+    }
+    check_hellos(&programs)?;
+    let lines = lines(&mut cases);
+    println!("{:<44} {:>6} {:>11} {:>7}", "case", "ns", "over empty", "ratio");
+    for line in &lines {
+        println!(
+            "{:<44} {:>6.0} {:>11.0} {:>7.1}",
+            line.case, line.nanoseconds, line.over_empty, line.ratio_to_empty
+        );
+    }
+    if let Some(path) = json {
+        std::fs::write(path, serde_json::to_string_pretty(&lines)?)?;
+    }
+    Ok(())
+}
+
+/// Every hello of the forgetful program has to have been counted, or the cases measured a shorter
+/// way than their names say.
+fn check_hellos(programs: &Ebpf) -> Result<(), Box<dyn Error>> {
+    let map: PerCpuArray<_, ReasonCounters> = programs.map("REASONS").ok_or("no map REASONS")?.try_into()?;
+    let cpus = map.get(&0, 0)?;
+    for reason in [Reason::HelloExact, Reason::HelloWildcard, Reason::HelloUnknown] {
+        let counted: u64 = cpus.iter().map(|cpu| cpu.0[reason as usize]).sum();
+        // The exact name has one more, from the first look of "seen before".
+        if counted < ROUNDS as u64 * u64::from(PACKETS) {
+            return Err(format!("{} counted {counted} times: the case did not run", reason.name()).into());
+        }
+    }
+    Ok(())
+}
+
+fn cases() -> Vec<Case> {
+    let case = |name, program, frame| Case { name, program, frame, nanoseconds: Vec::new() };
+    let hello = |port, name: &str| segment(false, port, 443, false, &client_hello(Some(name), 40));
+    let data = [b'x'; 1000];
+    // The forgetful program's flow is one that the other never remembers: both share the table,
+    // and a connection that is in it ends the work before the name is looked at.
+    vec![
+        case("empty program", "empty", segment(false, 7, 80, false, &data)),
+        case("no VIP", "sluice", segment(false, 7, 81, false, &data)),
+        case("no VIP, IPv6", "sluice", segment(true, 7, 81, false, &data)),
+        case("VIP, data", "sluice", segment(false, 7, 80, false, &data)),
+        case("VIP, data, IPv6", "sluice", segment(true, 7, 80, false, &data)),
+        case("TLS VIP, data of a connection", "sluice", segment(false, 7, 443, false, &data)),
+        case("TLS VIP, bare ACK", "sluice", segment(false, 7, 443, false, b"")),
+        case("TLS VIP, SYN", "sluice", segment(false, 7, 443, true, b"")),
+        case("ClientHello seen before", "sluice", hello(7, NAME)),
+        case("ClientHello, exact name", "forgetful", hello(8, NAME)),
+        case("ClientHello, wildcard", "forgetful", hello(8, "any.wild.example.com")),
+        case("ClientHello, unknown name", "forgetful", hello(8, "nobody.test.example")),
+    ]
+}
+
+fn lines(cases: &mut [Case]) -> Vec<Line> {
+    let medians: Vec<_> = cases
+        .iter_mut()
+        .map(|case| {
+            case.nanoseconds.sort_by(f64::total_cmp);
+            (case.name, case.nanoseconds[ROUNDS / 2])
+        })
+        .collect();
+    let empty = medians[0].1.max(1.0);
+    medians
+        .iter()
+        .map(|&(case, nanoseconds)| Line {
+            case,
+            nanoseconds,
+            over_empty: nanoseconds - empty,
+            ratio_to_empty: nanoseconds / empty,
+        })
+        .collect()
+}
+
+/// The fixtures' VIPs among 1,000 names.
+fn fill(programs: &mut Ebpf) -> Result<(), Box<dyn Error>> {
+    let mut table: HashMap<&mut MapData, VipKey, VipValue> =
+        programs.map_mut("VIPS").ok_or("no map VIPS")?.try_into()?;
+    for (key, value) in vips() {
+        table.insert(key, value, 0)?;
+    }
+    for (map, name) in [("NAMES", NAME), ("WILDCARDS", SUFFIX)] {
+        let mut names: HashMap<&mut MapData, NameKey, u32> =
+            programs.map_mut(map).ok_or("no such map")?.try_into()?;
+        names.insert(NameKey::new(name.as_bytes()).ok_or("too long")?, 0, 0)?;
+        for other in 1..1000 {
+            let other_name = format!("host{other}.example.org");
+            names.insert(NameKey::new(other_name.as_bytes()).ok_or("too long")?, other, 0)?;
+        }
+    }
+    Ok(())
+}

@@ -161,12 +161,13 @@ async fn is_not_synced_before_every_kind_was_listed() {
     for late in ["ingresses", "ingressclasses", "services", "endpointslices", "secrets"] {
         let server = ApiServer::start().await;
         server.apply(service("a"));
-        for _ in 0..5 {
+        for _ in 0..1000 {
             server.fail_next("list", late, Fault::Status(500));
         }
         let mut updates = kubernetes::watch(server.client(), settings());
         let failing = until(&mut updates, late, |u| !u.health.is_ok()).await;
         assert!(!failing.synced && failing.objects.is_empty(), "{late}: {failing:?}");
+        server.clear_faults();
         until_names(&mut updates, late, &["service a"]).await;
     }
 }
@@ -242,11 +243,13 @@ async fn outages_keep_the_last_good_state() {
         Row {
             what: "slow",
             break_it: |s| {
-                s.fail_next("list", "ingresses", Fault::Slow(Duration::from_secs(30)));
+                for _ in 0..1000 {
+                    s.fail_next("list", "ingresses", Fault::Slow(Duration::from_secs(30)));
+                }
                 s.gone();
             },
             told: Some("no answer"),
-            mend: |_| {},
+            mend: ApiServer::clear_faults,
             lists_again: true,
         },
     ];

@@ -68,7 +68,13 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Source")]
     pub kubernetes: bool,
     /// The kubeconfig to use with --kubernetes.
-    #[arg(long, value_name = "FILE", requires = "kubernetes", help_heading = "Source")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "kubernetes",
+        conflicts_with = "manifests",
+        help_heading = "Source"
+    )]
     pub kubeconfig: Option<PathBuf>,
 
     /// Attach XDP to this NIC. May be repeated.
@@ -137,7 +143,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Operation")]
     pub log_format: LogFormat,
     /// What to log: a level, or directives like sluice=debug,kube=warn.
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "SLUICE_LOG", help_heading = "Operation")]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        default_value = "info",
+        env = "SLUICE_LOG",
+        help_heading = "Operation"
+    )]
     pub log: String,
 }
 

@@ -23,7 +23,7 @@ use super::cli::{AccessLog, RunArgs};
 use super::health::{self, HealthError};
 use super::settings::{BadSettings, Settings, SourceKind, node_addresses};
 use super::state::State;
-use super::steering::Steering;
+use super::steering::{Steering, route_vips};
 
 /// Certificates age and maps may be changed by others: everything is looked at this often.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -50,7 +50,9 @@ pub enum DaemonError {
     #[error("{0}{remedy}", remedy = remedy(.0))]
     Proxy(#[from] proxy::StartError),
     /// XDP was asked for and can't be had.
-    #[error("XDP: {0}\nTo serve without XDP, leave --interface out and say --no-xdp; `sluice doctor` says more.")]
+    #[error(
+        "XDP: {0}\nTo serve without XDP, leave --interface out and say --no-xdp; `sluice doctor` says more."
+    )]
     Xdp(String),
     /// The system refuses something basic.
     #[error("{what}: {source}")]
@@ -90,20 +92,35 @@ pub async fn run(args: RunArgs) -> Result<(), DaemonError> {
     let socket = Socket::open(&args.socket)?;
     let probes = health::listen(args.health).await?;
     let state = Arc::new(State::new(settings.source.clone()));
-    let background = [
-        tokio::spawn(health::serve(probes, state.clone())),
-        tokio::spawn(socket.serve(state.clone())),
-    ];
+    let background =
+        [tokio::spawn(health::serve(probes, state.clone())), tokio::spawn(socket.serve(state.clone()))];
     let result = follow(&args, &settings, &state, &mut stop).await;
+    if let Ok(Ended::AtOnce) = result {
+        // Dropping the proxy would wait for its workers; the end of the process does not.
+        std::mem::forget(Arc::clone(&state));
+    }
     for task in background {
         task.abort();
         // Awaited so that the socket's file is gone when the process is.
         let _ = task.await;
     }
-    result
+    result.map(|_| ())
 }
 
-async fn follow(args: &RunArgs, settings: &Settings, state: &State, stop: &mut Stop) -> Result<(), DaemonError> {
+/// How the daemon came to its end.
+enum Ended {
+    /// All connections were done, or out of time.
+    Drained,
+    /// A second signal.
+    AtOnce,
+}
+
+async fn follow(
+    args: &RunArgs,
+    settings: &Settings,
+    state: &State,
+    stop: &mut Stop,
+) -> Result<Ended, DaemonError> {
     let mut updates = source(settings).await?;
     let translation = translation(args, settings);
     let mut resync = tokio::time::interval(RESYNC);
@@ -118,8 +135,7 @@ async fn follow(args: &RunArgs, settings: &Settings, state: &State, stop: &mut S
             _ = resync.tick() => {}
         }
     }
-    drain(args, state, stop).await;
-    Ok(())
+    Ok(drain(args, state, stop).await)
 }
 
 async fn source(settings: &Settings) -> Result<watch::Receiver<Update>, DaemonError> {
@@ -177,9 +193,14 @@ async fn take(
     };
     state.snapshot.store(Arc::clone(&next));
     let kernel = state.steering().and_then(|mut steering| steering.publish(&next).err());
-    let trouble: Vec<String> = listening.into_iter().chain(kernel).collect();
+    // Last: until a VIP is local, no packet for it gets so far as to be steered.
+    let routes = if args.no_xdp { None } else { route_vips(&next).await.err() };
+    let trouble: Vec<String> = listening.into_iter().chain(kernel).chain(routes).collect();
     if !trouble.is_empty() {
-        tracing::error!(trouble = trouble.join("; "), "not everything asked for could be set up; trying again");
+        tracing::error!(
+            trouble = trouble.join("; "),
+            "not everything asked for could be set up; trying again"
+        );
     }
     state.trouble.store((!trouble.is_empty()).then(|| Arc::new(trouble.join("; "))));
     Ok(())
@@ -198,7 +219,8 @@ fn start(args: &RunArgs, state: &State, snapshot: &Arc<Snapshot>) -> Result<(), 
     };
     let proxy = Proxy::start(settings, Arc::clone(snapshot))?;
     if !args.no_xdp {
-        let steering = Steering::open(args, proxy.sockets()).map_err(|error| DaemonError::Xdp(error.to_string()))?;
+        let steering =
+            Steering::open(args, proxy.sockets()).map_err(|error| DaemonError::Xdp(error.to_string()))?;
         for nic in steering.info().interfaces {
             match nic.mode.as_str() {
                 "generic" => tracing::warn!(
@@ -239,14 +261,20 @@ fn report(previous: &Snapshot, next: &Snapshot) {
 }
 
 /// Lets open connections end, until the time is over or a second signal comes.
-async fn drain(args: &RunArgs, state: &State, stop: &mut Stop) {
+async fn drain(args: &RunArgs, state: &State, stop: &mut Stop) -> Ended {
     state.draining.store(true, Ordering::Relaxed);
-    let Some(proxy) = state.proxy.get() else { return };
+    let Some(proxy) = state.proxy.get() else { return Ended::Drained };
     let grace = Duration::from_secs(args.drain_timeout.into());
     tracing::info!(seconds = grace.as_secs(), "draining; a second signal ends at once");
     tokio::select! {
-        () = proxy.shutdown(grace) => tracing::info!("drained"),
-        () = stop.asked() => tracing::warn!("ended before all connections were done"),
+        () = proxy.shutdown(grace) => {
+            tracing::info!("drained");
+            Ended::Drained
+        }
+        () = stop.asked() => {
+            tracing::warn!("ended before all connections were done");
+            Ended::AtOnce
+        }
     }
 }
 

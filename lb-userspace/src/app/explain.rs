@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{self, HostPattern, Listener, Protocol, RewriteTarget, SniMode, Snapshot};
+use crate::model::{self, HostPattern, Listener, Protocol, RewriteTarget, Snapshot, SniMode};
 use crate::route::{self, Candidate, Outcome, RouteTable, Target};
 
 use super::admin::views::{EndpointView, RouteView, word};
@@ -124,8 +124,7 @@ pub fn explain(
     let host = asked.host.as_str();
     let candidates = table.explain(Some(host), asked.target.path());
     let found = candidates.first().filter(|first| first.outcome == Outcome::Wins);
-    let listeners: Vec<_> =
-        snapshot.listeners.iter().filter(|listener| asked.reaches(listener)).collect();
+    let listeners: Vec<_> = snapshot.listeners.iter().filter(|listener| asked.reaches(listener)).collect();
     let (answer, endpoints) = answer(&asked, found, snapshot, listeners.is_empty());
     let upstream_target = answer.status.is_none().then(|| upstream_target(&asked.target, found));
     let here = |c: &&Candidate<'_>| c.outcome != Outcome::Wins && (all || c.outcome != Outcome::HostDiffers);
@@ -135,7 +134,10 @@ pub fn explain(
         generation: snapshot.generation,
         host: asked.host.clone(),
         target: asked.target.path_and_query().to_owned(),
-        listeners: listeners.into_iter().map(|listener| listener_view(listener, &asked, snapshot, xdp)).collect(),
+        listeners: listeners
+            .into_iter()
+            .map(|listener| listener_view(listener, &asked, snapshot, xdp))
+            .collect(),
         tls: (asked.protocol == Protocol::Https).then(|| tls(&asked, snapshot)),
         route: found.map(|c| matched(c, snapshot)),
         others_elsewhere: candidates.len() - others.len() - usize::from(found.is_some()),
@@ -164,7 +166,8 @@ impl Asked {
         };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
-        let host = route::normalise_host(authority).map_err(|why| BadUrl::Host { url: url.to_owned(), why })?;
+        let host =
+            route::normalise_host(authority).map_err(|why| BadUrl::Host { url: url.to_owned(), why })?;
         // A client never sends the fragment, so it is not the proxy's to refuse.
         let path = path.split('#').next().unwrap_or_default();
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
@@ -216,7 +219,11 @@ fn answer(
     match cluster {
         Some(cluster) if !cluster.endpoints.is_empty() => {
             let n = cluster.endpoints.len();
-            let text = format!("what one of {}'s {n} endpoint{} answers", cluster.key, if n == 1 { "" } else { "s" });
+            let text = format!(
+                "what one of {}'s {n} endpoint{} answers",
+                cluster.key,
+                if n == 1 { "" } else { "s" }
+            );
             (Answer { status: None, text }, cluster.endpoints.iter().map(EndpointView::from).collect())
         }
         Some(cluster) => own(503, format!("no endpoint of {} is ready", cluster.key)),
@@ -255,9 +262,9 @@ fn tls(asked: &Asked, snapshot: &Snapshot) -> Tls {
         None => (snapshot.tls.default.as_ref(), "default".to_owned()),
     };
     let names = certificate.map(|c| c.names.clone()).unwrap_or_default();
-    let covers_host = names
-        .iter()
-        .any(|name| HostPattern::parse(name).is_ok_and(|pattern| sni.is_some_and(|sni| pattern.matches(sni))));
+    let covers_host = names.iter().any(|name| {
+        HostPattern::parse(name).is_ok_and(|pattern| sni.is_some_and(|sni| pattern.matches(sni)))
+    });
     Tls {
         sni: sni.map(str::to_owned),
         certificate: certificate.map_or_else(|| "self-signed".to_owned(), |c| c.secret.to_string()),
@@ -269,9 +276,10 @@ fn tls(asked: &Asked, snapshot: &Snapshot) -> Tls {
 
 fn listener_view(listener: &Listener, asked: &Asked, snapshot: &Snapshot, xdp: bool) -> ListenerView {
     let kernel = if xdp {
-        let mut text = "XDP passes it on as a VIP in proxy mode; sk_lookup gives the connection to the worker \
+        let mut text =
+            "XDP passes it on as a VIP in proxy mode; sk_lookup gives the connection to the worker \
                         of the CPU it arrives on"
-            .to_owned();
+                .to_owned();
         if listener.sni == SniMode::Observe {
             text.push_str(&match counted_as(asked, snapshot) {
                 Some(name) => format!("; the ClientHello is counted as {name}"),
@@ -305,7 +313,7 @@ mod tests {
     use super::*;
     use crate::model::{
         Backend, Cluster, ClusterKey, Endpoint, ObjectKey, PathMatch, PortRef, Route, RoutePolicy, Routing,
-        Transport, VirtualHost, Vip,
+        Transport, Vip, VirtualHost,
     };
 
     fn snapshot() -> Snapshot {
@@ -344,7 +352,10 @@ mod tests {
             listeners: [listener(80, Protocol::Http), listener(443, Protocol::Https)].into(),
             routing: Arc::new(Routing {
                 hosts: vec![
-                    host("blue.example.com", vec![route("/tea", 0, rewrite), route("/", 1, RoutePolicy::default())]),
+                    host(
+                        "blue.example.com",
+                        vec![route("/tea", 0, rewrite), route("/", 1, RoutePolicy::default())],
+                    ),
                     host("red.example.com", vec![route("/", 0, redirect)]),
                 ],
                 clusters: vec![key("one"), key("two")],
@@ -376,7 +387,8 @@ mod tests {
             assert_eq!(got.upstream_target.as_deref(), upstream, "{url}");
             assert_eq!(got.tls.as_ref().map(|tls| tls.certificate.as_str()), certificate, "{url}");
             assert_eq!(got.endpoints.is_empty(), status.is_some(), "{url}");
-            let back: Explanation = serde_json::from_value(serde_json::to_value(&got).expect("json")).expect("json");
+            let back: Explanation =
+                serde_json::from_value(serde_json::to_value(&got).expect("json")).expect("json");
             assert_eq!(back, got, "{url}");
         }
         for url in ["ftp://a/", "http://", "http:///x", "http://a b/", "http://a/%00", "http://a:99999/"] {

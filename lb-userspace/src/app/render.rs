@@ -57,7 +57,12 @@ pub fn status(status: &Status) -> String {
     if !status.vips.is_empty() {
         let mut vips = table(&["VIP", "PACKETS", "BYTES", "CONNECTIONS"]);
         for vip in &status.vips {
-            vips.add_row([vip.vip.clone(), vip.packets.to_string(), vip.bytes.to_string(), vip.connections.to_string()]);
+            vips.add_row([
+                vip.vip.clone(),
+                vip.packets.to_string(),
+                vip.bytes.to_string(),
+                vip.connections.to_string(),
+            ]);
         }
         let _ = writeln!(text, "\n{vips}");
     }
@@ -84,7 +89,8 @@ pub fn status(status: &Status) -> String {
 /// `sluice routes`.
 pub fn routes(hosts: &[Host]) -> String {
     if hosts.is_empty() {
-        return "no routes: no Ingress is served; `sluice status` shows the source and what is wrong\n".to_owned();
+        return "no routes: no Ingress is served; `sluice status` shows the source and what is wrong\n"
+            .to_owned();
     }
     let mut rows = table(&["HOST", "PATH", "TYPE", "BACKEND", "ENDPOINTS", "INGRESS", "POLICY"]);
     for host in hosts {
@@ -153,7 +159,10 @@ pub fn explanation(explanation: &Explanation) -> String {
         let sni = tls.sni.as_deref().unwrap_or("no server name");
         let fit = if tls.covers_host { "" } else { ", which does not cover the host" };
         let names = if tls.names.is_empty() { String::new() } else { format!(" [{}]", tls.names.join(", ")) };
-        fact("Certificate", format!("{sni} → {}{names}, chosen for {}{fit}", tls.certificate, tls.chosen_for));
+        fact(
+            "Certificate",
+            format!("{sni} → {}{names}, chosen for {}{fit}", tls.certificate, tls.chosen_for),
+        );
     }
     match &explanation.route {
         Some(found) => fact("Rule", rule(found)),
@@ -185,7 +194,11 @@ pub fn explanation(explanation: &Explanation) -> String {
         let _ = write!(text, "\n{rows}\n");
     }
     if explanation.others_elsewhere > 0 {
-        let _ = writeln!(text, "\n{} of other hosts not shown (--all shows them)", plural(explanation.others_elsewhere, "rule"));
+        let _ = writeln!(
+            text,
+            "\n{} of other hosts not shown (--all shows them)",
+            plural(explanation.others_elsewhere, "rule")
+        );
     }
     text
 }
@@ -236,7 +249,11 @@ pub fn report(report: &Report) -> String {
     }
     let serving = &report.serving;
     if report.objects == 0 && report.issues.is_empty() {
-        let _ = writeln!(text, "{}: no Kubernetes objects in it; Sluice would serve nothing yet", report.directory);
+        let _ = writeln!(
+            text,
+            "{}: no Kubernetes objects in it; Sluice would serve nothing yet",
+            report.directory
+        );
         return text;
     }
     let _ = writeln!(

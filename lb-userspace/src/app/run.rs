@@ -1,7 +1,7 @@
 //! The binary's entry: parse, do, print, exit.
 
 use std::fmt::Display;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -45,7 +45,7 @@ async fn dispatch(command: Command) -> Result<u8, String> {
     match command {
         Command::Run(args) => run(*args).await,
         Command::Status(args) => {
-            let status: views::Status = ask(&args, "/status", |status| render::status(status)).await?;
+            let status: views::Status = ask(&args, "/status", render::status).await?;
             Ok(if status.ready { 0 } else { NEGATIVE })
         }
         Command::Routes(args) => {
@@ -72,9 +72,13 @@ async fn dispatch(command: Command) -> Result<u8, String> {
 }
 
 async fn run(args: RunArgs) -> Result<u8, String> {
-    let filter = EnvFilter::try_new(&args.log)
-        .map_err(|error| format!("--log {:?} is no log filter ({error}); try info or sluice=debug", args.log))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let filter = EnvFilter::try_new(&args.log).map_err(|error| {
+        format!("--log {:?} is no log filter ({error}); try info or sluice=debug", args.log)
+    })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     match args.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
@@ -139,8 +143,9 @@ async fn ask<T: DeserializeOwned>(
     render: impl Fn(&T) -> String,
 ) -> Result<T, String> {
     let json = client::get(&args.socket, target).await.map_err(text)?;
-    let value: T = serde_json::from_value(json.clone())
-        .map_err(|error| format!("the daemon is of another version and answers what this one can't read: {error}"))?;
+    let value: T = serde_json::from_value(json.clone()).map_err(|error| {
+        format!("the daemon is of another version and answers what this one can't read: {error}")
+    })?;
     // What the daemon said goes out as it is: a newer one may say more than this version knows.
     print(args.output, &json, render(&value))?;
     Ok(value)

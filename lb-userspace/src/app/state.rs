@@ -216,7 +216,10 @@ mod tests {
         let status = state.status();
         assert!(!status.ready && status.source.health.contains("waiting"), "{status:?}");
         assert!(matches!(state.answer("/maps", None), Answer::Failure(StatusCode::CONFLICT, _)));
-        assert!(matches!(state.answer("/explain", Some("url=%zz")), Answer::Failure(StatusCode::BAD_REQUEST, _)));
+        assert!(matches!(
+            state.answer("/explain", Some("url=%zz")),
+            Answer::Failure(StatusCode::BAD_REQUEST, _)
+        ));
         assert!(matches!(state.answer("/nothing", None), Answer::Unknown));
     }
 }

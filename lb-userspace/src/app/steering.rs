@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use crate::dataplane::image::MapImage;
-use crate::dataplane::kernel::{self, Dataplane, KernelError, WorkerSocket};
+use crate::dataplane::kernel::{self, Dataplane, KernelError, WorkerSocket, vip_routes};
 use crate::model::Snapshot;
 use crate::proxy::WorkerSockets;
 
@@ -120,9 +120,21 @@ impl Steering {
     }
 }
 
-/// Detaches the programs and removes everything pinned. False: nothing was pinned.
+/// Detaches the programs, removes everything pinned and the VIPs' local routes. False: there was
+/// nothing of all that.
 pub async fn purge(pin_dir: &Path) -> Result<bool, String> {
     let there = pin_dir.exists();
     kernel::remove(pin_dir).map_err(|error| error.to_string())?;
-    Ok(there)
+    let routes = vip_routes::ensure(&[]).await.map_err(|error| error.to_string())?;
+    Ok(there || !routes.removed.is_empty())
+}
+
+/// Makes the snapshot's VIPs local addresses of this node; those that no longer are asked for go.
+pub async fn route_vips(snapshot: &Snapshot) -> Result<(), String> {
+    let addresses: Vec<_> = snapshot.listeners.iter().map(|listener| listener.vip.address).collect();
+    let changed = vip_routes::ensure(&addresses).await.map_err(|error| error.to_string())?;
+    if !changed.added.is_empty() || !changed.removed.is_empty() {
+        tracing::info!(added = ?changed.added, removed = ?changed.removed, "local routes of VIPs");
+    }
+    Ok(())
 }

@@ -70,6 +70,12 @@ fn ip_output(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+fn routes(addresses: &[&str]) -> kernel::vip_routes::Changed {
+    let addresses: Vec<_> = addresses.iter().map(|a| a.parse().expect("address")).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    runtime.block_on(kernel::vip_routes::ensure(&addresses)).expect("routes")
+}
+
 fn vip(last: u8, port: u16) -> Vip {
     Vip { address: Ipv4Addr::new(198, 51, 100, last).into(), port, transport: Transport::Tcp }
 }
@@ -162,7 +168,7 @@ fn errors_name_the_remedy() {
 fn connections_reach_the_worker_without_a_bound_socket() {
     let node = Node::new();
     let mut dataplane = node.open().expect("start");
-    ip(&["route", "add", "local", "198.51.100.1/32", "dev", "lo"]);
+    routes(&["198.51.100.1"]);
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     listener.set_nonblocking(false).expect("blocking");
     dataplane.set_workers(&[WorkerSocket { cpu: 0, v4: listener.as_fd(), v6: None }]).expect("workers");
@@ -173,4 +179,22 @@ fn connections_reach_the_worker_without_a_bound_socket() {
     drop(client);
     assert_eq!(dataplane.counters().expect("counters").verdicts["steered"], 1);
     assert!(std::net::TcpStream::connect("198.51.100.1:81").is_err(), "no VIP, no listener");
+}
+
+#[test]
+fn routes_are_added_once_and_only_ours_removed() {
+    let _node = Node::new();
+    ip(&["addr", "add", "198.51.100.9/24", "dev", "nic"]);
+    ip(&["route", "add", "local", "198.51.100.7/32", "dev", "lo"]);
+    let all = ["198.51.100.1", "198.51.100.7", "198.51.100.9", "127.0.0.5", "2001:db8::1"];
+    let first = routes(&all);
+    assert_eq!(
+        first.added.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["198.51.100.1", "2001:db8::1"]
+    );
+    assert_eq!(routes(&all), Default::default(), "nothing to do the second time");
+    assert_eq!(routes(&["2001:db8::1"]).removed.len(), 1);
+    assert_eq!(routes(&[]).removed.len(), 1);
+    let left = ip_output(&["route", "show", "table", "local"]);
+    assert!(left.contains("198.51.100.7") && !left.contains("198.51.100.1 "), "{left}");
 }

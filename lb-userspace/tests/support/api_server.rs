@@ -167,6 +167,11 @@ impl ApiServer {
         self.shared.lock().faults.push_back((verb, resource.to_owned(), fault));
     }
 
+    /// Nothing more fails that [`Self::fail_next`] has asked for.
+    pub fn clear_faults(&self) {
+        self.shared.lock().faults.clear();
+    }
+
     /// Answers everything with this status until told otherwise.
     pub fn outage(&self, status: Option<u16>) {
         self.shared.lock().outage = status;
@@ -422,15 +427,8 @@ fn open_watch(shared: Arc<Shared>, target: Target, query: &BTreeMap<String, Stri
     }
     let signal = shared.signal.subscribe();
     let begun = *signal.borrow();
-    let watcher = Watcher {
-        next: shared.lock().log.partition_point(|logged| logged.version <= version),
-        shared,
-        target,
-        query: query.clone(),
-        signal,
-        begun,
-        ended: false,
-    };
+    let next = shared.lock().log.partition_point(|logged| logged.version <= version);
+    let watcher = Watcher { next, shared, target, query: query.clone(), signal, begun, ended: false };
     let frames = stream::unfold((watcher, too_old), |(mut watcher, too_old)| async move {
         let frame = watcher.frame(too_old).await?;
         Some((frame, (watcher, false)))

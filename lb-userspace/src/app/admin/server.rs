@@ -121,8 +121,9 @@ fn clear_stale(path: &Path) -> Result<(), SocketError> {
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => Err(SocketError::InUse(path.to_owned())),
-        Err(_) => std::fs::remove_file(path)
-            .map_err(|source| SocketError::Io { path: path.to_owned(), source }),
+        Err(_) => {
+            std::fs::remove_file(path).map_err(|source| SocketError::Io { path: path.to_owned(), source })
+        }
     }
 }
 

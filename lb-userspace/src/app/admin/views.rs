@@ -214,7 +214,10 @@ impl Serving {
             routes: hosts.iter().map(|h| h.routes.len() + usize::from(h.fallback.is_some())).sum(),
             clusters: snapshot.clusters.len(),
             endpoints: snapshot.clusters.values().map(|c| c.endpoints.len()).sum(),
-            certificates: tls.by_host.iter().flat_map(|(_, all)| all.iter().map(|c| &c.secret))
+            certificates: tls
+                .by_host
+                .iter()
+                .flat_map(|(_, all)| all.iter().map(|c| &c.secret))
                 .chain(tls.default.iter().map(|c| &c.secret))
                 .collect::<std::collections::BTreeSet<_>>()
                 .len(),

@@ -3,8 +3,8 @@
 use super::Level::{Fail, Ok, Warn};
 use super::{Finding, read};
 
-/// `bpf_link` for XDP and sk_lookup, ring of features that the programs use.
-const OLDEST: (u32, u32) = (5, 15);
+/// `bpf_xdp_load_bytes` and multi-buffer programs came with it.
+const OLDEST: (u32, u32) = (5, 18);
 
 /// What the loaded programs need, by number in include/uapi/linux/capability.h.
 const CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")];
@@ -31,7 +31,13 @@ fn version(release: &str) -> Finding {
     let mut parts = release.split('.');
     let have = (number(parts.next()), number(parts.next()));
     let level = if have >= OLDEST { Ok } else { Fail };
-    Finding::new("kernel", "version", level, release, "XDP steering needs Linux 5.15 or newer; --no-xdp works on any")
+    Finding::new(
+        "kernel",
+        "version",
+        level,
+        release,
+        "XDP steering needs Linux 5.18 or newer; --no-xdp works on any",
+    )
 }
 
 fn btf(there: bool) -> Finding {
@@ -56,8 +62,11 @@ fn capabilities(status: &str) -> Finding {
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
     let has = |bit: u32| effective >> bit & 1 == 1;
-    let missing: Vec<_> =
-        CAPABILITIES.iter().filter(|(bit, _)| !has(*bit) && !has(CAP_SYS_ADMIN)).map(|(_, name)| *name).collect();
+    let missing: Vec<_> = CAPABILITIES
+        .iter()
+        .filter(|(bit, _)| !has(*bit) && !has(CAP_SYS_ADMIN))
+        .map(|(_, name)| *name)
+        .collect();
     let remedy = "run as root, or give the process CAP_BPF and CAP_NET_ADMIN; --no-xdp needs neither";
     if missing.is_empty() {
         Finding::new("rights", "capabilities", Ok, "may load and attach BPF programs", remedy)
@@ -71,7 +80,8 @@ fn bpffs(mounts: &str) -> Finding {
         let mut words = line.split(' ').skip(1);
         words.next() == Some("/sys/fs/bpf") && words.next() == Some("bpf")
     });
-    let (level, found) = if mounted { (Ok, "mounted at /sys/fs/bpf") } else { (Fail, "not mounted at /sys/fs/bpf") };
+    let (level, found) =
+        if mounted { (Ok, "mounted at /sys/fs/bpf") } else { (Fail, "not mounted at /sys/fs/bpf") };
     Finding::new("kernel", "bpffs", level, found, "mount -t bpf bpf /sys/fs/bpf")
 }
 
@@ -83,7 +93,7 @@ mod tests {
     fn findings() {
         for (finding, level) in [
             (version("6.18.44-fc"), Ok),
-            (version("5.15.0-generic"), Ok),
+            (version("5.18.0-generic"), Ok),
             (version("5.4.0"), Fail),
             (version(""), Fail),
             (btf(false), Warn),

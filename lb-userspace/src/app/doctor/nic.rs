@@ -29,7 +29,13 @@ pub(super) async fn examine(name: &str) -> Vec<Finding> {
     // A name with a slash would look elsewhere.
     if name.is_empty() || name.contains('/') || !std::path::Path::new(&dir).exists() {
         let have = have();
-        return vec![Finding::new(name, "link", Fail, "there is no such NIC", &format!("this node has {have}"))];
+        return vec![Finding::new(
+            name,
+            "link",
+            Fail,
+            "there is no such NIC",
+            &format!("this node has {have}"),
+        )];
     }
     let mut findings = vec![link(name, read(&format!("{dir}/operstate")).as_deref())];
     let driver = std::fs::read_link(format!("{dir}/device/driver")).ok();
@@ -79,8 +85,9 @@ fn mtu(name: &str, mtu: u32) -> Finding {
 fn receive_queues(name: &str, queues: usize, cpus: usize) -> Finding {
     let level = if queues < cpus { Warn } else { Ok };
     let found = format!("{queues} for {cpus} CPUs");
-    let remedy =
-        format!("ethtool -L {name} combined {cpus} if the NIC can; else CPUs without a queue get no connections");
+    let remedy = format!(
+        "ethtool -L {name} combined {cpus} if the NIC can; else CPUs without a queue get no connections"
+    );
     Finding::new(name, "receive queues", level, found, &remedy)
 }
 
@@ -92,7 +99,12 @@ fn offloads(name: &str, active: &BTreeSet<String>) -> Vec<Finding> {
     };
     vec![
         row("rx-lro", "LRO", false, format!("ethtool -K {name} lro off: native XDP needs it off")),
-        row("rx-gro", "GRO", true, format!("ethtool -K {name} gro on: the stack takes fewer, larger packets")),
+        row(
+            "rx-gro",
+            "GRO",
+            true,
+            format!("ethtool -K {name} gro on: the stack takes fewer, larger packets"),
+        ),
         row(
             "rx-vlan-hw-parse",
             "VLAN stripping",

@@ -30,7 +30,8 @@ fn open_files(soft: u64) -> Finding {
         1024..65_536 => Warn,
         _ => Ok,
     };
-    let remedy = "raise it (LimitNOFILE=1048576 in a unit, ulimit -n in a shell): each request holds two sockets";
+    let remedy =
+        "raise it (LimitNOFILE=1048576 in a unit, ulimit -n in a shell): each request holds two sockets";
     Finding::new("limits", "open files", level, soft.to_string(), remedy)
 }
 

@@ -158,15 +158,22 @@ impl Catalogue {
 }
 
 impl Content {
-    /// When this version has errors, takes over the objects of the version before that are gone:
-    /// they may be the very ones that can't be read.
+    /// Takes over what is the same, so that readers see the very same objects. When this version
+    /// has errors, also takes over the objects that are gone: they may be the very ones that can't
+    /// be read.
     fn keep_from(&mut self, before: &Self) {
-        if !self.issues.iter().any(|issue| issue.severity == Severity::Error) {
-            return;
+        let mut known: BTreeMap<ObjectRef, &(usize, Object)> =
+            before.objects.iter().map(|entry| (entry.1.reference(), entry)).collect();
+        for (_, object) in &mut self.objects {
+            if let Some((_, same)) = known.remove(&object.reference())
+                && same == object
+            {
+                *object = same.clone();
+            }
         }
-        let present: Vec<ObjectRef> = self.objects.iter().map(|(_, o)| o.reference()).collect();
-        let gone = before.objects.iter().filter(|(_, o)| !present.contains(&o.reference()));
-        self.objects.extend(gone.cloned());
+        if self.issues.iter().any(|issue| issue.severity == Severity::Error) {
+            self.objects.extend(known.into_values().cloned());
+        }
     }
 
     fn same_as(&self, other: &Self) -> bool {
