@@ -10,11 +10,17 @@ use super::headers::write_line;
 
 /// Whether a header is one that Sluice writes itself, or that says the same in another form.
 pub(super) fn is_ours(name: &HeaderName) -> bool {
-    match name.as_str() {
-        "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "x-forwarded-port"
-        | "x-forwarded-scheme" | "x-real-ip" | "x-request-id" | "forwarded" => true,
-        _ => false,
-    }
+    matches!(
+        name.as_str(),
+        "x-forwarded-for"
+            | "x-forwarded-proto"
+            | "x-forwarded-host"
+            | "x-forwarded-port"
+            | "x-forwarded-scheme"
+            | "x-real-ip"
+            | "x-request-id"
+            | "forwarded"
+    )
 }
 
 /// What the proxy knows about a request's client.

@@ -153,7 +153,7 @@ async fn answer(
             return Err(Error::Protocol { address, what: "101 that nobody asked for" });
         }
         (Answer::Response(head, body), on_upgrade) => {
-            let mut response = Response::new(Content::Upstream(Box::new(body)));
+            let mut response = Response::new(Content::Upstream(body));
             *response.status_mut() = head.status;
             *response.headers_mut() = head.headers;
             if on_upgrade.is_some() {

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,19 +62,30 @@ pub(super) struct Worker {
     /// What heads of requests to endpoints are written into.
     pub(super) heads: RefCell<BytesMut>,
     published: Arc<ArcSwap<Config>>,
-    current: RefCell<Rc<Arc<Config>>>,
+    current: RefCell<Rc<Held>>,
 }
 
 impl Worker {
     /// The configuration to use for one request. Held by a count that only this thread touches:
     /// cloning the published `Arc` would make all workers write the same cache line.
-    pub(super) fn config(&self) -> Rc<Arc<Config>> {
+    pub(super) fn config(&self) -> Rc<Held> {
         let published = self.published.load();
         let mut current = self.current.borrow_mut();
-        if !Arc::ptr_eq(&published, &current) {
-            *current = Rc::new(Arc::clone(&published));
+        if !Arc::ptr_eq(&published, &current.0) {
+            *current = Rc::new(Held(Arc::clone(&published)));
         }
         Rc::clone(&current)
+    }
+}
+
+/// A configuration as one worker holds it.
+pub(super) struct Held(Arc<Config>);
+
+impl Deref for Held {
+    type Target = Config;
+
+    fn deref(&self) -> &Config {
+        &self.0
     }
 }
 
@@ -124,7 +136,7 @@ impl Seed {
             ids: RequestIds::new(),
             drain: Drain::default(),
             heads: RefCell::default(),
-            current: RefCell::new(Rc::new(self.config.load_full())),
+            current: RefCell::new(Rc::new(Held(self.config.load_full()))),
             published: self.config,
         });
         let tasks = LocalSet::new();

@@ -97,8 +97,10 @@ fn take_line(input: &mut Bytes) -> Result<Option<Bytes>, &'static str> {
 /// The size of `1a;extension`. Extensions are dropped.
 fn size(line: &[u8]) -> Result<u64, &'static str> {
     let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
-    let rest = line[digits..].trim_ascii_start();
-    if !(1..=15).contains(&digits) || !(rest.is_empty() || rest[0] == b';') || rest.contains(&b'\r') {
+    let rest = &line[digits..];
+    let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    let (bare_cr, rest) = (rest.contains(&b'\r'), &rest[blanks..]);
+    if !(1..=15).contains(&digits) || !(rest.is_empty() || rest[0] == b';') || bare_cr {
         return Err("a chunk's size is not valid");
     }
     Ok(line[..digits]

@@ -35,7 +35,7 @@ pub(in crate::proxy) struct Exchange {
 /// What came back.
 pub(in crate::proxy) enum Answer {
     /// A response; its connection goes back to the pool by itself.
-    Response(ResponseHead, UpstreamBody),
+    Response(ResponseHead, Box<UpstreamBody>),
     /// 101: the connection now speaks something else.
     Switched(ResponseHead, Upstream),
 }
@@ -138,7 +138,7 @@ impl Exchange {
                 let keep = head.keep_alive && !send_broken;
                 let sender = (!sent).then_some(sender);
                 let body = UpstreamBody::new(upstream, sender, source, keep, Rc::clone(pool), *timeouts);
-                Ok(Answer::Response(head, body))
+                Ok(Answer::Response(head, Box::new(body)))
             }
             Err(error) => {
                 let stale = upstream.reused && !answered && matches!(error, Error::Closed { .. });
