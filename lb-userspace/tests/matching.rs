@@ -208,7 +208,7 @@ fn prefix_paths() {
             ("/a%2Fb", "/a/b", false),
         ] {
             let line = format!("web: a.com|{kind}|{rule}");
-            // `%2F` is refused in Prefix paths and matches itself only in ImplementationSpecific ones.
+            // `%2F` is no separator: refused in Prefix paths, and only itself elsewhere.
             check(&[&line], &[("a.com", path, if expect { "web" } else { "404" })]);
         }
     }

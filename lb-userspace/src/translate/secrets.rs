@@ -150,6 +150,9 @@ fn read(
             "tls.key does not belong to tls.crt's first certificate".into(),
             "Put the key and the certificate of one pair there, the leaf first.",
         ),
+        rustls::Error::InvalidCertificate(_) => {
+            bad_chain("tls.crt's first certificate is damaged or larger than 64 KiB".into())
+        }
         error => bad_key(format!("tls.key can't be used: {error}"), "Use an RSA, ECDSA or Ed25519 key."),
     })?;
     Ok(Arc::new(Certificate {
