@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if !nix::unistd::geteuid().is_root() {
         return Err("BPF_PROG_TEST_RUN takes root".into());
     }
-    let mut programs = load(None)?;
+    let mut programs = load(None, false)?;
     fill(&mut programs)?;
     let mut cases = cases();
     for case in &cases {

@@ -73,6 +73,9 @@ pub enum KernelError {
     /// sk_lookup can't be attached.
     #[error("sk_lookup can't be attached to this network namespace: {0}")]
     AttachSteer(#[source] Box<ProgramError>),
+    /// The programs' messages can't be read.
+    #[error("the kernel programs' messages can't be read: {0}; start without --xdp-log")]
+    Log(String),
     /// A pin can't be read or written.
     #[error("pin {path}: {reason}")]
     Pin {
