@@ -254,3 +254,32 @@ fn facts(link: &FdLink) -> io::Result<BTreeMap<String, String>> {
     }
     Err(io::Error::new(io::ErrorKind::NotFound, "the link has no fdinfo"))
 }
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn only_a_lack_of_native_xdp_leads_to_generic_mode() {
+        for (errno, unsupported, occupied) in [
+            (libc::EOPNOTSUPP, true, false),
+            (524, true, false),
+            (libc::EBUSY, false, true),
+            (libc::EEXIST, false, true),
+            (libc::EINVAL, false, false),
+            (libc::ENOSPC, false, false),
+            (libc::ERANGE, false, false),
+            (libc::ENOMEM, false, false),
+            (libc::EPERM, false, false),
+        ] {
+            let io_error = io::Error::from_raw_os_error(errno);
+            let error = ProgramError::from(SyscallError { call: "bpf_link_create", io_error });
+            assert_eq!(is_unsupported(&error), unsupported, "errno {errno}");
+            let refused = refused("eth0", XdpMode::Native, error);
+            assert_eq!(matches!(refused, KernelError::Occupied(_)), occupied, "errno {errno}");
+            assert!(occupied || refused.to_string().contains(&format!("(os error {errno})")), "{refused}");
+        }
+    }
+}
