@@ -3,6 +3,10 @@
 mod e2e;
 mod kernel;
 mod kernel_fixtures;
+mod kernel_modes;
+mod kernel_node;
+mod kernel_restart;
+mod kernel_steering;
 
 /// Fails a test that was started without the rights it needs.
 pub fn need_root() {
