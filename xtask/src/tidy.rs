@@ -284,11 +284,6 @@ mod tests {
                 "use crate::{model::Route, proxy::Stats};",
                 "1 `route` may not import `crate::proxy::Stats",
             ),
-            (
-                "lb-userspace/src/proxy/worker.rs",
-                "\nuse crate::{\n    model::Route,\n    app::{Cli, Run},\n};",
-                "2 `proxy` may not import `crate::app",
-            ),
             ("lb-userspace/src/proxy/worker.rs", "use crate::app::Cli;", "1 `proxy` may not import"),
             (
                 "lb-userspace/src/proxy/worker.rs",
