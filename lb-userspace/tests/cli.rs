@@ -254,7 +254,10 @@ fn explains_itself() {
     assert_eq!(get(daemon.health, "h", "/readyz").0, 200);
     let (status, metrics) = get(daemon.health, "h", "/metrics");
     assert!(metrics.contains("sluice_proxy_requests_total{worker=\"1\"}"), "{metrics}");
-    assert!(status == 200 && metrics.contains("sluice_ready 1") && metrics.ends_with("# EOF\n"), "{metrics}");
+    assert!(
+        status == 200 && metrics.contains("\nsluice_ready 1\n") && metrics.ends_with("# EOF\n"),
+        "{metrics}"
+    );
 }
 
 #[test]

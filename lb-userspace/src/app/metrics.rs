@@ -80,11 +80,11 @@ impl Metrics {
             "1; the label says which version runs",
             [(vec![("version", status.version.clone())], 1)],
         );
-        self.gauge("generation", "The snapshot that is served", one(status.generation));
-        self.gauge("ready", "1 when traffic may come", one(status.ready.into()));
-        self.gauge("hosts", "Host patterns served", one(serving.hosts as u64));
-        self.gauge("routes", "Rules served", one(serving.routes as u64));
-        self.gauge("endpoints", "Endpoints that may take requests", one(serving.endpoints as u64));
+        self.number("generation", "The snapshot that is served", status.generation);
+        self.number("ready", "1 when traffic may come", status.ready.into());
+        self.number("hosts", "Host patterns served", serving.hosts as u64);
+        self.number("routes", "Rules served", serving.routes as u64);
+        self.number("endpoints", "Endpoints that may take requests", serving.endpoints as u64);
         let issues = ["note", "warning", "error"].map(|severity| {
             let n = status.issues.iter().filter(|issue| issue.severity == severity).count();
             (vec![("severity", severity.to_owned())], n as u64)
@@ -148,6 +148,12 @@ impl Metrics {
         self.0.register_with_unit(name, help, Unit::Bytes, counters(rows));
     }
 
+    fn number(&mut self, name: &str, help: &str, n: u64) {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(n).unwrap_or(i64::MAX));
+        self.0.register(name, help, gauge);
+    }
+
     fn gauge(&mut self, name: &str, help: &str, rows: impl IntoIterator<Item = (Labels, u64)>) {
         let family = Family::<Labels, Gauge>::default();
         for (labels, n) in rows {
@@ -163,10 +169,6 @@ fn counters(rows: impl IntoIterator<Item = (Labels, u64)>) -> Family<Labels, Cou
         family.get_or_create(&labels).inc_by(n);
     }
     family
-}
-
-fn one(n: u64) -> [(Labels, u64); 1] {
-    [(Vec::new(), n)]
 }
 
 fn of(worker: &Map<String, Value>) -> Labels {

@@ -332,9 +332,9 @@ fn plural(n: usize, word: &str) -> String {
     format!("{n} {word}{}", if n == 1 { "" } else { "s" })
 }
 
-/// The table's text. Without the blanks that fill its last column: who pipes it on wants none.
+/// The table's text, without the blanks around it: who pipes it on wants none.
 fn lines(table: &Table) -> String {
-    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    table.lines().map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(&line).trim_end())).collect()
 }
 
 fn table(header: &[&str]) -> Table {

@@ -1,5 +1,6 @@
 //! Tests that need root: network namespaces, XDP, bpffs. Without root each fails and says so.
 
+mod app;
 mod kernel;
 mod kernel_fixtures;
 
