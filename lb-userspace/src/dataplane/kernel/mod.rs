@@ -26,7 +26,7 @@ use serde::Serialize;
 pub use counters::{Counters, NameCount, VipCount};
 pub use error::KernelError;
 pub use links::XdpMode;
-pub use pins::remove;
+pub use pins::{Lock, remove};
 
 use super::diff::{Op, diff};
 use super::image::MapImage;
@@ -107,9 +107,13 @@ pub struct Dataplane {
     cpu_worker: Array<MapData, u32>,
     info: Info,
     /// Held as long as this process owns the pins.
+<<<<<<< HEAD
     _lock: pins::Lock,
     /// Passes on what the programs log, until it is dropped.
     _logs: Option<logs::Reader>,
+=======
+    _lock: Lock,
+>>>>>>> app
     /// Keeps the programs' file descriptors.
     _programs: Ebpf,
 }
@@ -121,7 +125,15 @@ impl Dataplane {
     /// No rights, no bpffs, another daemon on the same pin directory, another XDP program on an
     /// interface: each says what to do.
     pub fn open(settings: Settings) -> Result<Self, KernelError> {
-        let lock = pins::Lock::take(&settings.pin_dir)?;
+        let lock = Lock::take(&settings.pin_dir)?;
+        Self::open_locked(lock, settings)
+    }
+
+    /// As [`Self::open`], with the pin directory's lock taken already.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`], but for the lock.
+    pub fn open_locked(lock: Lock, settings: Settings) -> Result<Self, KernelError> {
         let reused = pins::prepare(&settings.pin_dir)?;
         let mut programs = load(Some(&settings.pin_dir), settings.log)?;
         let logs = if settings.log { Some(logs::Reader::start(&mut programs)?) } else { None };
