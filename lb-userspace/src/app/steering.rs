@@ -40,14 +40,9 @@ impl Steering {
                 XdpMode::Generic => kernel::XdpMode::Generic,
             },
             pin_dir: args.pin_dir.clone(),
-<<<<<<< HEAD
             log: args.xdp_log,
-        })?;
-=======
-            log: tracing::enabled!(tracing::Level::DEBUG),
         };
         let mut dataplane = Dataplane::open_locked(lock, settings)?;
->>>>>>> app
         let sockets: Vec<_> = workers
             .iter()
             .map(|worker| WorkerSocket {

@@ -1,10 +1,7 @@
 //! Tests that need root: network namespaces, XDP, bpffs. Without root each fails and says so.
 
-<<<<<<< HEAD
-mod e2e;
-=======
 mod app;
->>>>>>> app
+mod e2e;
 mod kernel;
 mod kernel_fixtures;
 mod kernel_modes;

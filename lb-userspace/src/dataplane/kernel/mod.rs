@@ -107,13 +107,9 @@ pub struct Dataplane {
     cpu_worker: Array<MapData, u32>,
     info: Info,
     /// Held as long as this process owns the pins.
-<<<<<<< HEAD
-    _lock: pins::Lock,
+    _lock: Lock,
     /// Passes on what the programs log, until it is dropped.
     _logs: Option<logs::Reader>,
-=======
-    _lock: Lock,
->>>>>>> app
     /// Keeps the programs' file descriptors.
     _programs: Ebpf,
 }
