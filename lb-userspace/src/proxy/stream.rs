@@ -123,7 +123,8 @@ impl<S> ClientStream<S> {
         let Timeouts { header, idle, .. } = self.timeouts;
         let Some(guard) = self.guard() else { return Poll::Pending };
         let (in_head, heads) = (guard.is_in_head(), guard.heads());
-        if !in_head && !(guard.is_between_requests() && completed >= heads) {
+        let waiting = in_head || (guard.is_between_requests() && completed >= heads);
+        if !waiting {
             self.awaited = None;
             return Poll::Pending;
         }
