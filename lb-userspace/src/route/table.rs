@@ -363,7 +363,7 @@ pub(super) mod tests {
             let found = table.find(Some(host), path).map(|f| f.route);
             prop_assert_eq!(found, expect);
             let explained = table.explain(Some(host), path);
-            let all = routing.hosts.iter().map(|h| h.routes.len() + usize::from(h.fallback.is_some())).sum();
+            let all: usize = routing.hosts.iter().map(|h| h.routes.len() + usize::from(h.fallback.is_some())).sum();
             prop_assert_eq!(explained.len(), all);
             let winner = explained.first().filter(|c| c.outcome == crate::route::Outcome::Wins);
             prop_assert_eq!(winner.map(|c| c.route), expect);
