@@ -169,8 +169,10 @@ impl<const FORGETFUL: bool> Kernel<FORGETFUL> {
             return None;
         }
         key.make_lower();
+        // By reference: the stack has no room for a copy.
+        let key: &NameKey = key;
         // SAFETY: values are four aligned bytes.
-        unsafe { table.get(&*key) }.copied()
+        unsafe { table.get(key) }.copied()
     }
 }
 
