@@ -3,6 +3,9 @@
 use crate::maps::{FlowKey, VipKey, VipValue};
 use crate::reason::Reason;
 
+/// Beyond every TCP header's end behind the usual IP headers; all ones, to serve as a mask.
+pub const REACH: usize = 0xff;
+
 /// A frame, from the Ethernet header on.
 pub trait Frame {
     /// Bytes at an offset that is a constant once everything is inlined. In the kernel: a direct
@@ -13,6 +16,13 @@ pub trait Frame {
     /// Bytes at any offset. In the kernel: a copy by `bpf_xdp_load_bytes`, which costs a call and
     /// also sees the fragments of multi-buffer frames.
     fn far<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// Bytes at an offset of at most [`REACH`], without a call where the linear part has them, else
+    /// like [`Frame::far`]. At least two: LLVM writes the bounds check of a single byte as `>=`, from
+    /// which the verifier learns nothing.
+    fn reach<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.far(offset)
+    }
 
     /// How far [`Frame::near`] reaches: the whole frame unless it came in several buffers.
     fn linear(&self) -> u32;

@@ -109,7 +109,7 @@ fn observe<E: Env>(env: &E, packet: &Packet, opening: bool) {
         return;
     }
     let transport = packet.transport as usize;
-    let Some([offset]) = env.far::<1>(transport + 12) else {
+    let Some([offset, _]) = env.reach::<2>(transport + 12) else {
         return;
     };
     let payload = transport + (offset >> 4) as usize * 4;
@@ -117,7 +117,7 @@ fn observe<E: Env>(env: &E, packet: &Packet, opening: bool) {
     if payload + 6 > packet.end as usize {
         return;
     }
-    if env.far::<6>(payload).is_some_and(|start| hello::begins(&start)) {
+    if env.reach::<6>(payload).is_some_and(|start| hello::begins(&start)) {
         first_hello(env, packet, payload);
     }
 }

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use aya_ebpf::maps::HashMap;
 use aya_ebpf::programs::XdpContext;
-use lb_common::env::{Bytes, Env, Frame};
+use lb_common::env::{Bytes, Env, Frame, REACH};
 use lb_common::maps::{FlowKey, HELLO_LEN, NAME_LEN, NameKey, VipKey, VipValue};
 use lb_common::reason::Reason;
 
@@ -33,23 +33,20 @@ impl<const FORGETFUL: bool> Frame for Kernel<FORGETFUL> {
         if data + offset + N > end {
             return None;
         }
-        let mut bytes = [0; N];
-        let mut at = 0;
-        // Halves of words instead of bytes: eight times fewer instructions for an address. The
-        // alignment that the reads assume is not given on the wire (an Ethernet header is 14
-        // bytes); every BPF back end emits loads that don't care.
-        while at + 2 <= N {
-            // SAFETY: in bounds, as just checked; see above for the alignment.
-            let half = unsafe { *((data + offset + at) as *const u16) }.to_ne_bytes();
-            bytes[at] = half[0];
-            bytes[at + 1] = half[1];
-            at += 2;
+        // SAFETY: in bounds, as just checked.
+        Some(unsafe { read(data + offset) })
+    }
+
+    #[inline(always)]
+    fn reach<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        // SAFETY: the context is valid for the run.
+        let (data, end) = unsafe { ((*self.context).data as usize, (*self.context).data_end as usize) };
+        let place = data + (opaque(offset as u32) as usize & REACH);
+        if offset > REACH || place + N > end {
+            return self.far(offset);
         }
-        if at < N {
-            // SAFETY: in bounds, as just checked.
-            bytes[at] = unsafe { *((data + offset + at) as *const u8) };
-        }
-        Some(bytes)
+        // SAFETY: in bounds, as just checked.
+        Some(unsafe { read(place) })
     }
 
     #[inline(always)]
@@ -172,9 +169,36 @@ impl<const FORGETFUL: bool> Kernel<FORGETFUL> {
             return None;
         }
         key.make_lower();
+        // By reference: the stack has no room for a copy.
+        let key: &NameKey = key;
         // SAFETY: values are four aligned bytes.
-        unsafe { table.get(&*key) }.copied()
+        unsafe { table.get(key) }.copied()
     }
+}
+
+/// The bytes at an address.
+///
+/// # Safety
+/// N bytes from there on have been checked to be the frame's.
+#[inline(always)]
+unsafe fn read<const N: usize>(place: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut at = 0;
+    // Halves of words instead of bytes: eight times fewer instructions for an address. The
+    // alignment that the reads assume is not given on the wire (an Ethernet header is 14
+    // bytes); every BPF back end emits loads that don't care.
+    while at + 2 <= N {
+        // SAFETY: the caller's; see above for the alignment.
+        let half = unsafe { *((place + at) as *const u16) }.to_ne_bytes();
+        bytes[at] = half[0];
+        bytes[at + 1] = half[1];
+        at += 2;
+    }
+    if at < N {
+        // SAFETY: the caller's.
+        bytes[at] = unsafe { *((place + at) as *const u8) };
+    }
+    bytes
 }
 
 /// The first segment of a connection in this CPU's scratch memory.

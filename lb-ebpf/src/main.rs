@@ -12,6 +12,7 @@ mod maps;
 mod steer;
 
 use aya_ebpf::bindings::xdp_action::XDP_PASS;
+use aya_ebpf::helpers::generated::bpf_get_numa_node_id;
 use aya_ebpf::macros::{sk_lookup, xdp};
 use aya_ebpf::programs::{SkLookupContext, XdpContext};
 use lb_common::verdict;
@@ -41,6 +42,17 @@ pub fn forgetful(context: XdpContext) -> u32 {
 /// Does nothing: the floor that benchmarks subtract.
 #[xdp(frags)]
 pub fn empty(_: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+/// Ten calls of a helper that does next to nothing: what a call and its return cost on a machine
+/// explains most of what benchmarks show there.
+#[xdp(frags)]
+pub fn calls(_: XdpContext) -> u32 {
+    for _ in 0..10 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_numa_node_id() };
+    }
     XDP_PASS
 }
 

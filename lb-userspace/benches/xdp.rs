@@ -111,6 +111,7 @@ fn cases() -> Vec<Case> {
     // and a connection that is in it ends the work before the name is looked at.
     vec![
         case("empty program", "empty", segment(false, 7, 80, false, &data)),
+        case("ten calls of a trivial helper", "calls", segment(false, 7, 80, false, &data)),
         case("no VIP", "sluice", segment(false, 7, 81, false, &data)),
         case("no VIP, IPv6", "sluice", segment(true, 7, 81, false, &data)),
         case("VIP, data", "sluice", segment(false, 7, 80, false, &data)),
