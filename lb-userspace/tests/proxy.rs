@@ -1,6 +1,7 @@
 //! The proxy over real loopback sockets: bytes in, and what client and endpoint see.
 
 #[path = "support/proxy_rig.rs"]
+#[allow(dead_code, reason = "each test target uses a part of the rig")]
 mod rig;
 
 use std::io::{Read, Write};

@@ -82,7 +82,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
         tls: protocol == Protocol::Https,
         trusted: forwarded::is_trusted(peer.ip(), &worker.settings.trusted_proxies),
         h2: Cell::new(false),
-        gate: Arc::default(),
+        gate: Gate::new(),
         requests: Cell::new(0),
         last_active: Cell::new(Instant::now()),
         worker: Rc::clone(&worker),

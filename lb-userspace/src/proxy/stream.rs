@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -21,17 +22,36 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// What a connection's stream and its requests tell each other. Both live on one thread; the
 /// atomics are there because hyper wants a stream that could move.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Gate {
+    opened: Instant,
     completed: AtomicU64,
+    /// When the last request was completed, in microseconds after `opened`.
+    idle_since: AtomicU64,
+    /// hyper, where it waits for a request to be completed. It would not ask again by itself.
+    waiting: AtomicWaker,
     tunnel: AtomicBool,
     refused: AtomicU16,
 }
 
 impl Gate {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            opened: Instant::now(),
+            completed: AtomicU64::default(),
+            idle_since: AtomicU64::default(),
+            waiting: AtomicWaker::new(),
+            tunnel: AtomicBool::default(),
+            refused: AtomicU16::default(),
+        })
+    }
+
     /// A request has been answered to the last byte, or given up.
     pub(super) fn complete_one(&self) {
         self.completed.store(self.completed.load(Relaxed) + 1, Relaxed);
+        let micros = u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.idle_since.store(micros, Relaxed);
+        self.waiting.wake();
     }
 
     /// What follows on this connection is another protocol.
@@ -56,20 +76,14 @@ pub(super) struct ClientStream<S> {
     guard: Option<Guard>,
     gate: Arc<Gate>,
     timeouts: Timeouts,
+    /// Which head is being read, by number, and since when.
+    in_head: Option<(u64, Instant)>,
     /// Runs while hyper waits for a request.
-    awaited: Option<Awaited>,
     read_timer: Option<Pin<Box<Sleep>>>,
     /// Runs while the client takes nothing.
     write_timer: Option<Pin<Box<Sleep>>>,
     is_stalled: bool,
     farewell: Option<Farewell>,
-}
-
-/// What hyper waits for, and until when.
-struct Awaited {
-    in_head: bool,
-    heads: u64,
-    until: Instant,
 }
 
 /// The answer to a refused request and the end after it.
@@ -89,7 +103,7 @@ impl<S> ClientStream<S> {
             guard: guarded.then(Guard::default),
             gate,
             timeouts,
-            awaited: None,
+            in_head: None,
             read_timer: None,
             write_timer: None,
             is_stalled: false,
@@ -116,39 +130,50 @@ impl<S> ClientStream<S> {
         self.guard.as_mut().filter(|_| !self.gate.tunnel.load(Relaxed))
     }
 
-    /// The client sent nothing: ready when the time for that is over, with what is missing: `true`
-    /// for the rest of a head.
-    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let completed = self.gate.completed.load(Relaxed);
+    /// When the client has been silent for too long, as things are now; `None` while a body is
+    /// read, which others watch over. While a request is being answered, the time that its client
+    /// will have at least.
+    fn patience_ends(&mut self) -> Option<Instant> {
         let Timeouts { header, idle, .. } = self.timeouts;
-        let Some(guard) = self.guard() else { return Poll::Pending };
-        let (in_head, heads) = (guard.is_in_head(), guard.heads());
-        let waiting = in_head || (guard.is_between_requests() && completed >= heads);
-        if !waiting {
-            self.awaited = None;
-            return Poll::Pending;
+        let completed = self.gate.completed.load(Relaxed);
+        let guard = self.guard()?;
+        let heads = guard.heads();
+        if guard.is_in_head() {
+            let since = match self.in_head {
+                Some((number, since)) if number == heads => since,
+                _ => Instant::now(),
+            };
+            self.in_head = Some((heads, since));
+            Some(since + header)
+        } else if !guard.is_between_requests() {
+            None
+        } else if heads == 0 {
+            Some(self.gate.opened + header)
+        } else if completed < heads {
+            Some(Instant::now() + idle)
+        } else {
+            Some(self.gate.opened + Duration::from_micros(self.gate.idle_since.load(Relaxed)) + idle)
         }
-        let same = |awaited: &&Awaited| (awaited.in_head, awaited.heads) == (in_head, heads);
-        let until = match self.awaited.as_ref().filter(same) {
-            Some(awaited) => awaited.until,
-            None => {
-                let until = Instant::now() + if in_head || heads == 0 { header } else { idle };
-                self.awaited = Some(Awaited { in_head, heads, until });
-                until
-            }
-        };
+    }
+
+    /// Ready when the client has been silent for too long.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(until) = self.patience_ends() else { return Poll::Pending };
         let timer = self.read_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         // A timer that rings too early is cheaper than one that is moved for every request.
         if timer.deadline() > until {
             timer.as_mut().reset(until);
         }
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if timer.deadline() >= until {
-                return Poll::Ready(in_head);
+        while let Some(timer) = &mut self.read_timer
+            && timer.as_mut().poll(cx).is_ready()
+        {
+            let until = self.patience_ends().filter(|until| *until > Instant::now());
+            match (until, &mut self.read_timer) {
+                (Some(until), Some(timer)) => timer.as_mut().reset(until),
+                _ => return Poll::Ready(()),
             }
-            timer.as_mut().reset(until);
         }
+        Poll::Pending
     }
 }
 
@@ -161,7 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
                 None => {
                     let heads = self.guard.as_ref().map_or(0, Guard::heads);
                     if self.gate.completed.load(Relaxed) < heads {
-                        // hyper asks again when it has sent the answer before.
+                        self.gate.waiting.register(cx.waker());
                         return Poll::Pending;
                     }
                     self.gate.refused.store(why.status().as_u16(), Relaxed);
@@ -227,8 +252,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
                 }
                 if guard.is_held() {
                     if completed < guard.heads() {
-                        // Whether these bytes are a request is decided by the answer; then hyper
-                        // or the tunnel asks again.
+                        // Whether these bytes are a request is decided by the answer.
+                        this.gate.waiting.register(cx.waker());
                         return Poll::Pending;
                     }
                     guard.declined();
@@ -238,15 +263,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
                 let count = this.prefix.len().min(buf.remaining());
                 buf.put_slice(&this.prefix.split_to(count));
             } else if Pin::new(&mut this.inner).poll_read(cx, buf)?.is_pending() {
-                match ready!(this.poll_patience(cx)) {
-                    false => return Poll::Ready(Ok(())),
-                    true => {
-                        if let Some(guard) = this.guard() {
-                            guard.refuse(Refusal::TooSlow);
-                        }
-                        continue;
-                    }
+                ready!(this.poll_patience(cx));
+                match this.guard().filter(|guard| guard.is_in_head()) {
+                    Some(guard) => guard.refuse(Refusal::TooSlow),
+                    None => return Poll::Ready(Ok(())),
                 }
+                continue;
             }
             let Some(guard) = this.guard() else { return Poll::Ready(Ok(())) };
             let new = &buf.filled()[before..];

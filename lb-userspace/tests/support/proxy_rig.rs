@@ -15,10 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Rig {
     pub http: SocketAddr,
-    https: SocketAddr,
+    pub https: SocketAddr,
     clusters: BTreeMap<ClusterKey, Arc<Cluster>>,
     routes: Vec<(HostPattern, PathMatch, Backend, RoutePolicy)>,
-    certificates: Vec<(HostPattern, Arc<Certificate>)>,
+    certificates: Vec<(HostPattern, Vec<Arc<Certificate>>)>,
     routing: Option<Arc<Routing>>,
     generation: u64,
 }
@@ -90,9 +90,13 @@ impl Rig {
     }
 
     pub fn certificate(&mut self, host: &str, certificate: Arc<Certificate>) {
+        self.certificates(host, vec![certificate]);
+    }
+
+    pub fn certificates(&mut self, host: &str, certificates: Vec<Arc<Certificate>>) {
         let pattern = HostPattern::parse(host).expect("a host");
         self.certificates.retain(|(old, _)| *old != pattern);
-        self.certificates.push((pattern, certificate));
+        self.certificates.push((pattern, certificates));
     }
 
     fn snapshot(&mut self) -> Arc<Snapshot> {
@@ -119,8 +123,7 @@ impl Rig {
             Arc::new(Routing { hosts, clusters: self.clusters.keys().cloned().collect() })
         }));
         self.generation += 1;
-        let by_host =
-            self.certificates.iter().map(|(host, one)| (host.clone(), vec![Arc::clone(one)])).collect();
+        let by_host = self.certificates.clone();
         Arc::new(Snapshot {
             generation: self.generation,
             listeners: Arc::new([listener(self.http, Protocol::Http), listener(self.https, Protocol::Https)]),
@@ -347,14 +350,21 @@ pub fn eventually(mut condition: impl FnMut() -> bool) {
 
 /// A self-signed certificate for `name`, of a new key.
 pub fn certificate(name: &str) -> Arc<Certificate> {
-    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate");
+    certificate_of(name, &rcgen::PKCS_ECDSA_P256_SHA256)
+}
+
+/// The same with a key of a certain type.
+pub fn certificate_of(name: &str, algorithm: &'static rcgen::SignatureAlgorithm) -> Arc<Certificate> {
+    let key = rcgen::KeyPair::generate_for(algorithm).expect("a key");
+    let params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+    let made = params.self_signed(&key).expect("a certificate");
     Arc::new(Certificate {
         secret: ObjectKey::new("test", name),
         names: vec![name.to_owned()],
         not_before: 0,
         not_after: i64::MAX,
-        chain: vec![made.cert.der().to_vec()],
-        key_pem: made.signing_key.serialize_pem().into_bytes().into(),
+        chain: vec![made.der().to_vec()],
+        key_pem: key.serialize_pem().into_bytes().into(),
     })
 }
 
@@ -362,17 +372,28 @@ pub type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 /// A TLS connection that takes any certificate, to see which one came.
 pub fn tls(address: SocketAddr, name: &str, alpn: &[&[u8]]) -> Tls {
+    let config = tls_config(alpn, |_| true);
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let connection = ClientConnection::new(config, name).expect("a client");
+    StreamOwned::new(connection, connect(address))
+}
+
+/// A client that takes any certificate signed in one of the ways that `takes` allows.
+pub fn tls_config(
+    alpn: &[&[u8]],
+    takes: impl Fn(rustls::SignatureScheme) -> bool,
+) -> Arc<rustls::ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let schemes = provider.signature_verification_algorithms.supported_schemes();
+    let schemes = schemes.into_iter().filter(|scheme| takes(*scheme)).collect();
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .expect("versions")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider, schemes)))
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    let name = ServerName::try_from(name.to_owned()).expect("a name");
-    let connection = ClientConnection::new(Arc::new(config), name).expect("a client");
-    StreamOwned::new(connection, connect(address))
+    Arc::new(config)
 }
 
 pub fn alpn(tls: &mut Tls) -> Vec<u8> {
@@ -396,7 +417,7 @@ pub fn subject(tls: &Tls) -> String {
 }
 
 #[derive(Debug)]
-struct Anyone(Arc<rustls::crypto::CryptoProvider>);
+struct Anyone(Arc<rustls::crypto::CryptoProvider>, Vec<rustls::SignatureScheme>);
 
 impl rustls::client::danger::ServerCertVerifier for Anyone {
     fn verify_server_cert(
@@ -439,6 +460,6 @@ impl rustls::client::danger::ServerCertVerifier for Anyone {
     }
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.1.clone()
     }
 }
