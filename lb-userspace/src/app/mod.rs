@@ -2,10 +2,10 @@
 //!
 //! `sluice run` is the daemon ([`daemon`]): it turns arguments into [`settings`], follows a source,
 //! publishes snapshots to the proxy and the kernel, hands over to a newer daemon ([`handover`],
-//! [`stop`]), and answers on a unix socket ([`admin`]) and
-//! for probes and scrapes ([`health`]). The other subcommands ask that socket, except [`check`] and
-//! [`doctor`], which need no daemon. What they say is plain data first ([`admin::views`],
-//! [`explain`]) and text last ([`render`]).
+//! [`stop`]), and answers on a unix socket ([`admin`]) and for probes and scrapes ([`health`],
+//! [`metrics`]). The other subcommands ask that socket, except [`check`] and [`doctor`], which need
+//! no daemon. What they say is plain data first ([`admin::views`], [`explain`]) and text last
+//! ([`render`]).
 
 mod admin;
 mod check;
