@@ -97,11 +97,13 @@ fn check(file: &Path, text: &str, findings: &mut Vec<Finding>) {
     let module = file.strip_prefix("lb-userspace/src").ok().and_then(module_of);
     // Tests inside a file may use anything: they tie layers together on purpose.
     let code_ends = text.find("#[cfg(test)]").unwrap_or(text.len());
+    for (number, code) in statements(&text[..code_ends]) {
+        if let Some(module) = &module {
+            imports(module, &code, &mut |what| find(number, what));
+        }
+    }
     for (number, line) in (1..).zip(text[..code_ends].lines()) {
         let code = line.split("//").next().unwrap_or_default();
-        if let Some(module) = &module {
-            imports(module, code, &mut |what| find(number, what));
-        }
         if has_word(code, "unsafe") && !unsafe_is_fine(file, code) {
             find(number, "`unsafe` belongs to lb-ebpf and to the Pod impls of lb-common".into());
         }
@@ -119,6 +121,24 @@ fn check(file: &Path, text: &str, findings: &mut Vec<Finding>) {
             }
         }
     }
+}
+
+/// The lines without comments; one that opens an import list comes with the lines up to the list's end.
+fn statements(text: &str) -> Vec<(usize, String)> {
+    let mut all: Vec<(usize, String)> = Vec::new();
+    let mut open = false;
+    for (number, line) in (1..).zip(text.lines()) {
+        let code = line.split("//").next().unwrap_or_default();
+        match all.last_mut() {
+            Some((_, statement)) if open => statement.push_str(code),
+            _ => all.push((number, code.to_owned())),
+        }
+        open = all.last().is_some_and(|(_, statement)| {
+            let list = statement.find("use ").and_then(|at| statement[at..].find("::{"));
+            list.is_some() && statement.matches('{').count() > statement.matches('}').count()
+        });
+    }
+    all
 }
 
 /// `proxy::upstream` for `proxy/upstream.rs`; `None` for lib.rs, main.rs and the layers above all rules.
@@ -265,6 +285,11 @@ mod tests {
                 "1 `route` may not import `crate::proxy::Stats",
             ),
             ("lb-userspace/src/proxy/worker.rs", "use crate::app::Cli;", "1 `proxy` may not import"),
+            (
+                "lb-userspace/src/proxy/worker.rs",
+                "\nuse crate::{\n    model::Route,\n    app::{Cli, Run},\n};",
+                "2 `proxy` may not import `crate::app",
+            ),
             ("lb-userspace/src/proxy/mod.rs", "use crate::dataplane::kernel::Counters;", "1 `proxy` may not"),
             (
                 "lb-userspace/src/dataplane/image.rs",

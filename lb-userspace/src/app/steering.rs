@@ -40,7 +40,7 @@ impl Steering {
                 XdpMode::Generic => kernel::XdpMode::Generic,
             },
             pin_dir: args.pin_dir.clone(),
-            log: tracing::enabled!(tracing::Level::DEBUG),
+            log: args.xdp_log,
         };
         let mut dataplane = Dataplane::open_locked(lock, settings)?;
         let sockets: Vec<_> = workers

@@ -40,17 +40,19 @@ impl Probe<'_> {
     }
 
     /// The road in words, and whether XDP and sk_lookup saw what they must: packets of the VIP, a new
-    /// connection, and the server name if there is one.
+    /// connection given to a worker, and the server name if there is one.
     pub fn path(&self, vip: SocketAddr, sni: Option<&str>) -> (String, bool) {
         let (packets, connections) = self.vip(vip);
-        let mut good = packets > 0 && connections > 0;
+        let verdicts = self.verdicts();
+        let steered = verdicts.get("steered").copied().unwrap_or(0);
+        let mut good = packets > 0 && connections > 0 && steered > 0;
         let mut text = format!("VIP +{packets} packets, +{connections} connections");
         if let Some(name) = sni {
             let seen = self.sni(name);
             good &= seen > 0;
             text.push_str(&format!("; SNI {name} +{seen}"));
         }
-        let verdicts: Vec<_> = self.verdicts().iter().map(|(r, count)| format!("{r} +{count}")).collect();
+        let verdicts: Vec<_> = verdicts.iter().map(|(r, count)| format!("{r} +{count}")).collect();
         text.push_str(&format!("; {}", verdicts.join(", ")));
         (text, good)
     }
@@ -63,20 +65,21 @@ mod tests {
 
     #[test]
     fn a_path_needs_every_counter() {
-        let status = |packets, connections, sni| {
+        let status = |packets, connections, sni, steered| {
             json!({
-                "verdicts": {"vip": packets, "not_vip": 7},
+                "verdicts": {"vip": packets, "not_vip": 7, "steered": steered},
                 "vips": [{"vip": "[2001:db8::1]:443/tcp", "packets": packets, "connections": connections}],
                 "sni": [{"name": "a.b", "connections": sni}],
             })
         };
         let vip = "[2001:db8::1]:443".parse().expect("an address");
-        let before = status(1, 1, 1);
+        let before = status(1, 1, 1, 1);
         for (after, good) in [
-            (status(5, 2, 2), true),
-            (status(5, 2, 1), false),
-            (status(5, 1, 2), false),
-            (status(1, 1, 1), false),
+            (status(5, 2, 2, 2), true),
+            (status(5, 2, 2, 1), false),
+            (status(5, 2, 1, 2), false),
+            (status(5, 1, 2, 2), false),
+            (status(1, 1, 1, 1), false),
         ] {
             let probe = Probe { before: &before, after: &after };
             let (text, found) = probe.path(vip, Some("a.b"));

@@ -133,6 +133,11 @@ fn clear(directory: &Path) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// The names of the maps that are pinned.
+pub(super) fn maps() -> impl Iterator<Item = &'static str> {
+    MAPS.iter().map(|map| map.name).chain([LAYOUT_MAP])
+}
+
 /// The names of all pins.
 pub(super) fn names(directory: &Path) -> Result<Vec<String>, KernelError> {
     let read = || -> io::Result<Vec<String>> {

@@ -165,7 +165,7 @@ mod tests {
                 let text = String::from_utf8_lossy(input);
                 match (&got, expect) {
                     (Ok((body, trailers, left)), Ok((want, rest))) => {
-                        assert_eq!((&body[..], input.len() > 0 && *left == rest), (want, true), "{text:?}");
+                        assert_eq!((&body[..], !input.is_empty() && *left == rest), (want, true), "{text:?}");
                         let names = trailers.iter().flat_map(HeaderMap::keys).map(HeaderName::as_str);
                         assert!(names.into_iter().all(|name| name == "x-sum"), "{text:?}");
                     }
