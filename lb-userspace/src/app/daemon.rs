@@ -4,22 +4,16 @@
 //! the probes, the source, the kernel's lock; with the source's first whole state the proxy's
 //! listeners, then the programs, then the maps, VIPs last. A node that is not ready refuses
 //! connections rather than answer 404.
-//!
-//! Handover to a newer daemon on the same node (`--wait-for-lock`): the newer one reads its source
-//! and stands by for the lock. The older one, told to end, lets go of the lock but still accepts;
-//! the newer one puts its own listeners in place; only then does the older one close its own and
-//! drain. At no moment is there nobody to connect to.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::dataplane::kernel::{KernelError, Lock};
+use crate::dataplane::kernel::Lock;
 use crate::model::Snapshot;
 use crate::proxy::{self, Proxy};
 use crate::source::{Health, Update, kubernetes, manifests};
@@ -28,20 +22,15 @@ use crate::translate::{self, UnknownClass, translate};
 use super::admin::server::{Socket, SocketError};
 use super::check::now_unix;
 use super::cli::{AccessLog, RunArgs};
+use super::handover::stand_by;
 use super::health::{self, HealthError};
 use super::settings::{BadSettings, Settings, SourceKind, node_addresses};
 use super::state::State;
-use super::steering::{self, Steering, route_vips};
+use super::steering::{Steering, route_vips};
+use super::stop::{Ended, Stop, drain};
 
 /// Certificates age and maps may be changed by others: everything is looked at this often.
 const RESYNC: Duration = Duration::from_secs(60);
-
-/// How often a daemon that stands by asks for the lock.
-const LOCK_POLL: Duration = Duration::from_millis(50);
-
-/// How long a daemon that hands over goes on accepting, for its successor to load its programs and
-/// to put its listeners in place.
-const HANDOVER: Duration = Duration::from_secs(5);
 
 /// Why the daemon can't run.
 #[derive(Debug, thiserror::Error)]
@@ -143,14 +132,6 @@ pub async fn run(args: RunArgs) -> Result<(), DaemonError> {
     result.map(|_| ())
 }
 
-/// How the daemon came to its end.
-enum Ended {
-    /// All connections were done, or out of time.
-    Drained,
-    /// A second signal.
-    AtOnce,
-}
-
 async fn follow(
     args: &RunArgs,
     settings: &Settings,
@@ -182,40 +163,8 @@ async fn follow(
     Ok(drain(args, state, stop, probes).await)
 }
 
-/// The lock of the pin directory, waited for as long as `--wait-for-lock` says. `None`: a signal
-/// came first.
-async fn stand_by(
-    args: &RunArgs,
-    state: &State,
-    updates: &watch::Receiver<Update>,
-    stop: &mut Stop,
-) -> Result<Option<Lock>, DaemonError> {
-    let xdp = |error: KernelError| DaemonError::Xdp(error.to_string());
-    let deadline = Instant::now() + Duration::from_secs(args.wait_for_lock.into());
-    loop {
-        if let Some(lock) = steering::lock(&args.pin_dir).map_err(xdp)? {
-            if state.waiting.swap(false, Ordering::Relaxed) {
-                tracing::info!("taking over from the daemon before");
-            }
-            return Ok(Some(lock));
-        }
-        if Instant::now() >= deadline {
-            return Err(DaemonError::Locked { pin_dir: args.pin_dir.clone(), seconds: args.wait_for_lock });
-        }
-        if !state.waiting.swap(true, Ordering::Relaxed) {
-            let pin_dir = args.pin_dir.display().to_string();
-            tracing::info!(pin_dir, seconds = args.wait_for_lock, "another daemon serves: standing by");
-        }
-        observe(state, &updates.borrow());
-        tokio::select! {
-            () = stop.asked() => return Ok(None),
-            () = tokio::time::sleep(LOCK_POLL) => {}
-        }
-    }
-}
-
 /// Keeps what the source says of itself, and logs what is new of it.
-fn observe(state: &State, update: &Update) {
+pub fn observe(state: &State, update: &Update) {
     state.synced.fetch_or(update.synced, Ordering::Relaxed);
     let known = state.health.swap(Some(Arc::new(update.health.clone())));
     match (known.as_deref(), &update.health) {
@@ -354,88 +303,6 @@ fn report(previous: &Snapshot, next: &Snapshot) {
             issues = next.issues.len(),
             "new snapshot"
         );
-    }
-}
-
-/// Lets open connections end, until the time is over or a second signal comes.
-async fn drain(args: &RunArgs, state: &State, stop: &mut Stop, probes: &AbortHandle) -> Ended {
-    state.draining.store(true, Ordering::Relaxed);
-    let Some(proxy) = state.proxy.get() else { return Ended::Drained };
-    let grace = Duration::from_secs(args.drain_timeout.into());
-    tracing::info!(seconds = grace.as_secs(), "draining; a second signal ends at once");
-    tokio::select! {
-        cut = async {
-            hand_over(args, state, probes).await;
-            shut_down(proxy, grace).await
-        } => {
-            match cut {
-                0 => tracing::info!("drained"),
-                cut => tracing::warn!(cut, "the drain's time is over: open connections were cut"),
-            }
-            Ended::Drained
-        }
-        () = stop.asked() => {
-            tracing::warn!(cut = open(proxy), "ended before all connections were done");
-            Ended::AtOnce
-        }
-    }
-}
-
-/// Lets go of the kernel's side, all of which stays in place. If a successor takes it, goes on
-/// accepting until its listeners have replaced ours.
-async fn hand_over(args: &RunArgs, state: &State, probes: &AbortHandle) {
-    if state.steering().take().is_none() {
-        return;
-    }
-    // Longer than a successor waits between two attempts.
-    tokio::time::sleep(4 * LOCK_POLL).await;
-    if matches!(steering::lock(&args.pin_dir), Ok(None)) {
-        tracing::info!("a newer daemon takes over");
-        probes.abort();
-        tokio::time::sleep(HANDOVER).await;
-    }
-}
-
-/// Returns how many connections were still open when the time was over.
-async fn shut_down(proxy: &Proxy, grace: Duration) -> u64 {
-    let end = Instant::now() + grace;
-    let mut done = std::pin::pin!(proxy.shutdown(grace));
-    let mut left = open(proxy);
-    loop {
-        tokio::select! {
-            () = &mut done => return if Instant::now() < end { 0 } else { left },
-            () = tokio::time::sleep(Duration::from_millis(50)) => {
-                if Instant::now() < end {
-                    left = open(proxy);
-                }
-            }
-        }
-    }
-}
-
-/// Client connections that are open now.
-fn open(proxy: &Proxy) -> u64 {
-    let total = proxy.stats().total;
-    total.active + total.tunnels_active
-}
-
-/// SIGTERM or SIGINT.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// Returns once for each signal.
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
 

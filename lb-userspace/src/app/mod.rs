@@ -1,10 +1,11 @@
 //! The daemon and its command line.
 //!
 //! `sluice run` is the daemon ([`daemon`]): it turns arguments into [`settings`], follows a source,
-//! publishes snapshots to the proxy and the kernel, and answers on a unix socket ([`admin`]) and
-//! for probes and scrapes ([`health`]). The other subcommands ask that socket, except [`check`] and
-//! [`doctor`], which need no daemon. What they say is plain data first ([`admin::views`],
-//! [`explain`]) and text last ([`render`]).
+//! publishes snapshots to the proxy and the kernel, hands over to a newer daemon ([`handover`],
+//! [`stop`]), and answers on a unix socket ([`admin`]) and for probes and scrapes ([`health`],
+//! [`metrics`]). The other subcommands ask that socket, except [`check`] and [`doctor`], which need
+//! no daemon. What they say is plain data first ([`admin::views`], [`explain`]) and text last
+//! ([`render`]).
 
 mod admin;
 mod check;
@@ -13,6 +14,7 @@ mod daemon;
 mod doctor;
 mod environment;
 mod explain;
+mod handover;
 mod health;
 mod metrics;
 mod render;
@@ -20,5 +22,6 @@ mod run;
 mod settings;
 mod state;
 mod steering;
+mod stop;
 
 pub use run::main;
