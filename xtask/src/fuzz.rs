@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::command::cargo;
 use crate::setup;
@@ -26,9 +26,9 @@ pub struct Options {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Subject {
-    /// The TLS ClientHello parser that kernel and host share
+    /// The TLS ClientHello parser that kernel and host share, on damaged hellos
     ClientHello,
-    /// The packet parser that kernel and host share
+    /// The whole road of a frame that kernel and host share, on any bytes
     Packet,
     /// The normalisation of request targets and hosts
     Target,
@@ -38,8 +38,8 @@ impl Subject {
     /// Package and test name filter.
     fn tests(self) -> (&'static str, &'static str) {
         match self {
-            Self::ClientHello => ("lb-common", "hello"),
-            Self::Packet => ("lb-common", "packet"),
+            Self::ClientHello => ("lb-common", "a_damaged_hello"),
+            Self::Packet => ("lb-common", "any_bytes"),
             Self::Target => ("lb-userspace", "route::"),
         }
     }
@@ -60,12 +60,17 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let (package, filter) = target.tests();
     setup::run()?;
+    let test = || cargo(["test", "--release", "--package", package, "--lib", "--", filter]);
+    // A filter that no longer fits the tests' names would pass without having run anything.
+    let listed = test().args(["--list"]).output()?;
+    ensure!(
+        listed.lines().any(|line| line.ends_with(": test")),
+        "no test of {package} is called like {filter}"
+    );
     let end = Instant::now() + Duration::from_secs(options.seconds);
     let mut rounds = 0_u64;
     while rounds == 0 || Instant::now() < end {
-        cargo(["test", "--release", "--package", package, "--lib", "--", filter])
-            .env("PROPTEST_CASES", options.cases.to_string())
-            .run()?;
+        test().env("PROPTEST_CASES", options.cases.to_string()).run()?;
         rounds += 1;
     }
     println!("fuzz: {rounds} rounds of {} inputs for each property, no failure", options.cases);
