@@ -59,6 +59,10 @@ pub trait Env: Frame {
     /// Adds one to a reason's counter.
     fn count(&self, reason: Reason);
 
+    /// Tells whoever debugs why a frame was unusual or what a ClientHello was; never called for
+    /// the frames that make up traffic.
+    fn note(&self, _reason: Reason) {}
+
     /// Adds a frame of `bytes` bytes to a VIP's counters.
     fn count_vip(&self, slot: u32, bytes: u32, connection: bool);
 

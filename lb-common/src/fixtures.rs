@@ -168,6 +168,16 @@ pub fn table() -> Vec<Fixture> {
     row("IPv6 fragment", with_extensions(&[44], 1), Reason::Fragment);
     row("nine IPv6 extension headers", with_extensions(&[60; 9], 0), Reason::TooManyHeaders);
     row("eight IPv6 extension headers", with_extensions(&[60; 8], 0), Reason::Vip);
+    row("IPv4 data in several buffers", segment(false, 7, 80, false, &[b'x'; 9000]), Reason::Vip);
+    row("IPv6 data in several buffers", segment(true, 7, 80, false, &[b'x'; 9000]), Reason::Vip);
+    row(
+        "tags in front of several buffers",
+        tagged(2, &segment(true, 7, 443, false, &[b'x'; 9000])),
+        Reason::Vip,
+    );
+    row("several buffers to no VIP", segment(false, 7, 81, false, &[b'x'; 9000]), Reason::NotVip);
+    let damaged = patched(segment(false, 7, 80, false, &[b'x'; 9000]), 16, &[0xff, 0xff]);
+    row("longer than its several buffers", damaged, Reason::Truncated);
     row("ICMP", patched(plain(), 23, &[1]), Reason::Icmp);
     row("ICMPv6", patched(segment(true, 7, 80, false, b""), 20, &[58]), Reason::Icmp);
     row("GRE", patched(plain(), 23, &[47]), Reason::OtherProtocol);
@@ -207,6 +217,15 @@ pub fn table() -> Vec<Fixture> {
     let hello = client_hello(Some(NAME), 0);
     let frame = segment(false, 1000, 443, false, &hello);
     rows.push(Fixture { description: "a hello once more", frame, verdict: Reason::Vip, hello: None });
+    let early_data = [&hello[..], &[7; 8000]].concat();
+    let frame = segment(false, 3001, 443, false, &early_data);
+    let expect = Some(Reason::HelloExact);
+    rows.push(Fixture {
+        description: "a hello and more in several buffers",
+        frame,
+        verdict: Reason::Vip,
+        hello: expect,
+    });
     let frame = tagged(2, &segment(false, 3000, 443, false, &hello));
     let hello = Some(Reason::HelloExact);
     rows.push(Fixture { description: "a hello behind tags", frame, verdict: Reason::Vip, hello });

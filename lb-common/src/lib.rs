@@ -20,5 +20,7 @@ pub mod hello;
 pub mod packet;
 pub mod verdict;
 
+#[cfg(test)]
+mod corpus;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixtures;

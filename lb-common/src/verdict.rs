@@ -57,10 +57,19 @@ fn v6<E: Env>(env: &E, packet: Packet) -> Result<Arrival, Reason> {
 }
 
 /// Tags, options, extension headers, odd and broken frames. Kept out of line: the usual frames
-/// should not pay for its registers. It calls nothing that is out of line itself, because the
-/// stacks of nested calls add up to at most 512 bytes.
+/// should not pay for its registers. The stacks of nested calls add up to at most 512 bytes, so it
+/// calls nothing out of line but [`Env::note`].
 #[inline(never)]
 fn unusual<E: Env>(env: &E) -> Result<Arrival, Reason> {
+    let arrival = walked(env);
+    if let Err(reason) = arrival {
+        env.note(reason);
+    }
+    arrival
+}
+
+#[inline(always)]
+fn walked<E: Env>(env: &E) -> Result<Arrival, Reason> {
     let packet = packet::walk(env)?;
     let (ip, transport) = (packet.ip as usize, packet.transport as usize);
     let address =
@@ -120,7 +129,9 @@ fn first_hello<E: Env>(env: &E, packet: &Packet, payload: usize) {
         return;
     };
     if env.remember(&flow) {
-        env.count(name(env, payload, packet.end as usize - payload));
+        let reason = name(env, payload, packet.end as usize - payload);
+        env.count(reason);
+        env.note(reason);
     }
 }
 

@@ -8,6 +8,7 @@ use lb_common::env::{Bytes, Env, Frame};
 use lb_common::maps::{FlowKey, HELLO_LEN, NAME_LEN, NameKey, VipKey, VipValue};
 use lb_common::reason::Reason;
 
+use crate::log;
 use crate::maps::{FLOWS, NAME_COUNTERS, NAMES, SCRATCH, VIP_COUNTERS, VIPS, WILDCARDS, count, opaque};
 
 /// A frame in the kernel. `FORGETFUL`: connections are forgotten as soon as they are remembered,
@@ -83,6 +84,11 @@ impl<const FORGETFUL: bool> Env for Kernel<FORGETFUL> {
     #[inline(always)]
     fn count(&self, reason: Reason) {
         count(reason);
+    }
+
+    #[inline(always)]
+    fn note(&self, reason: Reason) {
+        log::note(reason, self.length());
     }
 
     #[inline(always)]

@@ -7,6 +7,7 @@
 #![allow(static_mut_refs, reason = "aya's macros")]
 
 mod frame;
+mod log;
 mod maps;
 mod steer;
 

@@ -3,9 +3,11 @@
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::programs::SkLookupContext;
 use lb_common::maps::VipKey;
+use lb_common::packet::TCP;
 use lb_common::reason::Reason;
 use lb_common::verdict::mapped;
 
+use crate::log;
 use crate::maps::{CPU_WORKER, SOCKETS, VIPS, count};
 
 const AF_INET: u32 = 2;
@@ -17,6 +19,10 @@ pub fn steer(context: &SkLookupContext) {
     let lookup = context.lookup;
     // SAFETY: the context is valid for the run; fields are read one by one, as the verifier wants.
     let (family, protocol, port) = unsafe { ((*lookup).family, (*lookup).protocol, (*lookup).local_port) };
+    // The workers' sockets are TCP listeners, and the lookup fails if it is given any other kind.
+    if protocol != TCP as u32 {
+        return;
+    }
     let v6 = family != AF_INET;
     // SAFETY: as above. Both families' fields may be read for either.
     let (ip4, ip6) = unsafe {
@@ -32,7 +38,7 @@ pub fn steer(context: &SkLookupContext) {
     };
     let address = if v6 { ip6 } else { mapped(ip4.to_ne_bytes()) };
     // local_port is in host order, unlike the addresses.
-    let key = VipKey { address, port: (port as u16).to_be(), protocol: protocol as u8, zero: 0 };
+    let key = VipKey { address, port: (port as u16).to_be(), protocol: TCP, zero: 0 };
     if VIPS.get_ptr(&key).is_none() {
         return;
     }
@@ -41,7 +47,10 @@ pub fn steer(context: &SkLookupContext) {
     let worker = CPU_WORKER.get(cpu).copied().unwrap_or(0);
     match SOCKETS.redirect_sk_lookup(context, worker * 2 + v6 as u32, 0) {
         Ok(()) => count(Reason::Steered),
-        Err(_) => count(Reason::SteerNoSocket),
+        Err(_) => {
+            count(Reason::SteerNoSocket);
+            log::no_socket(worker, port);
+        }
     }
 }
 

@@ -1,205 +1,16 @@
 //! The real binary, as a user runs it: without XDP, on loopback, from directories of manifests.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+#[allow(dead_code, reason = "other tests use other parts")]
+#[path = "support/daemon.rs"]
+mod daemon;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use daemon::{Daemon, command, endpoint, free_port, get, ingress, service, sluice, text, until};
+use nix::sys::signal::Signal;
 use serde_json::Value;
-
-/// Nothing here takes as long on any machine; it only keeps a broken build from hanging.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-fn sluice(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_sluice")).args(args).output().expect("the binary runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Waits until `probe` says something.
-fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        if let Some(value) = probe() {
-            return value;
-        }
-        assert!(Instant::now() < end, "{what}: not within {DEADLINE:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
-}
-
-/// An endpoint that answers with its name and the request line; `/slow` after `slow` time.
-fn endpoint(name: &'static str, slow: Duration) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address");
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let mut reader = BufReader::new(stream.try_clone().expect("a clone"));
-                loop {
-                    let mut head = Vec::new();
-                    while !head.ends_with(b"\r\n\r\n") {
-                        if reader.read_until(b'\n', &mut head).unwrap_or(0) == 0 {
-                            return;
-                        }
-                    }
-                    let line = text(&head).lines().next().unwrap_or_default().to_owned();
-                    if line.contains("/slow") {
-                        std::thread::sleep(slow);
-                    }
-                    let body = format!("{name} {line}");
-                    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-                    if (&stream).write_all(answer.as_bytes()).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    address
-}
-
-fn service(name: &str, endpoints: &[SocketAddr]) -> String {
-    let port = endpoints.first().map_or(80, SocketAddr::port);
-    let list: String = endpoints
-        .iter()
-        .map(|a| format!("\n- {{addresses: [\"{}\"], conditions: {{ready: true}}}}", a.ip()))
-        .collect();
-    let list = if list.is_empty() { " []".to_owned() } else { list };
-    format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\n\
-         spec: {{ports: [{{port: 80}}]}}\n---\n\
-         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
-         metadata: {{name: {name}-1, namespace: default, labels: {{kubernetes.io/service-name: {name}}}}}\n\
-         ports: [{{port: {port}}}]\nendpoints:{list}\n---\n"
-    )
-}
-
-fn ingress(name: &str, host: &str, path: &str, service: &str) -> String {
-    format!(
-        "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: {name}, namespace: default}}\n\
-         spec:\n  rules:\n  - host: {host}\n    http:\n      paths:\n      - path: {path}\n        pathType: Prefix\n        \
-         backend: {{service: {{name: {service}, port: {{number: 80}}}}}}\n---\n"
-    )
-}
-
-/// A daemon of one test, with a directory of its own; ended with the test.
-struct Daemon {
-    child: Child,
-    dir: tempfile::TempDir,
-    http: u16,
-    health: u16,
-}
-
-impl Daemon {
-    fn start(files: &[(&str, String)], more: &[&str]) -> Self {
-        let mut dir = tempfile::tempdir().expect("a directory");
-        std::fs::create_dir(dir.path().join("m")).expect("a directory");
-        for (name, text) in files {
-            std::fs::write(dir.path().join("m").join(name), text).expect("a file");
-        }
-        // Another process may take a free port before the daemon does: try again with others.
-        for _ in 0..5 {
-            let (http, https, health) = (free_port(), free_port(), free_port());
-            let child = Command::new(env!("CARGO_BIN_EXE_sluice"))
-                .args(["run", "--no-xdp", "--vip", "127.0.0.1", "--workers", "2", "--manifests"])
-                .arg(dir.path().join("m"))
-                .arg("--socket")
-                .arg(dir.path().join("s"))
-                .args(["--http-port", &http.to_string(), "--https-port", &https.to_string()])
-                .args(["--health", &format!("127.0.0.1:{health}")])
-                .args(more)
-                .stderr(Stdio::from(std::fs::File::create(dir.path().join("log")).expect("a file")))
-                .spawn()
-                .expect("the binary runs");
-            let mut daemon = Self { child, dir, http, health };
-            let alive = until("the daemon is ready", || match daemon.child.try_wait().expect("a child") {
-                Some(_) => Some(false),
-                None => daemon.is_ready().then_some(true),
-            });
-            if alive {
-                return daemon;
-            }
-            let log = daemon.log();
-            assert!(log.contains("something else listens") || log.contains("in use"), "{log}");
-            dir = std::mem::replace(&mut daemon.dir, tempfile::tempdir().expect("a directory"));
-        }
-        panic!("no free ports");
-    }
-
-    fn is_ready(&self) -> bool {
-        self.ask(&["status"]).status.code() == Some(0)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("s")
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.dir.path().join("m").join(name), text).expect("a file");
-    }
-
-    fn ask(&self, args: &[&str]) -> Output {
-        let socket = self.socket();
-        let mut all = args.to_vec();
-        all.extend(["--socket", socket.to_str().expect("UTF-8")]);
-        sluice(&all)
-    }
-
-    fn json(&self, args: &[&str]) -> Value {
-        let mut all = args.to_vec();
-        all.extend(["-o", "json"]);
-        let out = self.ask(&all);
-        serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}: {}", text(&out.stderr)))
-    }
-
-    /// Status and body of one request.
-    fn get(&self, host: &str, path: &str) -> (u16, String) {
-        get(self.http, host, path)
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).expect("a pid");
-        kill(Pid::from_raw(pid), signal).expect("a child of ours");
-    }
-
-    fn wait(&mut self) -> Option<i32> {
-        until("the daemon ends", || self.child.try_wait().expect("a child")).code()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn get(port: u16, host: &str, path: &str) -> (u16, String) {
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return (0, String::new()) };
-    stream.set_read_timeout(Some(DEADLINE)).expect("a socket");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    let mut answer = Vec::new();
-    if stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer)).is_err() {
-        return (0, String::new());
-    }
-    let answer = text(&answer);
-    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-    (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
-}
 
 #[test]
 fn check_says_what_is_wrong() {
@@ -292,6 +103,68 @@ fn what_can_not_be_done_says_so() {
 }
 
 #[test]
+fn options_from_the_environment() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("s");
+    let here = dir.path().to_str().expect("UTF-8");
+    let none = "/no/such/dir";
+    for (environment, args, expect) in [
+        (&[("SLUICE_INTERFACE", "no-such-nic")][..], &["--manifests", here][..], "no NIC no-such-nic"),
+        (&[("SLUICE_INTERFACE", "")], &["--manifests", here], "no NIC named"),
+        (&[("SLUICE_INTERFACE", "a,b")], &["--manifests", here], "no NIC a"),
+        // The command line overrules.
+        (&[("SLUICE_INTERFACE", "no-such-nic")], &["--manifests", none, "--no-xdp"], none),
+        (&[("SLUICE_NO_XDP", "1")], &["--manifests", here, "--interface=no-such-nic"], "no NIC no-such-nic"),
+        (&[("SLUICE_KUBERNETES", "yes")], &["--manifests", none, "--no-xdp"], none),
+        (&[("SLUICE_NO_XDP", "true"), ("SLUICE_MANIFESTS", none)], &[], none),
+        (&[("SLUICE_NO_XDP", "false"), ("SLUICE_MANIFESTS", here)], &[], "no NIC named"),
+        (&[("SLUICE_NO_XDP", "perhaps"), ("SLUICE_MANIFESTS", here)], &[], "--no-xdp"),
+        (&[("SLUICE_VIP", "127.0.0.1,224.0.0.1")], &["--manifests", here, "--no-xdp"], "--vip 224.0.0.1"),
+        (&[("SLUICE_HTTP_PORT", "0")], &["--manifests", here, "--no-xdp"], "--http-port"),
+        (&[("SLUICE_HTTP_PORT", "443")], &["--manifests", here, "--no-xdp"], "both 443"),
+        (&[("SLUICE_COMPAT", "haproxy")], &["--manifests", here, "--no-xdp"], "ingress-nginx"),
+        (&[("SLUICE_COMPAT", ""), ("SLUICE_LOG", "")], &["--manifests", none, "--no-xdp"], none),
+    ] {
+        let out = command()
+            .arg("run")
+            .args(args)
+            .arg("--socket")
+            .arg(&socket)
+            .env("SLUICE_HEALTH", "127.0.0.1:0")
+            .envs(environment.iter().copied())
+            .output()
+            .expect("the binary runs");
+        let said = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{environment:?} {args:?}: {said}");
+        assert!(said.contains(expect), "{environment:?} {args:?}: {expect:?} in {said}");
+    }
+    let doctor = command()
+        .args(["doctor", "-o", "json"])
+        .env("SLUICE_INTERFACE", "no-such-nic")
+        .output()
+        .expect("the binary runs");
+    assert!(text(&doctor.stdout).contains("no-such-nic"), "{}", text(&doctor.stdout));
+}
+
+#[test]
+fn a_missing_directory_is_all_that_is_said() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("s");
+    let socket = socket.to_str().expect("UTF-8");
+    let out = sluice(&[
+        "run",
+        "--manifests",
+        "/no/such/dir",
+        "--no-xdp",
+        "--socket",
+        socket,
+        "--health",
+        "127.0.0.1:0",
+    ]);
+    assert_eq!(text(&out.stderr).lines().count(), 1, "{}", text(&out.stderr));
+}
+
+#[test]
 fn help_and_version_are_fine() {
     for args in
         [&["--help"][..], &["--version"], &["run", "--help"], &["maps", "purge", "--help"], &["check", "-h"]]
@@ -350,6 +223,16 @@ fn explains_itself() {
     {
         assert!(table.contains(expect), "{expect:?} in {table}");
     }
+    assert!(table.lines().all(|line| line == line.trim_end()), "{table:?}");
+    for (vip, listeners) in [("127.0.0.1", 1), ("127.0.0.2", 0)] {
+        let json = daemon.json(&["explain", "http://red.test/tea", "--vip", vip]);
+        assert_eq!(json["listeners"].as_array().map(Vec::len), Some(listeners), "{json}");
+        assert_eq!(
+            (&json["answer"]["status"], listeners == 0),
+            (&Value::Null, json["upstream_target"].is_null()),
+            "{json}"
+        );
+    }
     let json = daemon.json(&["explain", "https://red.test/tea"]);
     assert_eq!(json["route"]["ingress"], "default/tea", "{json}");
     assert_eq!(json["others"][0]["outcome"], "longer-path-wins", "{json}");
@@ -370,7 +253,11 @@ fn explains_itself() {
     assert_eq!(get(daemon.health, "h", "/healthz").0, 200);
     assert_eq!(get(daemon.health, "h", "/readyz").0, 200);
     let (status, metrics) = get(daemon.health, "h", "/metrics");
-    assert!(status == 200 && metrics.contains("sluice_ready 1") && metrics.ends_with("# EOF\n"), "{metrics}");
+    assert!(metrics.contains("sluice_proxy_requests_total{worker=\"1\"}"), "{metrics}");
+    assert!(
+        status == 200 && metrics.contains("\nsluice_ready 1\n") && metrics.ends_with("# EOF\n"),
+        "{metrics}"
+    );
 }
 
 #[test]
@@ -388,7 +275,7 @@ fn a_second_daemon_is_refused_and_a_dead_one_replaced() {
     daemon.child.kill().expect("a child");
     daemon.wait();
     assert!(Path::new(socket).exists());
-    let again = Command::new(env!("CARGO_BIN_EXE_sluice"))
+    let again = command()
         .args(["run", "--no-xdp", "--vip", "127.0.0.1", "--manifests", dir, "--socket", socket])
         .args(["--http-port", &free_port().to_string(), "--https-port", &free_port().to_string()])
         .args(["--health", "127.0.0.1:0"])
@@ -413,6 +300,21 @@ fn sigterm_drains() {
     assert_eq!(request.join().expect("a thread"), (200, "slow GET /slow HTTP/1.1".to_owned()));
     assert_eq!(daemon.wait(), Some(0), "{}", daemon.log());
     assert!(!daemon.socket().exists());
+}
+
+#[test]
+fn what_a_drain_cuts_is_counted() {
+    let slow = endpoint("slow", Duration::from_secs(300));
+    let files = [("a.yaml", service("slow", &[slow]) + &ingress("web", "slow.test", "/", "slow"))];
+    let mut daemon = Daemon::start(&files, &["--drain-timeout", "1"]);
+    let port = daemon.http;
+    std::thread::spawn(move || get(port, "slow.test", "/slow"));
+    until("the request is under way", || {
+        (daemon.json(&["status"])["proxy"]["total"]["requests_active"] == 1).then_some(())
+    });
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait(), Some(0), "{}", daemon.log());
+    assert!(daemon.log().contains("cut=1"), "{}", daemon.log());
 }
 
 #[test]

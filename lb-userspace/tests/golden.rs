@@ -113,19 +113,20 @@ fn fill_in_pem(value: &mut Value) {
 
 /// Certificate and key of a name.
 fn site(name: &str) -> &'static (String, String) {
-    type Site = (&'static str, &'static [&'static str], i32, &'static rcgen::SignatureAlgorithm);
+    type Site = (&'static str, &'static [&'static str], [i32; 2], &'static rcgen::SignatureAlgorithm);
     static SITES: LazyLock<Vec<(&'static str, (String, String))>> = LazyLock::new(|| {
-        let sites: [Site; 4] = [
-            ("blue", &["blue.example.com"], 2040, &rcgen::PKCS_ECDSA_P256_SHA256),
-            ("blue-ed", &["blue.example.com"], 2041, &rcgen::PKCS_ED25519),
-            ("wild", &["*.example.com", "example.com"], 2040, &rcgen::PKCS_ECDSA_P256_SHA256),
-            ("old", &["old.example.com"], 2020, &rcgen::PKCS_ECDSA_P256_SHA256),
+        let sites: [Site; 5] = [
+            ("blue", &["blue.example.com"], [2015, 2040], &rcgen::PKCS_ECDSA_P256_SHA256),
+            ("blue-ed", &["blue.example.com"], [2015, 2041], &rcgen::PKCS_ED25519),
+            ("wild", &["*.example.com", "example.com"], [2015, 2040], &rcgen::PKCS_ECDSA_P256_SHA256),
+            ("early", &["early.example.com"], [2030, 2040], &rcgen::PKCS_ECDSA_P256_SHA256),
+            ("old", &["old.example.com"], [2015, 2020], &rcgen::PKCS_ECDSA_P256_SHA256),
         ];
-        let made = sites.map(|(name, hosts, year, algorithm)| {
+        let made = sites.map(|(name, hosts, [from, to], algorithm)| {
             let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
             let mut params = CertificateParams::new(hosts).expect("names");
-            params.not_before = date_time_ymd(2015, 1, 1);
-            params.not_after = date_time_ymd(year, 1, 1);
+            params.not_before = date_time_ymd(from, 1, 1);
+            params.not_after = date_time_ymd(to, 1, 1);
             let key = KeyPair::generate_for(algorithm).expect("key");
             let certificate = params.self_signed(&key).expect("signs");
             (name, (certificate.pem(), key.serialize_pem()))

@@ -2,7 +2,7 @@
 //! is told by the health, and is over when the server is well again.
 
 #[allow(dead_code, reason = "other tests use other parts of the server")]
-#[path = "support/api_server.rs"]
+#[path = "support/api_server/mod.rs"]
 mod api_server;
 
 use std::collections::BTreeSet;

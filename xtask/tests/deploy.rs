@@ -98,16 +98,23 @@ fn the_daemonset_can_surge_and_keeps_its_pins() {
         .expect("volumes")
         .iter()
         .map(|v| (v["name"].to_string(), v["hostPath"]["path"].clone()))
+        .filter(|(_, path)| path.is_string())
         .collect();
+    // Two pods share a node during an update: what each of them listens on must be its own.
+    assert_eq!(volumes.keys().collect::<Vec<_>>(), ["\"bpffs\""], "only pins are shared");
+    let sluice = &pod["containers"][0];
+    for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+        assert_eq!(sluice[probe]["exec"]["command"][1], "probe", "{probe}");
+    }
+    let waits = |argument: &String| argument.starts_with("--wait-for-lock=");
+    assert!(strings(&sluice["args"]).iter().any(waits), "without it a surge can't take over");
     let containers = ["initContainers", "containers"].map(|list| pod[list].as_array().expect("containers"));
     for container in containers.into_iter().flatten() {
         assert_eq!(container["ports"], Value::Null, "ports of hostNetwork pods keep a surge from starting");
         for mount in container["volumeMounts"].as_array().expect("mounts") {
-            assert_eq!(
-                volumes[&mount["name"].to_string()],
-                mount["mountPath"],
-                "same path inside and outside"
-            );
+            if let Some(path) = volumes.get(&mount["name"].to_string()) {
+                assert_eq!(*path, mount["mountPath"], "same path inside and outside");
+            }
         }
         let settings = &base["ConfigMap"][0];
         assert_eq!(container["envFrom"][0]["configMapRef"]["name"], settings["metadata"]["name"]);

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::model::Compat;
@@ -43,6 +44,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// The kernel's maps: show them, compare them with the desired state, remove them.
     Maps(MapsArgs),
+    /// Is the daemon alive, or ready? For the probes of a pod: one line, and the exit status.
+    Probe(ProbeArgs),
     /// Check kernel, rights, NIC and sysctls of this node. Needs no daemon.
     Doctor(DoctorArgs),
     /// Read a manifest directory and say what is wrong with it. Needs no daemon.
@@ -58,18 +61,28 @@ Examples:
   sluice run --manifests ./manifests --no-xdp --http-port 8080 --https-port 8443
   sluice run --kubernetes --interface eth0 --adopt-class nginx --compat ingress-nginx
 
+Each option can be given by its environment variable instead; the command line overrules it, lists
+are separated by commas, and an empty variable counts as none.
+
 SIGTERM or SIGINT drains for --drain-timeout; a second one ends at once. XDP stays attached and its
 maps stay pinned, so that a restart detaches nothing; `sluice maps purge` removes them.")]
 pub struct RunArgs {
     /// Follow the Kubernetes YAML files in this directory.
-    #[arg(long, value_name = "DIR", help_heading = "Source")]
+    #[arg(
+        long,
+        env = "SLUICE_MANIFESTS",
+        conflicts_with = "kubernetes",
+        value_name = "DIR",
+        help_heading = "Source"
+    )]
     pub manifests: Option<PathBuf>,
     /// Follow the Kubernetes API: in a cluster by the service account, else by a kubeconfig.
-    #[arg(long, help_heading = "Source")]
+    #[arg(long, env = "SLUICE_KUBERNETES", value_parser = BoolishValueParser::new(), help_heading = "Source")]
     pub kubernetes: bool,
     /// The kubeconfig to use with --kubernetes.
     #[arg(
         long,
+        env = "SLUICE_KUBECONFIG",
         value_name = "FILE",
         requires = "kubernetes",
         conflicts_with = "manifests",
@@ -78,69 +91,131 @@ pub struct RunArgs {
     pub kubeconfig: Option<PathBuf>,
 
     /// Attach XDP to this NIC. May be repeated.
-    #[arg(long, value_name = "IF", conflicts_with = "no_xdp", help_heading = "Traffic")]
+    #[arg(
+        long,
+        env = "SLUICE_INTERFACE",
+        value_delimiter = ',',
+        value_name = "IF",
+        conflicts_with = "no_xdp",
+        help_heading = "Traffic"
+    )]
     pub interface: Vec<String>,
     /// Answer for this address. May be repeated. Default: the NICs' addresses, and with --no-xdp
     /// all addresses of the node.
-    #[arg(long, value_name = "ADDR", help_heading = "Traffic")]
+    #[arg(long, env = "SLUICE_VIP", value_delimiter = ',', value_name = "ADDR", help_heading = "Traffic")]
     pub vip: Vec<IpAddr>,
     /// Port for plain HTTP.
-    #[arg(long, value_name = "PORT", default_value_t = 80, help_heading = "Traffic",
-          value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, env = "SLUICE_HTTP_PORT", value_name = "PORT", default_value_t = 80, help_heading = "Traffic", value_parser = clap::value_parser!(u16).range(1..))]
     pub http_port: u16,
     /// Port for HTTPS.
-    #[arg(long, value_name = "PORT", default_value_t = 443, help_heading = "Traffic",
-          value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, env = "SLUICE_HTTPS_PORT", value_name = "PORT", default_value_t = 443, help_heading = "Traffic", value_parser = clap::value_parser!(u16).range(1..))]
     pub https_port: u16,
     /// Number of proxy workers, each pinned to a CPU. Default: one for each CPU.
-    #[arg(long, value_name = "N", help_heading = "Traffic",
-          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, env = "SLUICE_WORKERS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
     /// Where a JSON line for each request goes.
-    #[arg(long, value_name = "WHERE", default_value = "off", help_heading = "Traffic")]
+    #[arg(
+        long,
+        env = "SLUICE_ACCESS_LOG",
+        value_name = "WHERE",
+        default_value = "off",
+        help_heading = "Traffic"
+    )]
     pub access_log: AccessLog,
     /// How many seconds open connections may take to end after SIGTERM.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = "Traffic")]
+    #[arg(
+        long,
+        env = "SLUICE_DRAIN_TIMEOUT",
+        value_name = "SECONDS",
+        default_value_t = 30,
+        help_heading = "Traffic"
+    )]
     pub drain_timeout: u16,
 
     /// Serve through ordinary sockets, without the kernel's help.
-    #[arg(long, help_heading = "XDP")]
+    #[arg(long, env = "SLUICE_NO_XDP", value_parser = BoolishValueParser::new(), help_heading = "XDP")]
     pub no_xdp: bool,
     /// How XDP attaches; auto takes native and falls back to generic.
-    #[arg(long, value_name = "MODE", default_value = "auto", help_heading = "XDP")]
+    #[arg(long, env = "SLUICE_XDP_MODE", value_name = "MODE", default_value = "auto", help_heading = "XDP")]
     pub xdp_mode: XdpMode,
     /// Directory on a bpffs where maps and links are pinned.
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sluice", help_heading = "XDP")]
+    #[arg(
+        long,
+        env = "SLUICE_PIN_DIR",
+        value_name = "DIR",
+        default_value = "/sys/fs/bpf/sluice",
+        help_heading = "XDP"
+    )]
     pub pin_dir: PathBuf,
+    /// Log what the kernel programs find odd, and each ClientHello: lines of level debug of
+    /// sluice_ebpf, so --log has to let them through.
+    #[arg(long, conflicts_with = "no_xdp", help_heading = "XDP")]
+    pub xdp_log: bool,
 
     /// Also serve Ingresses of this class, whoever's controller it names. May be repeated.
-    #[arg(long, value_name = "NAME", help_heading = "Ingress")]
+    #[arg(
+        long,
+        env = "SLUICE_ADOPT_CLASS",
+        value_delimiter = ',',
+        value_name = "NAME",
+        help_heading = "Ingress"
+    )]
     pub adopt_class: Vec<String>,
     /// Also serve Ingresses that name no class. With --manifests they are served anyway.
-    #[arg(long, help_heading = "Ingress")]
+    #[arg(long, env = "SLUICE_SERVE_CLASSLESS", value_parser = BoolishValueParser::new(), help_heading = "Ingress")]
     pub serve_classless: bool,
     /// With --manifests: treat classes as a cluster does, so ignore Ingresses without one, or whose
     /// class no IngressClass in the directory defines.
-    #[arg(long, conflicts_with = "kubernetes", help_heading = "Ingress")]
+    #[arg(long, env = "SLUICE_STRICT_CLASS", value_parser = BoolishValueParser::new(), conflicts_with = "kubernetes", help_heading = "Ingress")]
     pub strict_class: bool,
     /// Whose defaults apply: the API's text, or ingress-nginx's (redirects to https, above all).
-    #[arg(long, value_name = "WHOSE", default_value = "kubernetes", help_heading = "Ingress")]
+    #[arg(
+        long,
+        env = "SLUICE_COMPAT",
+        value_name = "WHOSE",
+        default_value = "kubernetes",
+        help_heading = "Ingress"
+    )]
     pub compat: CompatArg,
     /// Gets what no Ingress takes: namespace/service:port.
-    #[arg(long, value_name = "NS/SVC:PORT", help_heading = "Ingress")]
+    #[arg(long, env = "SLUICE_DEFAULT_BACKEND", value_name = "NS/SVC:PORT", help_heading = "Ingress")]
     pub default_backend: Option<String>,
     /// For names without a certificate: the Secret namespace/name. Default: a self-signed one.
-    #[arg(long, value_name = "NS/SECRET", help_heading = "Ingress")]
+    #[arg(long, env = "SLUICE_DEFAULT_CERTIFICATE", value_name = "NS/SECRET", help_heading = "Ingress")]
     pub default_certificate: Option<String>,
 
+    /// While another daemon holds the pin directory, stand by for so long to take over from it.
+    /// Default: refuse at once.
+    #[arg(
+        long,
+        env = "SLUICE_WAIT_FOR_LOCK",
+        value_name = "SECONDS",
+        default_value_t = 0,
+        hide_default_value = true,
+        conflicts_with = "no_xdp",
+        help_heading = "Operation"
+    )]
+    pub wait_for_lock: u32,
     /// Where the other subcommands reach the daemon.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "SLUICE_SOCKET", help_heading = "Operation")]
     pub socket: PathBuf,
     /// Address for /healthz, /readyz and /metrics.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:10254", help_heading = "Operation")]
+    #[arg(
+        long,
+        env = "SLUICE_HEALTH",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:10254",
+        help_heading = "Operation"
+    )]
     pub health: SocketAddr,
     /// How log lines on stderr look.
-    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Operation")]
+    #[arg(
+        long,
+        env = "SLUICE_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text",
+        help_heading = "Operation"
+    )]
     pub log_format: LogFormat,
     /// What to log: a level, or directives like sluice=debug,kube=warn.
     #[arg(
@@ -176,8 +251,60 @@ pub struct ExplainArgs {
     /// Also list the rules of hosts that the URL's host is not.
     #[arg(long)]
     pub all: bool,
+    /// Only for connections to this address, or to this one and port.
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = vip_address)]
+    pub vip: Option<VipAddress>,
     #[command(flatten)]
     pub client: ClientArgs,
+}
+
+/// The address of a VIP, with or without its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VipAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// The port; `None` for all.
+    pub port: Option<u16>,
+}
+
+impl std::fmt::Display for VipAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.address, port).fmt(f),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
+/// Reads `ADDR` or `ADDR:PORT`, an IPv6 address with a port in brackets.
+pub fn vip_address(text: &str) -> Result<VipAddress, String> {
+    if let Ok(socket) = text.parse::<SocketAddr>() {
+        return Ok(VipAddress { address: socket.ip(), port: Some(socket.port()) });
+    }
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let address =
+        bare.parse().map_err(|_| "not like 198.51.100.10, 198.51.100.10:443 or [2001:db8::1]:443")?;
+    Ok(VipAddress { address, port: None })
+}
+
+/// `sluice probe`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 yes; 1 no; 2 no daemon answers.")]
+pub struct ProbeArgs {
+    /// What to ask.
+    pub question: Question,
+    /// The daemon's socket.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "SLUICE_SOCKET")]
+    pub socket: PathBuf,
+}
+
+/// What a probe asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Question {
+    /// Does it answer?
+    Live,
+    /// Does it serve, or stand by to take over from the daemon before it?
+    Ready,
 }
 
 /// `sluice maps`.
@@ -198,7 +325,7 @@ pub enum MapsCommand {
     /// Detach XDP and remove all pinned maps and links. The daemon must not run.
     Purge {
         /// Directory on a bpffs where maps and links are pinned.
-        #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sluice")]
+        #[arg(long, env = "SLUICE_PIN_DIR", value_name = "DIR", default_value = "/sys/fs/bpf/sluice")]
         pin_dir: PathBuf,
         #[command(flatten)]
         client: ClientArgs,
@@ -209,7 +336,7 @@ pub enum MapsCommand {
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// The NIC to look at. May be repeated. Default: every NIC that is not virtual.
-    #[arg(long, value_name = "IF")]
+    #[arg(long, env = "SLUICE_INTERFACE", value_delimiter = ',', value_name = "IF")]
     pub interface: Vec<String>,
     /// How the answer looks.
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
@@ -321,6 +448,14 @@ mod tests {
             ("sluice run --manifests d --no-xdp --interface a", false),
             ("sluice run --manifests d --no-xdp --http-port 0", false),
             ("sluice run --manifests d --no-xdp --vip foo", false),
+            ("sluice run --manifests d --interface a --wait-for-lock 120", true),
+            ("sluice run --manifests d --no-xdp --wait-for-lock 120", false),
+            ("sluice run --manifests d --interface a,b --vip 192.0.2.1,::1 --adopt-class x,y", true),
+            ("sluice probe", false),
+            ("sluice probe ready", true),
+            ("sluice explain http://a --vip 192.0.2.1", true),
+            ("sluice explain http://a --vip [2001:db8::1]:443", true),
+            ("sluice explain http://a --vip x", false),
             ("sluice explain", false),
             ("sluice explain http://a -o json --socket s", true),
             ("sluice maps", false),

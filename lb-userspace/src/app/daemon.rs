@@ -1,17 +1,25 @@
 //! `sluice run`: from a source to a node that serves.
 //!
 //! Order at the start: the socket (so that a second daemon is refused before it touches anything),
-//! the probes, the source; with its first whole state the proxy's listeners, then the programs,
-//! then the maps, VIPs last. A node that is not ready refuses connections rather than answer 404.
+//! the probes, the source, the kernel's lock; with the source's first whole state the proxy's
+//! listeners, then the programs, then the maps, VIPs last. A node that is not ready refuses
+//! connections rather than answer 404.
+//!
+//! Handover to a newer daemon on the same node (`--wait-for-lock`): the newer one reads its source
+//! and stands by for the lock. The older one, told to end, lets go of the lock but still accepts;
+//! the newer one puts its own listeners in place; only then does the older one close its own and
+//! drain. At no moment is there nobody to connect to.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
+use crate::dataplane::kernel::{KernelError, Lock};
 use crate::model::Snapshot;
 use crate::proxy::{self, Proxy};
 use crate::source::{Health, Update, kubernetes, manifests};
@@ -23,10 +31,17 @@ use super::cli::{AccessLog, RunArgs};
 use super::health::{self, HealthError};
 use super::settings::{BadSettings, Settings, SourceKind, node_addresses};
 use super::state::State;
-use super::steering::{Steering, route_vips};
+use super::steering::{self, Steering, route_vips};
 
 /// Certificates age and maps may be changed by others: everything is looked at this often.
 const RESYNC: Duration = Duration::from_secs(60);
+
+/// How often a daemon that stands by asks for the lock.
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// How long a daemon that hands over goes on accepting, for its successor to load its programs and
+/// to put its listeners in place.
+const HANDOVER: Duration = Duration::from_secs(5);
 
 /// Why the daemon can't run.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +69,19 @@ pub enum DaemonError {
         "XDP: {0}\nTo serve without XDP, leave --interface out and say --no-xdp; `sluice doctor` says more."
     )]
     Xdp(String),
+    /// Another daemon has the kernel's side, and keeps it.
+    #[error(
+        "another sluice serves with the pin directory {pin_dir}{waited}: stop it, wait for it to end with \
+         --wait-for-lock SECONDS, or give this one its own --pin-dir",
+        pin_dir = .pin_dir.display(),
+        waited = if *.seconds == 0 { String::new() } else { format!(", still after {} s", .seconds) }
+    )]
+    Locked {
+        /// The pin directory.
+        pin_dir: PathBuf,
+        /// How long it was waited for.
+        seconds: u32,
+    },
     /// The system refuses something basic.
     #[error("{what}: {source}")]
     System {
@@ -90,11 +118,19 @@ pub async fn run(args: RunArgs) -> Result<(), DaemonError> {
     raise_file_limit();
 
     let socket = Socket::open(&args.socket)?;
-    let probes = health::listen(args.health).await?;
     let state = Arc::new(State::new(settings.source.clone()));
-    let background =
-        [tokio::spawn(health::serve(probes, state.clone())), tokio::spawn(socket.serve(state.clone()))];
-    let result = follow(&args, &settings, &state, &mut stop).await;
+    let probes = match health::listen(args.health).await {
+        Ok(listener) => tokio::spawn(health::serve(listener, state.clone())),
+        // The daemon before has the address until it hands over.
+        Err(error) if args.wait_for_lock > 0 && error.is_in_use() => {
+            tracing::info!("{} for probes is in use; trying until it is free", args.health);
+            tokio::spawn(health::serve_when_free(args.health, state.clone()))
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let handed_over = probes.abort_handle();
+    let background = [probes, tokio::spawn(socket.serve(state.clone()))];
+    let result = follow(&args, &settings, &state, &mut stop, &handed_over).await;
     if let Ok(Ended::AtOnce) = result {
         // Dropping the proxy would wait for its workers; the end of the process does not.
         std::mem::forget(Arc::clone(&state));
@@ -120,14 +156,22 @@ async fn follow(
     settings: &Settings,
     state: &State,
     stop: &mut Stop,
+    probes: &AbortHandle,
 ) -> Result<Ended, DaemonError> {
     let mut updates = source(settings).await?;
+    let mut lock = None;
+    if !args.no_xdp {
+        lock = stand_by(args, state, &updates, stop).await?;
+        if lock.is_none() {
+            return Ok(Ended::Drained);
+        }
+    }
     let translation = translation(args, settings);
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let update = updates.borrow_and_update().clone();
-        take(args, &translation, state, &update).await?;
+        take(args, &translation, state, &mut lock, &update).await?;
         tokio::select! {
             biased;
             () = stop.asked() => break,
@@ -135,7 +179,56 @@ async fn follow(
             _ = resync.tick() => {}
         }
     }
-    Ok(drain(args, state, stop).await)
+    Ok(drain(args, state, stop, probes).await)
+}
+
+/// The lock of the pin directory, waited for as long as `--wait-for-lock` says. `None`: a signal
+/// came first.
+async fn stand_by(
+    args: &RunArgs,
+    state: &State,
+    updates: &watch::Receiver<Update>,
+    stop: &mut Stop,
+) -> Result<Option<Lock>, DaemonError> {
+    let xdp = |error: KernelError| DaemonError::Xdp(error.to_string());
+    let deadline = Instant::now() + Duration::from_secs(args.wait_for_lock.into());
+    loop {
+        if let Some(lock) = steering::lock(&args.pin_dir).map_err(xdp)? {
+            if state.waiting.swap(false, Ordering::Relaxed) {
+                tracing::info!("taking over from the daemon before");
+            }
+            return Ok(Some(lock));
+        }
+        if Instant::now() >= deadline {
+            return Err(DaemonError::Locked { pin_dir: args.pin_dir.clone(), seconds: args.wait_for_lock });
+        }
+        if !state.waiting.swap(true, Ordering::Relaxed) {
+            let pin_dir = args.pin_dir.display().to_string();
+            tracing::info!(pin_dir, seconds = args.wait_for_lock, "another daemon serves: standing by");
+        }
+        observe(state, &updates.borrow());
+        tokio::select! {
+            () = stop.asked() => return Ok(None),
+            () = tokio::time::sleep(LOCK_POLL) => {}
+        }
+    }
+}
+
+/// Keeps what the source says of itself, and logs what is new of it.
+fn observe(state: &State, update: &Update) {
+    state.synced.fetch_or(update.synced, Ordering::Relaxed);
+    let known = state.health.swap(Some(Arc::new(update.health.clone())));
+    match (known.as_deref(), &update.health) {
+        (Some(known), now) if known == now => {}
+        (_, Health::Degraded { reason, .. }) if update.synced => {
+            tracing::warn!(reason, "the source can't be read; serving its last good state");
+        }
+        (_, Health::Degraded { reason, .. }) => {
+            tracing::warn!(reason, "the source can't be read; nothing to serve yet");
+        }
+        (Some(Health::Degraded { .. }), Health::Ok) => tracing::info!("the source can be read again"),
+        (_, Health::Ok) => {}
+    }
 }
 
 async fn source(settings: &Settings) -> Result<watch::Receiver<Update>, DaemonError> {
@@ -170,29 +263,26 @@ async fn take(
     args: &RunArgs,
     translation: &translate::Settings,
     state: &State,
+    lock: &mut Option<Lock>,
     update: &Update,
 ) -> Result<(), DaemonError> {
-    if let Health::Degraded { reason, .. } = &update.health
-        && state.health.load().as_deref() != Some(&update.health)
-    {
-        tracing::warn!(%reason, "the source can't be read; serving its last good state");
-    }
+    observe(state, update);
     if !update.synced {
         return Ok(());
     }
-    state.health.store(Some(Arc::new(update.health.clone())));
     let previous = state.snapshot.load_full();
     let next = Arc::new(translate(&update.objects, translation, &update.issues, now_unix(), &previous));
     report(&previous, &next);
+    let first = state.proxy.get().is_none();
     let listening = match state.proxy.get() {
         Some(proxy) => proxy.apply(Arc::clone(&next)).into_iter().map(|error| error.to_string()).collect(),
         None => {
-            start(args, state, &next)?;
+            start(args, state, lock.take(), &next)?;
             Vec::new()
         }
     };
     state.snapshot.store(Arc::clone(&next));
-    let kernel = state.steering().and_then(|mut steering| steering.publish(&next).err());
+    let kernel = state.steering().as_mut().and_then(|steering| steering.publish(&next).err());
     // Last: until a VIP is local, no packet for it gets so far as to be steered.
     let routes = if args.no_xdp { None } else { route_vips(&next).await.err() };
     let trouble: Vec<String> = listening.into_iter().chain(kernel).chain(routes).collect();
@@ -202,12 +292,21 @@ async fn take(
             "not everything asked for could be set up; trying again"
         );
     }
+    if first && trouble.is_empty() {
+        let vips: Vec<_> = next.listeners.iter().map(|listener| listener.vip.to_string()).collect();
+        tracing::info!(vips = vips.join(" "), xdp = !args.no_xdp, "serving");
+    }
     state.trouble.store((!trouble.is_empty()).then(|| Arc::new(trouble.join("; "))));
     Ok(())
 }
 
 /// Listeners first, programs next: nothing is steered to where nobody listens.
-fn start(args: &RunArgs, state: &State, snapshot: &Arc<Snapshot>) -> Result<(), DaemonError> {
+fn start(
+    args: &RunArgs,
+    state: &State,
+    lock: Option<Lock>,
+    snapshot: &Arc<Snapshot>,
+) -> Result<(), DaemonError> {
     let settings = proxy::Settings {
         workers: args.workers.map_or(0, usize::from),
         bind: if args.no_xdp { proxy::Bind::Direct } else { proxy::Bind::Steered },
@@ -218,9 +317,9 @@ fn start(args: &RunArgs, state: &State, snapshot: &Arc<Snapshot>) -> Result<(), 
         ..Default::default()
     };
     let proxy = Proxy::start(settings, Arc::clone(snapshot))?;
-    if !args.no_xdp {
-        let steering =
-            Steering::open(args, proxy.sockets()).map_err(|error| DaemonError::Xdp(error.to_string()))?;
+    if let Some(lock) = lock {
+        let steering = Steering::open(args, lock, proxy.sockets())
+            .map_err(|error| DaemonError::Xdp(error.to_string()))?;
         for nic in steering.info().interfaces {
             match nic.mode.as_str() {
                 "generic" => tracing::warn!(
@@ -230,10 +329,8 @@ fn start(args: &RunArgs, state: &State, snapshot: &Arc<Snapshot>) -> Result<(), 
                 mode => tracing::info!(nic = nic.name, mode, program = nic.program_id, "XDP attached"),
             }
         }
-        let _ = state.steering.set(std::sync::Mutex::new(steering));
+        *state.steering() = Some(steering);
     }
-    let vips: Vec<_> = snapshot.listeners.iter().map(|listener| listener.vip.to_string()).collect();
-    tracing::info!(vips = vips.join(" "), xdp = !args.no_xdp, "serving");
     // Set once: this runs only while there is none.
     let _ = state.proxy.set(proxy);
     Ok(())
@@ -261,21 +358,65 @@ fn report(previous: &Snapshot, next: &Snapshot) {
 }
 
 /// Lets open connections end, until the time is over or a second signal comes.
-async fn drain(args: &RunArgs, state: &State, stop: &mut Stop) -> Ended {
+async fn drain(args: &RunArgs, state: &State, stop: &mut Stop, probes: &AbortHandle) -> Ended {
     state.draining.store(true, Ordering::Relaxed);
     let Some(proxy) = state.proxy.get() else { return Ended::Drained };
     let grace = Duration::from_secs(args.drain_timeout.into());
     tracing::info!(seconds = grace.as_secs(), "draining; a second signal ends at once");
     tokio::select! {
-        () = proxy.shutdown(grace) => {
-            tracing::info!("drained");
+        cut = async {
+            hand_over(args, state, probes).await;
+            shut_down(proxy, grace).await
+        } => {
+            match cut {
+                0 => tracing::info!("drained"),
+                cut => tracing::warn!(cut, "the drain's time is over: open connections were cut"),
+            }
             Ended::Drained
         }
         () = stop.asked() => {
-            tracing::warn!("ended before all connections were done");
+            tracing::warn!(cut = open(proxy), "ended before all connections were done");
             Ended::AtOnce
         }
     }
+}
+
+/// Lets go of the kernel's side, all of which stays in place. If a successor takes it, goes on
+/// accepting until its listeners have replaced ours.
+async fn hand_over(args: &RunArgs, state: &State, probes: &AbortHandle) {
+    if state.steering().take().is_none() {
+        return;
+    }
+    // Longer than a successor waits between two attempts.
+    tokio::time::sleep(4 * LOCK_POLL).await;
+    if matches!(steering::lock(&args.pin_dir), Ok(None)) {
+        tracing::info!("a newer daemon takes over");
+        probes.abort();
+        tokio::time::sleep(HANDOVER).await;
+    }
+}
+
+/// Returns how many connections were still open when the time was over.
+async fn shut_down(proxy: &Proxy, grace: Duration) -> u64 {
+    let end = Instant::now() + grace;
+    let mut done = std::pin::pin!(proxy.shutdown(grace));
+    let mut left = open(proxy);
+    loop {
+        tokio::select! {
+            () = &mut done => return if Instant::now() < end { 0 } else { left },
+            () = tokio::time::sleep(Duration::from_millis(50)) => {
+                if Instant::now() < end {
+                    left = open(proxy);
+                }
+            }
+        }
+    }
+}
+
+/// Client connections that are open now.
+fn open(proxy: &Proxy) -> u64 {
+    let total = proxy.stats().total;
+    total.active + total.tunnels_active
 }
 
 /// SIGTERM or SIGINT.

@@ -6,6 +6,7 @@ use crate::model::{self, HostPattern, Listener, Protocol, RewriteTarget, Snapsho
 use crate::route::{self, Candidate, Outcome, RouteTable, Target};
 
 use super::admin::views::{EndpointView, RouteView, word};
+use super::cli::VipAddress;
 
 /// Why a text can't be explained.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,28 +106,43 @@ pub struct Match {
 /// What the client gets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
-    /// The status that the proxy itself answers; `None`: the endpoint's.
+    /// The status that the proxy itself answers; `None`: the endpoint's, or nobody listens.
     pub status: Option<u16>,
     /// In words.
     pub text: String,
 }
 
-/// Explains a URL by a snapshot. `xdp`: whether XDP is attached. `all`: also list the rules of
-/// other hosts.
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// The URL.
+    pub url: &'a str,
+    /// Only connections to this address.
+    pub vip: Option<VipAddress>,
+    /// Also list the rules of other hosts.
+    pub all: bool,
+    /// Whether XDP is attached.
+    pub xdp: bool,
+}
+
+/// Explains a URL by a snapshot.
 pub fn explain(
-    url: &str,
-    all: bool,
+    question: &Question<'_>,
     snapshot: &Snapshot,
     table: &RouteTable,
-    xdp: bool,
 ) -> Result<Explanation, BadUrl> {
+    let Question { url, vip, all, xdp } = *question;
     let asked = Asked::parse(url)?;
     let host = asked.host.as_str();
     let candidates = table.explain(Some(host), asked.target.path());
     let found = candidates.first().filter(|first| first.outcome == Outcome::Wins);
-    let listeners: Vec<_> = snapshot.listeners.iter().filter(|listener| asked.reaches(listener)).collect();
+    let listeners: Vec<_> = snapshot
+        .listeners
+        .iter()
+        .filter(|one| asked.reaches(one) && vip.is_none_or(|vip| takes(one, vip)))
+        .collect();
     let (answer, endpoints) = answer(&asked, found, snapshot, listeners.is_empty());
-    let upstream_target = answer.status.is_none().then(|| upstream_target(&asked.target, found));
+    let upstream_target = (!endpoints.is_empty()).then(|| upstream_target(&asked.target, found));
     let here = |c: &&Candidate<'_>| c.outcome != Outcome::Wins && (all || c.outcome != Outcome::HostDiffers);
     let others: Vec<_> = candidates.iter().filter(here).map(|c| matched(c, snapshot)).collect();
     Ok(Explanation {
@@ -194,6 +210,14 @@ impl Asked {
     }
 }
 
+/// Whether a connection to the address comes to the listener.
+fn takes(listener: &Listener, to: VipAddress) -> bool {
+    let vip = listener.vip;
+    let same = vip.address == to.address
+        || (vip.address.is_unspecified() && vip.address.is_ipv4() == to.address.is_ipv4());
+    same && to.port.is_none_or(|port| port == vip.port)
+}
+
 fn answer(
     asked: &Asked,
     found: Option<&Candidate<'_>>,
@@ -203,7 +227,8 @@ fn answer(
     let own = |status, text: String| (Answer { status: Some(status), text }, Vec::new());
     if unreachable {
         let port = asked.port.map_or_else(String::new, |port| format!(" on port {port}"));
-        return own(0, format!("nothing: no listener speaks {}{port} there", word(&asked.protocol)));
+        let text = format!("nothing: no listener speaks {}{port} there", word(&asked.protocol));
+        return (Answer { status: None, text }, Vec::new());
     }
     let Some(found) = found else {
         return own(404, "no rule covers this host and path, and there is no default backend".to_owned());
@@ -311,6 +336,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::app::cli::vip_address;
     use crate::model::{
         Backend, Cluster, ClusterKey, Endpoint, ObjectKey, PathMatch, PortRef, Route, RoutePolicy, Routing,
         Transport, Vip, VirtualHost,
@@ -365,6 +391,28 @@ mod tests {
         }
     }
 
+    fn ask(url: &str) -> Question<'_> {
+        Question { url, vip: None, all: false, xdp: true }
+    }
+
+    #[test]
+    fn vips() {
+        let snapshot = snapshot();
+        let table = RouteTable::build(&snapshot.routing);
+        for (vip, listeners) in [
+            ("192.0.2.1", 1),
+            ("192.0.2.1:443", 1),
+            ("192.0.2.1:80", 0),
+            ("192.0.2.9", 0),
+            ("2001:db8::1", 0),
+        ] {
+            let question = Question { vip: vip_address(vip).ok(), ..ask("https://blue.example.com/tea") };
+            let got = explain(&question, &snapshot, &table).expect(vip);
+            assert_eq!((got.listeners.len(), got.endpoints.is_empty()), (listeners, listeners == 0), "{vip}");
+            assert_eq!(got.answer.status, None, "{vip}");
+        }
+    }
+
     #[test]
     fn answers() {
         let snapshot = snapshot();
@@ -379,20 +427,20 @@ mod tests {
             ("https://red.example.com/x", None, Some("/x"), Some("self-signed")),
             ("http://green.example.com/", Some(404), None, None),
             ("http://192.0.2.1/", Some(404), None, None),
-            ("http://192.0.2.9/", Some(0), None, None),
-            ("http://blue.example.com:8080/tea", Some(0), None, None),
+            ("http://192.0.2.9/", None, None, None),
+            ("http://blue.example.com:8080/tea", None, None, None),
         ] {
-            let got = explain(url, false, &snapshot, &table, true).expect(url);
+            let got = explain(&ask(url), &snapshot, &table).expect(url);
             assert_eq!(got.answer.status, status, "{url}: {}", got.answer.text);
             assert_eq!(got.upstream_target.as_deref(), upstream, "{url}");
             assert_eq!(got.tls.as_ref().map(|tls| tls.certificate.as_str()), certificate, "{url}");
-            assert_eq!(got.endpoints.is_empty(), status.is_some(), "{url}");
+            assert_eq!(got.endpoints.is_empty(), upstream.is_none(), "{url}");
             let back: Explanation =
                 serde_json::from_value(serde_json::to_value(&got).expect("json")).expect("json");
             assert_eq!(back, got, "{url}");
         }
         for url in ["ftp://a/", "http://", "http:///x", "http://a b/", "http://a/%00", "http://a:99999/"] {
-            assert!(explain(url, false, &snapshot, &table, true).is_err(), "{url}");
+            assert!(explain(&ask(url), &snapshot, &table).is_err(), "{url}");
         }
     }
 
@@ -400,11 +448,16 @@ mod tests {
     fn losers_say_why() {
         let snapshot = snapshot();
         let table = RouteTable::build(&snapshot.routing);
-        let got = explain("https://blue.example.com/tea", false, &snapshot, &table, true).expect("fine");
+        let got = explain(&ask("https://blue.example.com/tea"), &snapshot, &table).expect("fine");
         let others: Vec<_> = got.others.iter().map(|m| (m.route.path.as_str(), m.outcome.as_str())).collect();
         assert_eq!((others, got.others_elsewhere), (vec![("/", "longer-path-wins")], 1));
         assert!(got.listeners[0].kernel.contains("counted as blue.example.com"), "{:?}", got.listeners);
-        let all = explain("https://blue.example.com/tea", true, &snapshot, &table, false).expect("fine");
+        let all = explain(
+            &Question { all: true, xdp: false, ..ask("https://blue.example.com/tea") },
+            &snapshot,
+            &table,
+        )
+        .expect("fine");
         assert_eq!((all.others.len(), all.others_elsewhere), (2, 0));
         assert_eq!(all.listeners[0].xdp, "none");
     }

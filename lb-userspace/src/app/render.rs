@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 
-use super::admin::views::{Backend, Host, Issue, RouteView, Status, Verification};
+use super::admin::views::{Backend, Host, Issue, Maps, RouteView, Status, Verification};
 use super::check::Report;
 use super::doctor::{Finding, Level};
 use super::explain::{Explanation, Match};
@@ -15,7 +15,11 @@ pub fn status(status: &Status) -> String {
     let mut text = String::new();
     let serving = &status.serving;
     let mut facts = table(&[]);
-    let ready = if status.ready { "ready" } else { "not ready" };
+    let ready = match (status.ready, status.standby) {
+        (true, _) => "ready",
+        (false, true) => "standing by to take over from the daemon before",
+        (false, false) => "not ready",
+    };
     let mut fact = |name: &str, value: String| {
         facts.add_row([name.to_owned(), value]);
     };
@@ -53,7 +57,7 @@ pub fn status(status: &Status) -> String {
         let errors = total("responses_5xx").unwrap_or_default();
         fact("Proxy", format!("{requests} requests, {errors} answered 5xx, {active} connections open"));
     }
-    let _ = writeln!(text, "{facts}");
+    text.push_str(&lines(&facts));
     if !status.vips.is_empty() {
         let mut vips = table(&["VIP", "PACKETS", "BYTES", "CONNECTIONS"]);
         for vip in &status.vips {
@@ -64,21 +68,21 @@ pub fn status(status: &Status) -> String {
                 vip.connections.to_string(),
             ]);
         }
-        let _ = writeln!(text, "\n{vips}");
+        let _ = write!(text, "\n{}", lines(&vips));
     }
     if status.sni.iter().any(|sni| sni.connections > 0) {
         let mut names = table(&["SERVER NAME", "CLIENTHELLOS"]);
         for sni in status.sni.iter().filter(|sni| sni.connections > 0) {
             names.add_row([sni.name.clone(), sni.connections.to_string()]);
         }
-        let _ = writeln!(text, "\n{names}");
+        let _ = write!(text, "\n{}", lines(&names));
     }
     if status.verdicts.values().any(|n| *n > 0) {
         let mut verdicts = table(&["XDP VERDICT", "PACKETS"]);
         for (reason, n) in status.verdicts.iter().filter(|(_, n)| **n > 0) {
             verdicts.add_row([reason.clone(), n.to_string()]);
         }
-        let _ = writeln!(text, "\n{verdicts}");
+        let _ = write!(text, "\n{}", lines(&verdicts));
     }
     if !status.issues.is_empty() {
         let _ = write!(text, "\n{}", issues(&status.issues));
@@ -110,7 +114,7 @@ pub fn routes(hosts: &[Host]) -> String {
             ]);
         }
     }
-    format!("{rows}\n")
+    lines(&rows)
 }
 
 /// `sluice backends`.
@@ -136,7 +140,7 @@ pub fn backends(backends: &[Backend]) -> String {
             ]);
         }
     }
-    format!("{rows}\n")
+    lines(&rows)
 }
 
 /// `sluice explain`.
@@ -180,18 +184,18 @@ pub fn explanation(explanation: &Explanation) -> String {
         fact("Endpoint", format!("{}{state}", endpoint.address));
     }
     let status = match explanation.answer.status {
-        Some(0) | None => String::new(),
+        None => String::new(),
         Some(status) => format!("{status}: "),
     };
     fact("Answer", format!("{status}{}", explanation.answer.text));
-    let mut text = format!("{facts}\n");
+    let mut text = lines(&facts);
     if !explanation.others.is_empty() {
         let mut rows = table(&["OTHER RULES", "PATH", "INGRESS", "BACKEND", "WHY NOT"]);
         for other in &explanation.others {
             let RouteView { path, path_type, ingress, backend, .. } = &other.route;
             rows.add_row([&other.host, &format!("{path} {path_type}"), ingress, backend, &other.why]);
         }
-        let _ = write!(text, "\n{rows}\n");
+        let _ = write!(text, "\n{}", lines(&rows));
     }
     if explanation.others_elsewhere > 0 {
         let _ = writeln!(
@@ -207,6 +211,32 @@ fn rule(found: &Match) -> String {
     let RouteView { path, path_type, ingress, rule, policy, .. } = &found.route;
     let policy = if policy.is_empty() { String::new() } else { format!(" [{}]", policy.join(", ")) };
     format!("{} {path} ({path_type}) of Ingress {ingress}, {rule}{policy}", found.host)
+}
+
+/// `sluice maps dump`.
+pub fn maps(maps: &Maps) -> String {
+    let mut vips = table(&["VIP", "CLIENTHELLOS"]);
+    for (vip, entry) in &maps.vips {
+        vips.add_row([
+            vip.as_str(),
+            if entry.observe_sni { "counted by server name" } else { "not looked at" },
+        ]);
+    }
+    let mut text = match maps.vips.is_empty() {
+        true => "no VIPs: every packet goes to the node as if Sluice were not there\n".to_owned(),
+        false => lines(&vips),
+    };
+    let wildcards = maps.wildcards.iter().map(|suffix| format!("*.{suffix}"));
+    let mut names: Vec<_> = maps.names.iter().cloned().chain(wildcards).collect();
+    names.sort();
+    if !names.is_empty() {
+        let mut rows = table(&["SERVER NAME"]);
+        for name in names {
+            rows.add_row([name]);
+        }
+        let _ = write!(text, "\n{}", lines(&rows));
+    }
+    text
 }
 
 /// `sluice maps verify`.
@@ -238,7 +268,7 @@ pub fn findings(findings: &[Finding]) -> String {
         (0, warnings) => format!("fit, with {}", plural(warnings, "warning")),
         (failures, _) => format!("not fit for XDP: {}", plural(failures, "failure")),
     };
-    format!("{rows}\n\n{end}\n")
+    format!("{}\n{end}\n", lines(&rows))
 }
 
 /// `sluice check`.
@@ -276,23 +306,35 @@ pub fn report(report: &Report) -> String {
     text
 }
 
-/// Issues under the object that they are about. They come sorted by object.
+/// Issues under the object that they are about, by which they come sorted. What is wrong in the
+/// same way in many places of an object (a Service of many paths that isn't there) is said once.
 fn issues(issues: &[Issue]) -> String {
     let mut text = String::new();
-    let mut last = None;
-    for issue in issues {
-        if last != Some(&issue.object) {
-            let _ = writeln!(text, "{}", issue.object);
-            last = Some(&issue.object);
+    for object in issues.chunk_by(|a, b| a.object == b.object) {
+        let _ = writeln!(text, "{}", object[0].object);
+        let same = |a: &Issue, b: &Issue| (&a.reason, &a.message) == (&b.reason, &b.message);
+        for (at, issue) in object.iter().enumerate() {
+            if object[..at].iter().any(|earlier| same(earlier, issue)) {
+                continue;
+            }
+            let more = object[at + 1..].iter().filter(|later| same(later, issue)).count();
+            let more =
+                if more == 0 { String::new() } else { format!(" and {}", plural(more, "other place")) };
+            let field =
+                if issue.field.is_empty() { String::new() } else { format!("{}{more}: ", issue.field) };
+            let _ = writeln!(text, "  {:<7} {:<22} {field}{}", issue.severity, issue.reason, issue.message);
         }
-        let field = if issue.field.is_empty() { String::new() } else { format!("{}: ", issue.field) };
-        let _ = writeln!(text, "  {:<7} {:<22} {field}{}", issue.severity, issue.reason, issue.message);
     }
     text
 }
 
 fn plural(n: usize, word: &str) -> String {
     format!("{n} {word}{}", if n == 1 { "" } else { "s" })
+}
+
+/// The table's text, without the blanks around it: who pipes it on wants none.
+fn lines(table: &Table) -> String {
+    table.lines().map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(&line).trim_end())).collect()
 }
 
 fn table(header: &[&str]) -> Table {
@@ -302,4 +344,54 @@ fn table(header: &[&str]) -> Table {
         table.set_header(header);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn issue(object: &str, field: &str, message: &str) -> Issue {
+        Issue {
+            severity: "error".to_owned(),
+            object: object.to_owned(),
+            reason: "missing-service".to_owned(),
+            field: field.to_owned(),
+            message: message.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_same_issue_in_many_places_is_said_once() {
+        let text = issues(&[
+            issue("Ingress d/a", "p[0]", "x is not there"),
+            issue("Ingress d/a", "p[1]", "y is not there"),
+            issue("Ingress d/a", "p[2]", "x is not there"),
+            issue("Ingress d/a", "p[3]", "x is not there"),
+            issue("Ingress d/b", "p[0]", "x is not there"),
+        ]);
+        let expect = [
+            "Ingress d/a",
+            "  error   missing-service        p[0] and 2 other places: x is not there",
+            "  error   missing-service        p[1]: y is not there",
+            "Ingress d/b",
+            "  error   missing-service        p[0]: x is not there",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), expect);
+    }
+
+    #[test]
+    fn maps_are_tables_without_blanks_at_the_end() {
+        let vips = [("192.0.2.1:80/tcp".to_owned(), false), ("[2001:db8::1]:443/tcp".to_owned(), true)];
+        let text = maps(&Maps {
+            vips: vips
+                .map(|(vip, observe_sni)| (vip, crate::app::admin::views::VipEntry { observe_sni }))
+                .into(),
+            names: vec!["a.test".to_owned()],
+            wildcards: vec!["wild.test".to_owned()],
+        });
+        for word in ["192.0.2.1:80/tcp", "not looked at", "counted by server name", "*.wild.test", "a.test"] {
+            assert!(text.contains(word), "{word:?} in\n{text}");
+        }
+        assert!(text.lines().all(|line| line == line.trim_end()), "{text:?}");
+    }
 }

@@ -5,17 +5,17 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::admin::client::{self, ClientError};
 use super::admin::views;
-use super::cli::{Cli, ClientArgs, Command, DoctorArgs, LogFormat, MapsCommand, Output, RunArgs};
+use super::cli::{
+    ClientArgs, Command, DoctorArgs, LogFormat, MapsCommand, Output, ProbeArgs, Question, RunArgs,
+};
 use super::explain::Explanation;
-use super::{check, daemon, doctor, render, steering};
+use super::{check, daemon, doctor, environment, render, steering};
 
 /// The answer is there, and it is no.
 const NEGATIVE: u8 = 1;
@@ -26,7 +26,7 @@ const FAILED: u8 = 2;
 /// or it could not be done.
 pub fn main() -> ExitCode {
     // clap prints and exits by itself: 0 for help and version, 2 for wrong usage.
-    let cli = Cli::parse();
+    let cli = environment::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(dispatch(cli.command)),
@@ -57,11 +57,15 @@ async fn dispatch(command: Command) -> Result<u8, String> {
             Ok(0)
         }
         Command::Explain(args) => {
-            let target = format!("/explain?all={}&url={}", args.all, escape(&args.url));
+            let mut target = format!("/explain?all={}&url={}", args.all, escape(&args.url));
+            if let Some(vip) = args.vip {
+                target = format!("{target}&vip={}", escape(&vip.to_string()));
+            }
             ask(&args.client, &target, |e: &Explanation| render::explanation(e)).await?;
             Ok(0)
         }
         Command::Maps(args) => maps(args.command).await,
+        Command::Probe(args) => probe(&args).await,
         Command::Doctor(args) => run_doctor(&args).await,
         Command::Check(args) => {
             let report = check::check(&args).map_err(text)?;
@@ -90,10 +94,7 @@ async fn run(args: RunArgs) -> Result<u8, String> {
 async fn maps(command: MapsCommand) -> Result<u8, String> {
     match command {
         MapsCommand::Dump(args) => {
-            let image: Value = client::get(&args.socket, "/maps").await.map_err(text)?;
-            // The image is deep; its JSON is the readable form too.
-            let pretty = serde_json::to_string_pretty(&image).map_err(text)? + "\n";
-            print(args.output, &image, pretty)?;
+            ask(&args, "/maps", |image: &views::Maps| render::maps(image)).await?;
             Ok(0)
         }
         MapsCommand::Verify(args) => {
@@ -127,6 +128,19 @@ async fn purge(pin_dir: &Path, client: &ClientArgs) -> Result<u8, String> {
     }
     print(client.output, &Purged { pin_dir, removed }, sentence)?;
     Ok(0)
+}
+
+async fn probe(args: &ProbeArgs) -> Result<u8, String> {
+    let status = client::get(&args.socket, "/status").await.map_err(text)?;
+    let status: views::Status = serde_json::from_value(status).map_err(text)?;
+    let (word, code) = match args.question {
+        Question::Live => ("alive", 0),
+        Question::Ready if status.ready => ("ready", 0),
+        Question::Ready if status.standby => ("standing by", 0),
+        Question::Ready => ("not ready", NEGATIVE),
+    };
+    print(Output::Table, &(), format!("{word}: source {}\n", status.source.health))?;
+    Ok(code)
 }
 
 async fn run_doctor(args: &DoctorArgs) -> Result<u8, String> {

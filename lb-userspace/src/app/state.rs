@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::StatusCode;
@@ -15,10 +15,13 @@ use crate::source::Health;
 
 use super::admin::server::{Answer, Answers};
 use super::admin::views::{self, Serving, Source, Status, Verification, word};
-use super::explain::explain;
+use super::cli::vip_address;
+use super::explain::{Question, explain};
 use super::health::Probed;
 use super::settings::SourceKind;
 use super::steering::Steering;
+
+const WAITING: &str = "waiting for the source's first whole state";
 
 /// Everything that more than one task reads.
 pub struct State {
@@ -30,8 +33,12 @@ pub struct State {
     pub health: ArcSwapOption<Health>,
     /// Set when the first whole state is served.
     pub proxy: OnceLock<Proxy>,
-    /// The kernel's side; never set without XDP.
-    pub steering: OnceLock<Mutex<Steering>>,
+    /// The kernel's side; none without XDP, before the start, and after a successor took it over.
+    steering: Mutex<Option<Steering>>,
+    /// Whether the source has told its first whole state.
+    pub synced: AtomicBool,
+    /// The daemon before still has the kernel's side: this one only stands by.
+    pub waiting: AtomicBool,
     /// Why the kernel or the listeners are not as the snapshot asks.
     pub trouble: ArcSwapOption<String>,
     /// Going down: no longer ready.
@@ -46,32 +53,43 @@ impl State {
             snapshot: ArcSwap::from_pointee(Snapshot::empty()),
             health: ArcSwapOption::empty(),
             proxy: OnceLock::new(),
-            steering: OnceLock::new(),
+            steering: Mutex::new(None),
+            synced: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
             trouble: ArcSwapOption::empty(),
             draining: AtomicBool::new(false),
         }
     }
 
     /// The kernel's side. A panic of an earlier holder leaves maps that the next apply repairs.
-    pub fn steering(&self) -> Option<MutexGuard<'_, Steering>> {
-        self.steering.get().map(|lock| lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    pub fn steering(&self) -> MutexGuard<'_, Option<Steering>> {
+        self.steering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn no_xdp() -> Answer {
-        Answer::Failure(
-            StatusCode::CONFLICT,
-            "this daemon runs with --no-xdp: there are no kernel maps".to_owned(),
-        )
+    fn no_maps(&self) -> Answer {
+        let why = if self.waiting.load(Ordering::Relaxed) {
+            "this daemon stands by: another one has the kernel maps"
+        } else if self.draining.load(Ordering::Relaxed) {
+            "this daemon drains: it has let go of the kernel maps"
+        } else if self.proxy.get().is_none() {
+            "this daemon waits for its source: it has no kernel maps yet"
+        } else {
+            "this daemon runs with --no-xdp: there are no kernel maps"
+        };
+        Answer::Failure(StatusCode::CONFLICT, why.to_owned())
     }
 
     fn source_view(&self) -> Source {
+        let synced = self.synced.load(Ordering::Relaxed);
         let health = match self.health.load().as_deref() {
-            None => "waiting for the first whole state".to_owned(),
-            Some(Health::Ok) => "ok".to_owned(),
-            Some(Health::Degraded { since, reason }) => match jiff::Timestamp::from_second(*since) {
-                Ok(since) => format!("degraded since {since}, serving the last good state: {reason}"),
-                Err(_) => format!("degraded, serving the last good state: {reason}"),
-            },
+            Some(Health::Degraded { since, reason }) => {
+                let since = jiff::Timestamp::from_second(*since);
+                let since = since.map_or_else(|_| String::new(), |since| format!(" since {since}"));
+                let meanwhile = if synced { "serving the last good state" } else { "nothing was read yet" };
+                format!("degraded{since}, {meanwhile}: {reason}")
+            }
+            _ if !synced => WAITING.to_owned(),
+            _ => "ok".to_owned(),
         };
         match &self.source {
             SourceKind::Manifests(dir) => {
@@ -91,7 +109,17 @@ impl State {
         // Built for each question: people ask seldom, and requests use the workers' own table.
         let table = RouteTable::build(&snapshot.routing);
         let all = values.get("all") == Some(&"true");
-        match explain(&url, all, &snapshot, &table, self.steering.get().is_some()) {
+        let vip = match values.get("vip").map(|vip| unescape(vip).ok_or_else(String::new)) {
+            None => None,
+            Some(text) => match text.and_then(|text| vip_address(&text)) {
+                Ok(vip) => Some(vip),
+                Err(error) => {
+                    return Answer::Failure(StatusCode::BAD_REQUEST, format!("vip: {error}"));
+                }
+            },
+        };
+        let xdp = self.steering().is_some();
+        match explain(&Question { url: &url, vip, all, xdp }, &snapshot, &table) {
             Ok(explanation) => Answer::json(&explanation),
             Err(error) => Answer::Failure(StatusCode::BAD_REQUEST, error.to_string()),
         }
@@ -109,15 +137,15 @@ impl Answers for State {
                 Answer::json(&views::backends(&self.snapshot.load(), &requests))
             }
             "/explain" => self.explain(query),
-            "/maps" => match self.steering().map(|steering| steering.dump()) {
-                None => Self::no_xdp(),
+            "/maps" => match self.steering().as_ref().map(|steering| steering.dump()) {
+                None => self.no_maps(),
                 Some(Ok(image)) => Answer::json(&image),
                 Some(Err(error)) => failed(error),
             },
             "/maps/verify" => {
                 let snapshot = self.snapshot.load_full();
-                match self.steering().map(|steering| steering.verify(&snapshot)) {
-                    None => Self::no_xdp(),
+                match self.steering().as_ref().map(|steering| steering.verify(&snapshot)) {
+                    None => self.no_maps(),
                     Some(Ok(differences)) => {
                         Answer::json(&Verification { generation: snapshot.generation, differences })
                     }
@@ -134,8 +162,14 @@ impl Probed for State {
         if self.draining.load(Ordering::Relaxed) {
             return Err("draining".to_owned());
         }
+        if self.waiting.load(Ordering::Relaxed) {
+            return Err("standing by: another daemon has the kernel's side".to_owned());
+        }
         if self.proxy.get().is_none() {
-            return Err("waiting for the source's first whole state".to_owned());
+            return Err(match self.health.load().as_deref() {
+                Some(Health::Degraded { reason, .. }) => format!("{WAITING}: {reason}"),
+                _ => WAITING.to_owned(),
+            });
         }
         match self.trouble.load().as_deref() {
             Some(trouble) => Err(trouble.clone()),
@@ -145,13 +179,14 @@ impl Probed for State {
 
     fn status(&self) -> Status {
         let snapshot = self.snapshot.load();
-        let (xdp, counters) = match self.steering() {
+        let (xdp, counters) = match self.steering().as_ref() {
             Some(steering) => (Some(steering.info()), steering.counters()),
             None => (None, Default::default()),
         };
         Status {
             generation: snapshot.generation,
             ready: self.ready().is_ok(),
+            standby: self.waiting.load(Ordering::Relaxed) && self.synced.load(Ordering::Relaxed),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             source: self.source_view(),
             listeners: snapshot

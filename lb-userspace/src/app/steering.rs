@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use crate::dataplane::image::MapImage;
-use crate::dataplane::kernel::{self, Dataplane, KernelError, WorkerSocket, vip_routes};
+use crate::dataplane::kernel::{self, Dataplane, KernelError, Lock, WorkerSocket, vip_routes};
 use crate::model::Snapshot;
 use crate::proxy::WorkerSockets;
 
@@ -31,8 +31,8 @@ pub struct Counts {
 impl Steering {
     /// Takes over what an earlier daemon left pinned, or loads anew, and attaches. Connections go
     /// to these workers from here on.
-    pub fn open(args: &RunArgs, workers: &[WorkerSockets]) -> Result<Self, KernelError> {
-        let mut dataplane = Dataplane::open(kernel::Settings {
+    pub fn open(args: &RunArgs, lock: Lock, workers: &[WorkerSockets]) -> Result<Self, KernelError> {
+        let settings = kernel::Settings {
             interface: args.interface.clone(),
             xdp_mode: match args.xdp_mode {
                 XdpMode::Auto => kernel::XdpMode::Auto,
@@ -40,8 +40,9 @@ impl Steering {
                 XdpMode::Generic => kernel::XdpMode::Generic,
             },
             pin_dir: args.pin_dir.clone(),
-            log: tracing::enabled!(tracing::Level::DEBUG),
-        })?;
+            log: args.xdp_log,
+        };
+        let mut dataplane = Dataplane::open_locked(lock, settings)?;
         let sockets: Vec<_> = workers
             .iter()
             .map(|worker| WorkerSocket {
@@ -117,6 +118,15 @@ impl Steering {
                 .map(|name| SniCount { name: name.name, connections: name.connections })
                 .collect(),
         }
+    }
+}
+
+/// The lock of a pin directory; `None` while another daemon has it.
+pub fn lock(pin_dir: &Path) -> Result<Option<Lock>, KernelError> {
+    match Lock::take(pin_dir) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(KernelError::Locked(_)) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

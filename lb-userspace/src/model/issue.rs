@@ -37,6 +37,8 @@ pub enum IssueReason {
     ServiceNotFound,
     /// The Service has no such port.
     PortNotFound,
+    /// The Service has no endpoints, for a reason that can be named.
+    NoEndpoints,
     /// The Secret isn't there.
     SecretNotFound,
     /// The Secret holds no usable certificate.
@@ -45,6 +47,8 @@ pub enum IssueReason {
     CertificateMismatch,
     /// The certificate's time is over.
     CertificateExpired,
+    /// The certificate's time is still to come.
+    CertificateNotYetValid,
     /// The IngressClass isn't there.
     ClassNotFound,
     /// An annotation that Sluice does not know or can't follow.

@@ -109,8 +109,8 @@ pub struct Route {
 pub struct VirtualHost {
     /// Which hosts.
     pub host: HostPattern,
-    /// In order of preference: longest path first, then Exact before Prefix. No two alike in
-    /// path and type.
+    /// In order of preference: longest path (in its normal form) first, then Exact before Prefix.
+    /// No two alike in path and type.
     pub routes: Vec<Route>,
     /// Takes what no route matches: the `defaultBackend` of an Ingress that covers the host.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -14,6 +14,8 @@ pub struct Certificate {
     pub secret: ObjectKey,
     /// DNS names of the leaf (subjectAltName).
     pub names: Vec<String>,
+    /// Start of validity, seconds since 1970.
+    pub not_before: i64,
     /// End of validity, seconds since 1970.
     pub not_after: i64,
     /// DER, leaf first.

@@ -12,6 +12,9 @@ use serde::Serialize;
 /// How many lines may wait for the writer.
 const QUEUE: usize = 16_384;
 
+/// Longest host and path that are written; bounds what the queue can hold.
+const MAX_TEXT: usize = 2048;
+
 /// What is written about a request.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Entry {
@@ -38,6 +41,11 @@ pub(super) struct Entry {
     /// Why the proxy answered in the endpoint's place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<String>,
+}
+
+/// As much of `text` as the log takes.
+pub(super) fn clip(text: &str) -> String {
+    text[..text.floor_char_boundary(MAX_TEXT)].to_owned()
 }
 
 /// A worker's end of the log.

@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
 use super::stats::Counter;
+use super::upstream::Failing;
 use crate::model::{BackendProtocol, Cluster, ClusterKey};
 
 /// One cluster. Lives as long as any configuration names it; requests of older configurations
@@ -62,14 +64,21 @@ impl ClusterSlot {
         place
     }
 
-    /// The endpoint for a request's `attempt`th try (from 0), `None` when there is none left to try.
-    pub(super) fn endpoint(&self, place: u64, attempt: usize) -> Option<SocketAddr> {
+    /// The endpoint for a request's next try: the first from its place on that was not tried and
+    /// did not fail lately, else the first that was not tried. `None` when there is none left.
+    pub(super) fn endpoint(&self, place: u64, tried: &[SocketAddr], failing: &Failing) -> Option<SocketAddr> {
         let cluster = self.cluster.load();
         let count = cluster.endpoints.len();
-        (attempt < count).then(|| {
-            let index = (place % count as u64) as usize + attempt;
-            cluster.endpoints[index % count].address
-        })
+        let start = place.checked_rem(count as u64)? as usize;
+        let mut untried = (start..start + count)
+            .map(|index| cluster.endpoints[index % count].address)
+            .filter(|address| !tried.contains(address));
+        let first = untried.next()?;
+        if failing.is_empty() {
+            return Some(first);
+        }
+        let now = Instant::now();
+        std::iter::once(first).chain(untried).find(|address| !failing.rests(*address, now)).or(Some(first))
     }
 
     /// Requests sent to the cluster since it was first named.

@@ -19,17 +19,19 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::error::Error;
+use super::finish::Finish;
 use super::forwarded;
+use super::guard::{MAX_HEAD, MAX_HEADERS};
 use super::request;
-use super::stream::ClientStream;
+use super::stream::{ClientStream, Gate};
 use super::worker::Worker;
 use crate::model::Protocol;
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Most bytes of a request's head; above, 431. Also bounds what is buffered for the client.
-const MAX_HEAD: usize = 64 * 1024;
-const MAX_HEADERS: usize = 100;
+/// What hyper buffers at most for an HTTP/1.1 client in each direction. More than a head may have,
+/// so that the guard is the one who says no.
+const BUFFER: usize = MAX_HEAD + 16 * 1024;
 
 /// What all requests of a connection share.
 pub(super) struct Client {
@@ -41,6 +43,8 @@ pub(super) struct Client {
     /// The peer is a proxy whose word counts.
     pub(super) trusted: bool,
     h2: Cell<bool>,
+    /// What the connection's stream has to know of its requests.
+    pub(super) gate: Arc<Gate>,
     /// Requests being served.
     pub(super) requests: Cell<u32>,
     pub(super) last_active: Cell<Instant>,
@@ -78,11 +82,13 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
         tls: protocol == Protocol::Https,
         trusted: forwarded::is_trusted(peer.ip(), &worker.settings.trusted_proxies),
         h2: Cell::new(false),
+        gate: Arc::default(),
         requests: Cell::new(0),
         last_active: Cell::new(Instant::now()),
         worker: Rc::clone(&worker),
     });
-    let timeouts = &worker.settings.timeouts;
+    let timeouts = worker.settings.timeouts;
+    let gate = Arc::clone(&client.gate);
     match protocol {
         Protocol::Http => {
             let mut stream = stream;
@@ -91,7 +97,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
             else {
                 return;
             };
-            let stream = ClientStream::new(stream, prefix.freeze(), !is_h2, timeouts.client);
+            let stream = ClientStream::new(stream, prefix.freeze(), !is_h2, gate, timeouts);
             run(client, stream, is_h2).await;
         }
         Protocol::Https => {
@@ -104,7 +110,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
             };
             worker.counters.tls_handshakes.add(1);
             let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let stream = ClientStream::new(stream, bytes::Bytes::new(), !is_h2, timeouts.client);
+            let stream = ClientStream::new(stream, bytes::Bytes::new(), !is_h2, gate, timeouts);
             run(client, stream, is_h2).await;
         }
     }
@@ -145,26 +151,38 @@ where
             .max_local_error_reset_streams(1024)
             .initial_stream_window_size(256 * 1024)
             .initial_connection_window_size(1024 * 1024)
-            .max_send_buf_size(256 * 1024)
+            .max_send_buf_size(64 * 1024)
             .keep_alive_interval(timeouts.client)
             .keep_alive_timeout(Duration::from_secs(20))
             .serve_connection(io, service);
         drive(&client, connection, |connection| connection.graceful_shutdown(), Some(timeouts.idle)).await;
     } else {
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(timeouts.header)
-            .half_close(true)
-            .max_buf_size(MAX_HEAD)
-            .max_headers(MAX_HEADERS)
+            // A client that closes its half has gone, as far as anybody can tell before the answer
+            // is written: its request must not keep an endpoint busy. nginx sees it so, too.
+            .half_close(false)
+            .max_buf_size(BUFFER)
+            .max_headers(MAX_HEADERS + 1)
             .serve_connection(io, service)
             .with_upgrades();
         drive(&client, connection, |connection| connection.graceful_shutdown(), None).await;
+        if let Some(status) = client.gate.refused() {
+            note_refusal(&client, status, "the request's head was refused");
+        }
+    }
+}
+
+/// Counts and logs an answer that no request stands behind.
+fn note_refusal(client: &Rc<Client>, status: u16, why: &str) {
+    let mut finish = Finish::new(client);
+    finish.status = Some(status);
+    if let Some(entry) = &mut finish.entry {
+        entry.error = Some(why.to_owned());
     }
 }
 
 /// Polls a connection to its end; asks it to end when the worker drains or it was idle too long.
-async fn drive<C>(client: &Client, connection: C, shut_down: impl Fn(Pin<&mut C>), idle: Option<Duration>)
+async fn drive<C>(client: &Rc<Client>, connection: C, shut_down: impl Fn(Pin<&mut C>), idle: Option<Duration>)
 where
     C: Future<Output = hyper::Result<()>>,
 {
@@ -178,6 +196,11 @@ where
             result = connection.as_mut() => {
                 if let Err(error) = result {
                     tracing::debug!(client = %client.ip, %error, "connection ended");
+                    if error.is_parse() && !client.h2.get() {
+                        // hyper has answered 400, or 431 where the head was too large even for it.
+                        let status = if error.is_parse_too_large() { 431 } else { 400 };
+                        note_refusal(client, status, &error.to_string());
+                    }
                 }
                 return;
             }

@@ -79,11 +79,6 @@ impl Error {
         }
     }
 
-    /// Whether nothing of the request can have reached an endpoint, so that another may be asked.
-    pub(super) fn is_before_sending(&self) -> bool {
-        matches!(self, Self::Connection { .. } | Self::ConnectTimeout(_))
-    }
-
     /// What the response's body says. Addresses of endpoints are for the log, not for clients.
     pub(super) fn public_text(&self) -> String {
         match (self.fault(), self) {

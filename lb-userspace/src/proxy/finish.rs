@@ -9,6 +9,9 @@ use super::connection::Client;
 /// nginx's status for a client that left before the answer; only ever seen in the log.
 const CLIENT_GONE: u16 = 499;
 
+/// What a tunnel carries is counted there.
+const SWITCHED: u16 = 101;
+
 /// Lives from a request's head to the last byte of its answer. Dropping it counts and logs.
 pub(super) struct Finish {
     pub(super) client: Rc<Client>,
@@ -43,11 +46,14 @@ impl Drop for Finish {
         let worker = &self.client.worker;
         let counters = &worker.counters;
         counters.requests_active.sub(1);
-        counters.response_bytes.add(self.bytes);
+        if self.status != Some(SWITCHED) {
+            counters.response_bytes.add(self.bytes);
+        }
         match self.status {
             Some(status) => counters.count_response(status),
             None => counters.client_gone.add(1),
         }
+        self.client.gate.complete_one();
         self.client.requests.set(self.client.requests.get() - 1);
         self.client.last_active.set(Instant::now());
         if let (Some(log), Some(mut entry)) = (&worker.log, self.entry.take()) {

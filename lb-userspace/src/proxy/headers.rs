@@ -4,6 +4,9 @@ use http::HeaderName;
 use http::header;
 use smallvec::SmallVec;
 
+/// Most names that `Connection` can list: every header is compared with each of them.
+const MAX_LISTED: usize = 32;
+
 /// What a message's `Connection` headers say (RFC 9110 section 7.6.1).
 #[derive(Debug, Default)]
 pub(super) struct Connection {
@@ -26,6 +29,7 @@ impl Connection {
             } else if option.eq_ignore_ascii_case(b"keep-alive") {
             } else if let Ok(name) = HeaderName::from_bytes(option)
                 && !is_protected(&name)
+                && connection.listed.len() < MAX_LISTED
             {
                 connection.listed.push(name);
             }

@@ -37,6 +37,14 @@ pub(super) fn open(address: SocketAddr) -> Result<TcpListener, ListenError> {
     try_open(address).map_err(|source| ListenError { address, source })
 }
 
+/// Probes that find a peer which vanished, within about seven minutes.
+pub(super) fn keep_alive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(Duration::from_secs(120))
+        .with_interval(Duration::from_secs(30))
+        .with_retries(10)
+}
+
 fn try_open(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -50,9 +58,7 @@ fn try_open(address: SocketAddr) -> io::Result<TcpListener> {
     }
     // Accepted sockets inherit these, which saves system calls for each connection.
     socket.set_tcp_nodelay(true)?;
-    let probes =
-        TcpKeepalive::new().with_time(Duration::from_secs(120)).with_interval(Duration::from_secs(30));
-    socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_keepalive(&keep_alive())?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -10,7 +10,7 @@
 //! - Configuration is one [`config::Config`], published whole. A request uses the one it began with;
 //!   only endpoints may change under it.
 //! - The path that is matched is the path that is sent on.
-//! - What HTTP forbids and hyper lets through is refused in `guard` and `request`, nowhere else.
+//! - What HTTP forbids and hyper lets through is refused in `guard` and `incoming`, nowhere else.
 
 mod access_log;
 mod body;
@@ -19,10 +19,13 @@ mod config;
 mod connection;
 mod error;
 mod finish;
+mod forward;
 mod forwarded;
 mod guard;
 mod headers;
+mod incoming;
 mod listen;
+mod outgoing;
 mod request;
 mod respond;
 mod settings;
@@ -43,6 +46,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot};
 
@@ -103,9 +107,10 @@ impl Proxy {
     ///
     /// # Errors
     /// If a listener can't be opened, or a thread can't be started.
-    pub fn start(settings: Settings, snapshot: Arc<Snapshot>) -> Result<Self, StartError> {
+    pub fn start(mut settings: Settings, snapshot: Arc<Snapshot>) -> Result<Self, StartError> {
         let cpus = usable_cpus()?;
         let count = if settings.workers == 0 { cpus.len() } else { settings.workers };
+        settings.max_connections = settings.max_connections.min(affordable_connections(count));
         let settings = Arc::new(settings);
         let tls = tls::TlsBuilder::new()?;
         let config = Config::build(Arc::clone(&snapshot), None, &tls, count);
@@ -247,7 +252,8 @@ impl Proxy {
     }
 
     /// Ends gracefully: no new connections, `Connection: close` and GOAWAY on those that are open,
-    /// and after `grace` the end of what is left, tunnels too. Returns when the workers have ended.
+    /// and after `grace` the end of what is left, tunnels too. A second call, or dropping the proxy,
+    /// can only shorten the time. Returns when the workers have ended.
     pub async fn shutdown(&self, grace: Duration) {
         for worker in &self.workers {
             let _ = worker.commands.send(Command::Drain(grace));
@@ -277,6 +283,17 @@ impl Drop for Proxy {
             let _ = thread.join();
         }
     }
+}
+
+/// How many client connections each of `workers` can hold so that every one of them can have a
+/// connection to an endpoint, too. Clients above it wait in the listen queue; accepted without a
+/// file left for the endpoint's side, they would get an error.
+fn affordable_connections(workers: usize) -> usize {
+    let Ok((files, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return usize::MAX };
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    // The rest of the program needs some: the log, the maps, the API.
+    let spare = (files / 4).min(256);
+    ((files - spare) / workers.max(1) / 2).max(1)
 }
 
 /// The CPUs that this process may run on, in order.

@@ -5,6 +5,7 @@ use http::header::{CONTENT_TYPE, HeaderValue, LOCATION, SERVER};
 use http::{Response, StatusCode};
 
 use super::error::Error;
+use crate::route::Target;
 
 /// What `Server` says in answers that no endpoint gave. `Date` is added by hyper.
 pub(super) const SERVER_NAME: HeaderValue = HeaderValue::from_static("sluice");
@@ -14,11 +15,44 @@ pub(super) fn failure(error: &Error) -> Response<Bytes> {
     plain(error.status(), error.public_text())
 }
 
-/// A redirect to `location`.
-pub(super) fn redirect(status: StatusCode, location: HeaderValue) -> Response<Bytes> {
+/// The same host and path over https.
+pub(super) fn to_https(
+    status: u16,
+    host: &str,
+    port: u16,
+    target: &Target,
+) -> Result<Response<Bytes>, Error> {
+    let bare = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let path = if target.is_asterisk() { "/" } else { target.path_and_query() };
+    let location = match port {
+        443 => format!("https://{bare}{path}"),
+        port => format!("https://{bare}:{port}{path}"),
+    };
+    let location = HeaderValue::from_str(&location)
+        .map_err(|_| Error::BadRequest("the host can't stand in a URL".to_owned()))?;
+    Ok(redirect(StatusCode::from_u16(status).unwrap_or(StatusCode::PERMANENT_REDIRECT), location))
+}
+
+fn redirect(status: StatusCode, location: HeaderValue) -> Response<Bytes> {
     let mut response = plain(status, "this is served over https\n".to_owned());
     response.headers_mut().insert(LOCATION, location);
     response
+}
+
+/// An answer on the wire, for requests that never became one. The connection ends with it.
+pub(super) fn refusal(status: StatusCode) -> Bytes {
+    let reason = status.canonical_reason().unwrap_or_default();
+    let date = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
+    let text = format!("the request is not valid: {}\n", reason.to_ascii_lowercase());
+    Bytes::from(format!(
+        "HTTP/1.1 {} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\nserver: sluice\r\n\
+         content-length: {}\r\nconnection: close\r\ndate: {date}\r\n\r\n{text}",
+        status.as_str(),
+        text.len(),
+    ))
 }
 
 fn plain(status: StatusCode, text: String) -> Response<Bytes> {

@@ -28,10 +28,10 @@ pub enum AccessLog {
 pub struct Timeouts {
     /// A client's TLS handshake.
     pub handshake: Duration,
-    /// A client's request head, counted from when the connection is ready for one; so it is also
-    /// how long a kept-alive HTTP/1.1 connection may be idle.
+    /// A client's request head, from its first byte; then 408. The first head counts from the
+    /// begin of the connection.
     pub header: Duration,
-    /// An HTTP/2 connection without streams.
+    /// A connection between two requests; on HTTP/2, without streams.
     pub idle: Duration,
     /// A client that neither sends the body it announced nor takes what it asked for.
     pub client: Duration,
@@ -41,7 +41,8 @@ pub struct Timeouts {
     pub send: Duration,
     /// Between two reads from an endpoint.
     pub read: Duration,
-    /// An unused connection to an endpoint.
+    /// An unused connection to an endpoint. Tunnels have no time limit: a peer that vanished is
+    /// found by TCP keep-alive probes on both sides.
     pub keep_alive: Duration,
 }
 
@@ -72,6 +73,7 @@ pub struct Settings {
     /// Peers whose `X-Forwarded-*`, `X-Real-IP` and `X-Request-ID` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// How many client connections one worker holds; above, it leaves them in the listen queue.
+    /// Lowered at start to what the process may have open files for, two for each.
     pub max_connections: usize,
     /// How many unused connections one worker keeps to one endpoint.
     pub keep_alive_connections: usize,

@@ -2,31 +2,99 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::guard::Guard;
+use super::guard::{Guard, Refusal};
+use super::respond;
+use super::settings::Timeouts;
+
+/// How long a refused client may go on sending. Closing at once would make the kernel answer its
+/// bytes with a reset, which can overtake the answer.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What a connection's stream and its requests tell each other. Both live on one thread; the
+/// atomics are there because hyper wants a stream that could move.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    completed: AtomicU64,
+    tunnel: AtomicBool,
+    refused: AtomicU16,
+}
+
+impl Gate {
+    /// A request has been answered to the last byte, or given up.
+    pub(super) fn complete_one(&self) {
+        self.completed.store(self.completed.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// What follows on this connection is another protocol.
+    pub(super) fn open_tunnel(&self) {
+        self.tunnel.store(true, Relaxed);
+    }
+
+    /// The status that the stream itself answered with, beside hyper.
+    pub(super) fn refused(&self) -> Option<u16> {
+        Some(self.refused.load(Relaxed)).filter(|status| *status != 0)
+    }
+}
 
 /// A client's byte stream: begins with what was read to tell HTTP/2 from HTTP/1.1, shows request
-/// heads to the guard, and fails when the client takes nothing for too long.
+/// heads to the guard, ends when the client sends or takes nothing for too long, and answers what
+/// hyper must not see or would not answer.
 pub(super) struct ClientStream<S> {
     inner: S,
+    /// Read and not given to hyper yet.
     prefix: Bytes,
     /// `None` on HTTP/2, whose framing leaves no room for doubt.
     guard: Option<Guard>,
-    stall_limit: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
+    gate: Arc<Gate>,
+    timeouts: Timeouts,
+    /// Runs while hyper waits for a request.
+    awaited: Option<Awaited>,
+    read_timer: Option<Pin<Box<Sleep>>>,
+    /// Runs while the client takes nothing.
+    write_timer: Option<Pin<Box<Sleep>>>,
     is_stalled: bool,
+    farewell: Option<Farewell>,
+}
+
+/// What hyper waits for, and until when.
+struct Awaited {
+    in_head: bool,
+    heads: u64,
+    until: Instant,
+}
+
+/// The answer to a refused request and the end after it.
+enum Farewell {
+    Write(Bytes),
+    Flush,
+    Shutdown,
+    Linger(Pin<Box<Sleep>>),
+    Done,
 }
 
 impl<S> ClientStream<S> {
-    pub(super) fn new(inner: S, prefix: Bytes, guarded: bool, stall_limit: Duration) -> Self {
-        let guard = guarded.then(Guard::default);
-        Self { inner, prefix, guard, stall_limit, stalled: None, is_stalled: false }
+    pub(super) fn new(inner: S, prefix: Bytes, guarded: bool, gate: Arc<Gate>, timeouts: Timeouts) -> Self {
+        Self {
+            inner,
+            prefix,
+            guard: guarded.then(Guard::default),
+            gate,
+            timeouts,
+            awaited: None,
+            read_timer: None,
+            write_timer: None,
+            is_stalled: false,
+            farewell: None,
+        }
     }
 
     fn note_write<T>(&mut self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -34,17 +102,114 @@ impl<S> ClientStream<S> {
             self.is_stalled = false;
             return result;
         }
-        let limit = self.stall_limit;
-        let timer = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        let limit = self.timeouts.client;
+        let timer = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         if !self.is_stalled {
             self.is_stalled = true;
             timer.as_mut().reset(Instant::now() + limit);
         }
         timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
+
+    /// The guard, unless the connection speaks another protocol by now.
+    fn guard(&mut self) -> Option<&mut Guard> {
+        self.guard.as_mut().filter(|_| !self.gate.tunnel.load(Relaxed))
+    }
+
+    /// The client sent nothing: ready when the time for that is over, with what is missing: `true`
+    /// for the rest of a head.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let completed = self.gate.completed.load(Relaxed);
+        let Timeouts { header, idle, .. } = self.timeouts;
+        let Some(guard) = self.guard() else { return Poll::Pending };
+        let (in_head, heads) = (guard.is_in_head(), guard.heads());
+        let waiting = in_head || (guard.is_between_requests() && completed >= heads);
+        if !waiting {
+            self.awaited = None;
+            return Poll::Pending;
+        }
+        let same = |awaited: &&Awaited| (awaited.in_head, awaited.heads) == (in_head, heads);
+        let until = match self.awaited.as_ref().filter(same) {
+            Some(awaited) => awaited.until,
+            None => {
+                let until = Instant::now() + if in_head || heads == 0 { header } else { idle };
+                self.awaited = Some(Awaited { in_head, heads, until });
+                until
+            }
+        };
+        let timer = self.read_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        // A timer that rings too early is cheaper than one that is moved for every request.
+        if timer.deadline() > until {
+            timer.as_mut().reset(until);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if timer.deadline() >= until {
+                return Poll::Ready(in_head);
+            }
+            timer.as_mut().reset(until);
+        }
+    }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
+    /// Answers a refused request in hyper's place, once those before it are answered. Ready when
+    /// the connection can be closed.
+    fn poll_refuse(&mut self, why: Refusal, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match &mut self.farewell {
+                None => {
+                    let heads = self.guard.as_ref().map_or(0, Guard::heads);
+                    if self.gate.completed.load(Relaxed) < heads {
+                        // hyper asks again when it has sent the answer before.
+                        return Poll::Pending;
+                    }
+                    self.gate.refused.store(why.status().as_u16(), Relaxed);
+                    self.farewell = Some(match self.is_stalled {
+                        true => Farewell::Done,
+                        false => Farewell::Write(respond::refusal(why.status())),
+                    });
+                }
+                Some(Farewell::Write(rest)) => {
+                    let wrote = Pin::new(&mut self.inner).poll_write(cx, rest);
+                    if let Poll::Ready(Ok(count)) = wrote {
+                        rest.advance(count);
+                        if rest.is_empty() {
+                            self.farewell = Some(Farewell::Flush);
+                        }
+                    }
+                    if ready!(self.note_write(wrote, cx))? == 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Some(Farewell::Flush) => {
+                    let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+                    ready!(self.note_write(flushed, cx))?;
+                    self.farewell = Some(Farewell::Shutdown);
+                }
+                Some(Farewell::Shutdown) => {
+                    let shut = Pin::new(&mut self.inner).poll_shutdown(cx);
+                    ready!(self.note_write(shut, cx))?;
+                    self.farewell = Some(Farewell::Linger(Box::pin(tokio::time::sleep(LINGER))));
+                }
+                Some(Farewell::Linger(timer)) => {
+                    if timer.as_mut().poll(cx).is_pending() {
+                        let mut space = [0; 4096];
+                        let mut unwanted = ReadBuf::new(&mut space);
+                        ready!(Pin::new(&mut self.inner).poll_read(cx, &mut unwanted))?;
+                        if !unwanted.filled().is_empty() {
+                            continue;
+                        }
+                    }
+                    self.farewell = Some(Farewell::Done);
+                }
+                Some(Farewell::Done) => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -52,19 +217,49 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
-        if this.prefix.has_remaining() {
-            let count = this.prefix.len().min(buf.remaining());
-            buf.put_slice(&this.prefix.split_to(count));
-        } else {
-            match Pin::new(&mut this.inner).poll_read(cx, buf) {
-                Poll::Ready(Ok(())) => {}
-                other => return other,
+        loop {
+            let completed = this.gate.completed.load(Relaxed);
+            if let Some(guard) = this.guard() {
+                match guard.refused() {
+                    Some((_, true)) => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
+                    Some((why, false)) => return this.poll_refuse(why, cx),
+                    None => {}
+                }
+                if guard.is_held() {
+                    if completed < guard.heads() {
+                        // Whether these bytes are a request is decided by the answer; then hyper
+                        // or the tunnel asks again.
+                        return Poll::Pending;
+                    }
+                    guard.declined();
+                }
+            }
+            if this.prefix.has_remaining() {
+                let count = this.prefix.len().min(buf.remaining());
+                buf.put_slice(&this.prefix.split_to(count));
+            } else if Pin::new(&mut this.inner).poll_read(cx, buf)?.is_pending() {
+                match ready!(this.poll_patience(cx)) {
+                    false => return Poll::Ready(Ok(())),
+                    true => {
+                        if let Some(guard) = this.guard() {
+                            guard.refuse(Refusal::TooSlow);
+                        }
+                        continue;
+                    }
+                }
+            }
+            let Some(guard) = this.guard() else { return Poll::Ready(Ok(())) };
+            let new = &buf.filled()[before..];
+            let count = guard.inspect(new);
+            if count == new.len() {
+                return Poll::Ready(Ok(()));
+            }
+            this.prefix = [&new[count..], &this.prefix[..]].concat().into();
+            buf.set_filled(before + count);
+            if count > 0 {
+                return Poll::Ready(Ok(()));
             }
         }
-        if let Some(guard) = &mut this.guard {
-            guard.inspect(&mut buf.filled_mut()[before..]);
-        }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -93,6 +288,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        // TLS says goodbye, which a client that takes nothing could put off for ever.
+        let result = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.note_write(result, cx)
     }
 }

@@ -1,13 +1,21 @@
 //! Tunnels: what a connection becomes once its endpoint has answered 101.
+//!
+//! A tunnel has no time limit: WebSockets may be silent for hours. A peer that vanished without a
+//! word is found by TCP keep-alive probes on both sides.
 
+use std::cell::Cell;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional};
+use tokio::net::TcpStream;
 
 use super::finish::Finish;
+use super::listen;
 use super::upstream::Upstream;
 use super::worker::Worker;
 
@@ -20,38 +28,88 @@ pub(super) struct Tunnel {
 impl Tunnel {
     /// Copies both ways until both ends are closed or one breaks. Changes of the configuration
     /// don't touch it; the worker ends it when the time to drain is over.
-    pub(super) async fn run(self, worker: Rc<Worker>, mut finish: Finish) {
-        worker.counters.tunnels.add(1);
-        worker.counters.tunnels_active.add(1);
-        let open = Open(&worker);
-        match self.copy().await {
-            Ok(bytes) => {
-                worker.counters.tunnel_bytes.add(bytes);
-                finish.bytes = bytes;
-            }
-            Err(error) => tracing::debug!(%error, "tunnel ended"),
+    pub(super) async fn run(self, worker: Rc<Worker>, finish: Finish) {
+        let open = Open::new(&worker, finish);
+        if let Err(error) = self.copy(&open).await {
+            tracing::debug!(%error, "tunnel ended");
         }
-        drop(open);
     }
 
-    async fn copy(self) -> io::Result<u64> {
+    async fn copy(self, open: &Open) -> io::Result<()> {
         let client = self.on_upgrade.await.map_err(io::Error::other)?;
         let mut client = TokioIo::new(client);
-        let mut upstream = self.upstream;
-        let early = upstream.unread.len() as u64;
-        client.write_all(&upstream.unread).await?;
-        upstream.unread.clear();
-        let (up, down) = copy_bidirectional(&mut client, &mut upstream.stream).await?;
-        Ok(early + up + down)
+        let Upstream { stream, unread, .. } = self.upstream;
+        // Without it a vanished endpoint goes unnoticed longer; no reason to refuse the tunnel.
+        let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&listen::keep_alive());
+        open.count(unread.len());
+        client.write_all(&unread).await?;
+        drop(unread);
+        copy_bidirectional(&mut client, &mut Counted { stream, open }).await?;
+        Ok(())
     }
 }
 
-/// Counts a tunnel as open while it lives, even if its task is dropped.
-struct Open<'a>(&'a Worker);
+/// Counts a tunnel and its bytes while it lives, however it ends.
+struct Open {
+    worker: Rc<Worker>,
+    bytes: Cell<u64>,
+    finish: Finish,
+}
 
-impl Drop for Open<'_> {
+impl Open {
+    fn new(worker: &Rc<Worker>, finish: Finish) -> Self {
+        worker.counters.tunnels.add(1);
+        worker.counters.tunnels_active.add(1);
+        Self { worker: Rc::clone(worker), bytes: Cell::new(0), finish }
+    }
+
+    fn count(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes as u64);
+        self.worker.counters.tunnel_bytes.add(bytes as u64);
+    }
+}
+
+impl Drop for Open {
     fn drop(&mut self) {
-        self.0.counters.tunnels_active.sub(1);
-        self.0.drain.ended.notify_one();
+        self.finish.bytes = self.bytes.get();
+        self.worker.counters.tunnels_active.sub(1);
+        self.worker.drain.ended.notify_one();
+    }
+}
+
+/// The endpoint's end of a tunnel: every byte of both directions passes here.
+struct Counted<'a> {
+    stream: TcpStream,
+    open: &'a Open,
+}
+
+impl AsyncRead for Counted<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.open.count(buf.filled().len() - before);
+        read
+    }
+}
+
+impl AsyncWrite for Counted<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if let Poll::Ready(Ok(count)) = wrote {
+            self.open.count(count);
+        }
+        wrote
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

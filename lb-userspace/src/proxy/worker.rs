@@ -22,7 +22,7 @@ use super::connection;
 use super::forwarded::RequestIds;
 use super::settings::Settings;
 use super::stats::Counters;
-use super::upstream::Pool;
+use super::upstream::{Failing, Pool};
 
 /// How long `accept` rests after it failed for want of something that only time brings back.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -56,6 +56,7 @@ pub(super) struct Worker {
     pub(super) settings: Arc<Settings>,
     pub(super) counters: Arc<Counters>,
     pub(super) pool: Rc<Pool>,
+    pub(super) failing: Failing,
     pub(super) log: Option<Log>,
     pub(super) ids: RequestIds,
     pub(super) drain: Drain,
@@ -130,6 +131,7 @@ impl Seed {
         let worker = Rc::new(Worker {
             index: self.index,
             pool: Rc::new(Pool::new(self.settings.keep_alive_connections, timeouts.keep_alive)),
+            failing: Failing::default(),
             settings: self.settings,
             counters: self.counters,
             log: self.log,
@@ -181,19 +183,36 @@ async fn command(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Comma
             worker.drain.ended.notified().await;
         }
     };
-    let _ = tokio::time::timeout(grace, idle).await;
+    // A later command may shorten the time, above all to nothing.
+    let hurried = async {
+        let mut end = tokio::time::Instant::now() + grace;
+        loop {
+            match tokio::time::timeout_at(end, commands.recv()).await {
+                Ok(Some(Command::Drain(grace))) => end = end.min(tokio::time::Instant::now() + grace),
+                Ok(Some(Command::Listen(..) | Command::Unlisten(_))) => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    };
+    tokio::select! {
+        () = idle => {}
+        () = hurried => {}
+    }
     sweeper.abort();
 }
 
 async fn accept(worker: Rc<Worker>, socket: tokio::net::TcpListener) {
+    let mut failing = false;
     loop {
-        if worker.counters.active.get() >= worker.settings.max_connections as u64 {
+        let held = worker.counters.active.get() + worker.counters.tunnels_active.get();
+        if held >= worker.settings.max_connections as u64 {
             // The listen queue is where they wait; a connection that ends makes room.
             tokio::time::sleep(ACCEPT_REST).await;
             continue;
         }
         match socket.accept().await {
             Ok((stream, peer)) => {
+                failing = false;
                 worker.counters.accepted.add(1);
                 let open = Open::new(&worker);
                 let worker = Rc::clone(&worker);
@@ -205,7 +224,10 @@ async fn accept(worker: Rc<Worker>, socket: tokio::net::TcpListener) {
             Err(error) => {
                 worker.counters.accept_failures.add(1);
                 if !is_of_one_connection(&error) {
-                    tracing::warn!(%error, "accept failed");
+                    // One line for a shortage, not one for each rest.
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(%error, "accept fails; clients wait in the listen queue");
+                    }
                     tokio::time::sleep(ACCEPT_REST).await;
                 }
             }
@@ -240,6 +262,7 @@ async fn sweep(worker: Rc<Worker>) {
     let mut ticks = tokio::time::interval(SWEEP);
     loop {
         ticks.tick().await;
+        worker.failing.sweep(std::time::Instant::now());
         let mut kept = worker.pool.sweep() as u64;
         let idle = &worker.counters.upstream_idle;
         kept = kept.wrapping_sub(idle.get());

@@ -13,4 +13,5 @@ mod target;
 pub use explain::{Candidate, Outcome};
 pub use host::{BadHost, normalise_host};
 pub use table::{Found, RouteTable};
+pub(crate) use target::normalise_rule;
 pub use target::{BadTarget, Target};

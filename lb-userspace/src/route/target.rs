@@ -97,7 +97,7 @@ impl Target {
 
 /// A rule's path in the form of a target's. What can't be a target's path stays as it is: it then
 /// matches nothing.
-pub(super) fn normalise_rule(path: &str) -> String {
+pub(crate) fn normalise_rule(path: &str) -> String {
     let mut normal = String::with_capacity(path.len());
     match normalise(path, &mut normal) {
         Ok(()) if path.starts_with('/') => normal,

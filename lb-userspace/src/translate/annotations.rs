@@ -1,7 +1,10 @@
 //! Annotations of ingress-nginx, read into types.
 //!
 //! What can't be followed is said and left out, unless leaving it out would open what it closes:
-//! then the Ingress's routes answer 503.
+//! then the Ingress's routes answer 503. What ingress-nginx applies to a whole server block (a
+//! server-snippet, client certificates) closes the routes of other Ingresses on the same host too,
+//! if they are of the same namespace: their owner may count on it, and nobody can close the hosts
+//! of another namespace.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +18,26 @@ const PREFIX: &str = "nginx.ingress.kubernetes.io/";
 /// Annotations that restrict who gets in. Every name that starts like one of these.
 const CLOSING: [&str; 4] =
     ["auth-", "whitelist-source-range", "allowlist-source-range", "denylist-source-range"];
+
+/// Of those, what ingress-nginx applies to all of a host.
+const CLOSING_HOSTS: [&str; 2] = ["auth-tls-secret", "server-snippet"];
+
+/// What a directive in a snippet begins with if it decides who gets in. `include` may hold any of
+/// them.
+const CLOSING_DIRECTIVES: [&str; 12] = [
+    "access_by_lua",
+    "allow",
+    "auth",
+    "deny",
+    "include",
+    "internal",
+    "limit_except",
+    "rewrite_by_lua",
+    "satisfy",
+    "secure_link",
+    "ssl_verify_client",
+    "valid_referers",
+];
 
 /// When plain requests are sent to https.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +55,10 @@ pub(super) struct Annotations {
     pub(super) rewrite: Option<RewriteTarget>,
     /// An annotation that closes access and can't be followed.
     pub(super) closed_by: Option<Arc<str>>,
+    /// The same for all routes of its hosts, other Ingresses' included.
+    pub(super) closes_hosts: Option<Arc<str>>,
+    /// ingress-nginx would read the paths as regular expressions.
+    pub(super) regex: bool,
 }
 
 impl Annotations {
@@ -41,13 +68,20 @@ impl Annotations {
         compat: Compat,
         issues: &mut Vec<Issue>,
     ) -> Self {
-        let (mut ssl, mut force, mut rewrite, mut closed_by) = (None, None, None, None);
+        let (mut ssl, mut force, mut rewrite) = (None, None, None);
+        let (mut closed_by, mut closes_hosts, mut regex): (Option<Arc<str>>, Option<Arc<str>>, _) =
+            (None, None, false);
         for (full, value) in annotations.into_iter().flatten() {
             let Some(name) = full.strip_prefix(PREFIX) else { continue };
             let full = excerpt(full);
             let mut say = |severity, reason, message: String| {
                 let field = format!("metadata.annotations[{full}]");
                 issues.push(issue(severity, reason, "Ingress", key, field, message));
+            };
+            regex |= match name {
+                "use-regex" => parse_bool(value) != Some(false),
+                "rewrite-target" => !value.is_empty(),
+                _ => false,
             };
             match name {
                 "ssl-redirect" | "force-ssl-redirect" => match parse_bool(value) {
@@ -78,8 +112,13 @@ impl Annotations {
                     format!("{:?} is no absolute path and is ignored; begin it with /.", excerpt(value)),
                 ),
                 "rewrite-target" => rewrite = Some(RewriteTarget::Replace(value.as_str().into())),
-                _ if CLOSING.iter().any(|closing| name.starts_with(closing)) => {
-                    closed_by.get_or_insert_with(|| Arc::from(&*full));
+                _ if CLOSING.iter().any(|closing| name.starts_with(closing))
+                    || closing_snippet(name, value) =>
+                {
+                    let by = closed_by.get_or_insert_with(|| Arc::from(&*full));
+                    if CLOSING_HOSTS.contains(&name) {
+                        closes_hosts.get_or_insert_with(|| by.clone());
+                    }
                     say(
                         Severity::Error,
                         IssueReason::UnsupportedAnnotation,
@@ -100,8 +139,28 @@ impl Annotations {
             (_, Some(true), _) | (_, None, Compat::IngressNginx) => Redirect::WithTls,
             _ => Redirect::Never,
         };
-        Self { redirect, rewrite, closed_by }
+        Self { redirect, rewrite, closed_by, closes_hosts, regex }
     }
+}
+
+/// Whether a snippet holds a directive that decides who gets in. Comments and quotes are not
+/// understood: what looks like such a directive inside of them closes too.
+fn closing_snippet(name: &str, value: &str) -> bool {
+    if !name.ends_with("-snippet") {
+        return false;
+    }
+    if name == "modsecurity-snippet" {
+        return ["deny", "drop", "block"].iter().any(|action| value.contains(action));
+    }
+    value.split(['{', '}', ';', '\n', '\r']).any(|statement| {
+        let mut words = statement.split_ascii_whitespace().map(|word| word.trim_matches(['"', '\'']));
+        let directive = words.next().unwrap_or_default();
+        match directive {
+            // A status of refusal, or one that only nginx could work out.
+            "return" => words.next().is_some_and(|status| status.starts_with(['4', '5', '$'])),
+            _ => CLOSING_DIRECTIVES.iter().any(|closing| directive.starts_with(closing)),
+        }
+    })
 }
 
 /// As ingress-nginx reads booleans (Go's `strconv.ParseBool`).
@@ -118,4 +177,38 @@ fn is_path(text: &str) -> bool {
     text.starts_with('/')
         && text.len() <= 4096
         && text.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snippets_that_restrict_access() {
+        for (name, value, expect) in [
+            ("configuration-snippet", "deny all;", true),
+            ("configuration-snippet", "add_header X-A 1; allow 10.0.0.0/8;", true),
+            ("configuration-snippet", "if ($http_x != 1) { return 403; }", true),
+            ("configuration-snippet", "if ($http_x != 1) {return 403;}", true),
+            ("configuration-snippet", "return $status_of_map;", true),
+            ("configuration-snippet", "\"deny\" all;", true),
+            ("configuration-snippet", "# note\n\tdeny\tall;", true),
+            ("configuration-snippet", "auth_basic \"x\";", true),
+            ("configuration-snippet", "auth_request /check;", true),
+            ("configuration-snippet", "location /x { satisfy any; }", true),
+            ("configuration-snippet", "access_by_lua_block { ngx.exit(403) }", true),
+            ("configuration-snippet", "include /etc/nginx/acl.conf;", true),
+            ("server-snippet", "deny 192.0.2.0/24;", true),
+            ("modsecurity-snippet", "SecRule REMOTE_ADDR \"@ipMatch 192.0.2.1\" \"id:1,deny\"", true),
+            ("modsecurity-snippet", "SecRuleEngine DetectionOnly", false),
+            ("configuration-snippet", "more_set_headers \"Access-Control-Allow-Origin: *\";", false),
+            ("configuration-snippet", "add_header Allow GET;", false),
+            ("configuration-snippet", "return 301 https://example.com;", false),
+            ("configuration-snippet", "# deny all;", false),
+            ("configuration-snippet", "", false),
+            ("proxy-body-size", "deny all;", false),
+        ] {
+            assert_eq!(closing_snippet(name, value), expect, "{name}: {value}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ use crate::model::{
     ClusterKey, Compat, HostPattern, Issue, IssueReason, ObjectKey, PathMatch, PortRef, Severity, Unavailable,
 };
 use crate::objects::excerpt;
+use crate::route::{Target, normalise_rule};
 
 /// What one Ingress asks for.
 pub(super) struct Draft {
@@ -130,6 +131,15 @@ impl Draft {
                 self.rules.push(Rule { host, place: format!("rules[{r}]").into(), slot, backend });
                 continue;
             };
+            if http.paths.is_empty() {
+                self.say(
+                    Severity::Warning,
+                    &format!("spec.rules[{r}].http.paths"),
+                    "is empty, so the rule serves nothing; add a path, or leave http out for all of them \
+                     to go to the default backend."
+                        .into(),
+                );
+            }
             for (p, path) in http.paths.iter().enumerate() {
                 let place = format!("rules[{r}].http.paths[{p}]");
                 let Some(matches) = self.path_match(path, &place) else { continue };
@@ -194,6 +204,10 @@ impl Draft {
             Some("does not begin with /")
         } else if path.path_type != "ImplementationSpecific" && never_requested(text) {
             Some("holds //, /./, /../ or %2f, which no request's path has")
+        } else if text.len() > MAX_PATH {
+            Some("is longer than 4096 bytes")
+        } else if !requestable(text) {
+            Some("holds a space, a # or a % without two digits, which no request's path has unescaped")
         } else {
             None
         };
@@ -203,7 +217,10 @@ impl Draft {
                 &format!("spec.{place}.path"),
                 format!("{:?} {wrong}; this path is not served. Correct the path.", excerpt(text)),
             );
-            return None;
+            return self.closing(text);
+        }
+        if self.annotations.closed_by.is_some() && (self.annotations.regex || text.contains(REGEX)) {
+            return self.closing(text);
         }
         match path.path_type.as_str() {
             "Exact" => Some(PathMatch::Exact(text.into())),
@@ -227,9 +244,40 @@ impl Draft {
                         excerpt(other)
                     ),
                 );
-                None
+                self.closing(text)
             }
         }
+    }
+
+    /// For an Ingress whose access is restricted: what to close in place of a path that can't be
+    /// served as it is written, so that its requests don't go to a shorter path of an open Ingress.
+    /// The path is read generously, up to the last whole element before a regular expression
+    /// begins. Where that leaves nothing but `/`, all of the Ingress's hosts are closed as by a
+    /// server-snippet: a single `/` might lose to an older one. A path that no request can have in
+    /// any spelling has nothing to close.
+    fn closing(&mut self, text: &str) -> Option<PathMatch> {
+        let by = self.annotations.closed_by.clone()?;
+        let mut path = format!("/{}", text.trim_start_matches(['/', '^']));
+        if let Some(at) = path.find(REGEX) {
+            // `/a(/|$)` is how ingress-nginx users write "a and all below".
+            let whole = path[at..].starts_with("(/|$)");
+            path.truncate(at);
+            if !whole {
+                path.truncate(path.rfind('/').map_or(0, |slash| slash + 1));
+            }
+        }
+        if path.len() > MAX_PATH {
+            let end = path.floor_char_boundary(MAX_PATH);
+            path.truncate(path[..end].rfind('/').map_or(0, |slash| slash + 1));
+        }
+        let path = normalise_rule(&path.replace(' ', "%20").replace('#', "%23"));
+        if !requestable(&path) {
+            return None;
+        }
+        if path == "/" && text != "/" {
+            self.annotations.closes_hosts.get_or_insert(by);
+        }
+        Some(PathMatch::Prefix(path.into()))
     }
 
     /// A backend that can't be read takes its requests all the same and answers 503; without it
@@ -292,6 +340,18 @@ impl Draft {
     fn say(&mut self, severity: Severity, field: &str, message: String) {
         self.issues.push(issue(severity, IssueReason::InvalidField, "Ingress", &self.key, field, message));
     }
+}
+
+/// Longer paths are not served. Looking up a request's path costs a step for each of its elements
+/// up to the longest rule, so one rule must not make all requests slow.
+const MAX_PATH: usize = 4096;
+
+/// What hardly is in a path unless it is a regular expression.
+const REGEX: [char; 10] = ['(', '[', '{', '*', '+', '?', '^', '$', '|', '\\'];
+
+/// Whether a request can have this path, after both are normalised.
+fn requestable(path: &str) -> bool {
+    Target::parse(&normalise_rule(path)).is_ok()
 }
 
 /// What the API server refuses in Exact and Prefix paths: requests are normalised before they are

@@ -13,6 +13,7 @@ use crate::model::{
     Backend, ClusterKey, HostPattern, Issue, IssueReason, ObjectKey, PathMatch, Route, RoutePolicy, Routing,
     Severity, Unavailable, VirtualHost,
 };
+use crate::route::normalise_rule;
 
 /// The status of redirects to https: 308 keeps the method and the body.
 const HTTPS_REDIRECT: u16 = 308;
@@ -114,14 +115,48 @@ pub(super) fn merge(
             });
         }
     }
+    close_hosts(ingresses, &mut hosts, issues);
     let hosts = hosts.into_values().map(Host::finish).collect();
     Routing { hosts, clusters }
+}
+
+/// Applies what closes a host as a whole to the routes of its namespace's other Ingresses.
+fn close_hosts(ingresses: &[Draft], hosts: &mut BTreeMap<HostPattern, Host>, issues: &mut Vec<Issue>) {
+    let mut closed = HashSet::new();
+    for draft in ingresses {
+        let Some(by) = &draft.annotations.closes_hosts else { continue };
+        for rule in &draft.rules {
+            if !closed.insert((&rule.host, &draft.key.namespace)) {
+                continue;
+            }
+            let Some(host) = hosts.get_mut(&rule.host) else { continue };
+            for route in host.rules.routes.iter_mut().chain(&mut host.rules.fallback) {
+                let is_closed = matches!(route.backend, Backend::Unavailable(Unavailable::AccessControl(_)));
+                if is_closed || route.ingress.namespace != draft.key.namespace {
+                    continue;
+                }
+                route.backend = Backend::Unavailable(Unavailable::AccessControl(by.clone()));
+                issues.push(issue(
+                    Severity::Error,
+                    IssueReason::UnsupportedAnnotation,
+                    "Ingress",
+                    &route.ingress,
+                    format!("spec.{}", route.rule),
+                    format!(
+                        "Ingress {} restricts access to all of host {} with {by}, which is not supported yet; \
+                         requests get 503. Remove that annotation if the host may be open.",
+                        draft.key, rule.host
+                    ),
+                ));
+            }
+        }
+    }
 }
 
 /// A host while routes are still added.
 struct Host {
     rules: VirtualHost,
-    /// Where in `rules.routes` a path is.
+    /// Where in `rules.routes` a path is. By the normal form: `/%61` is `/a`.
     taken: HashMap<PathMatch, usize>,
 }
 
@@ -133,7 +168,7 @@ impl Host {
 
     /// Adds a route; gives back the one that has its place already.
     fn add(&mut self, route: Route) -> Option<Route> {
-        match self.taken.entry(route.path.clone()) {
+        match self.taken.entry(normal(&route.path)) {
             Entry::Vacant(free) => {
                 free.insert(self.rules.routes.len());
                 self.rules.routes.push(route);
@@ -157,14 +192,23 @@ impl Host {
     }
 
     fn finish(mut self) -> VirtualHost {
-        self.rules.routes.sort_by(|a, b| preference(&a.path).cmp(&preference(&b.path)));
+        self.rules.routes.sort_by_cached_key(|route| preference(&route.path));
         self.rules
     }
 }
 
 /// Longest path first, then Exact before Prefix; by text where neither decides.
-fn preference(path: &PathMatch) -> (Reverse<usize>, bool, &str) {
-    (Reverse(path.text().len()), matches!(path, PathMatch::Prefix(_)), path.text())
+fn preference(path: &PathMatch) -> (Reverse<usize>, bool, String) {
+    let normal = normalise_rule(path.text());
+    (Reverse(normal.len()), matches!(path, PathMatch::Prefix(_)), normal)
+}
+
+fn normal(path: &PathMatch) -> PathMatch {
+    let text = normalise_rule(path.text()).into();
+    match path {
+        PathMatch::Exact(_) => PathMatch::Exact(text),
+        PathMatch::Prefix(_) => PathMatch::Prefix(text),
+    }
 }
 
 fn everything() -> PathMatch {

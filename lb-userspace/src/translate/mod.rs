@@ -52,7 +52,8 @@ pub struct Settings {
     pub serve_classless: bool,
     /// What to do with classes that no IngressClass object defines.
     pub unknown_class: UnknownClass,
-    /// Whose defaults Ingresses get.
+    /// Whose defaults Ingresses get, unless their IngressClass says so by the annotation
+    /// `sluice.dev/compat: kubernetes | ingress-nginx`.
     pub compat: Compat,
     /// Takes what no rule and no Ingress's `defaultBackend` takes.
     pub default_backend: Option<ClusterKey>,
@@ -88,11 +89,11 @@ pub fn translate(
 ) -> Snapshot {
     let mut issues = source_issues.to_vec();
 
-    let classes = class::Classes::new(objects, settings);
+    let classes = class::Classes::new(objects, settings, &mut issues);
     let mut ingresses = Vec::new();
     for (key, ingress) in &objects.ingresses {
-        if classes.claim(key, ingress, &mut issues) {
-            ingresses.push(ingress::Draft::new(key, ingress, settings.compat));
+        if let Some(compat) = classes.claim(key, ingress, &mut issues) {
+            ingresses.push(ingress::Draft::new(key, ingress, compat));
         }
     }
     // From here on, who comes first wins.

@@ -1,6 +1,6 @@
 //! Issues: how they are made, ordered and bounded.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 
 use crate::model::{Issue, IssueReason, ObjectKey, ObjectRef, Severity};
 
@@ -26,7 +26,12 @@ pub(super) fn issue(
 pub(super) fn finish(mut issues: Vec<Issue>) -> Vec<Issue> {
     issues.sort_unstable_by(|a, b| {
         let key = |issue: &Issue| Reverse(issue.severity);
-        a.object.cmp(&b.object).then_with(|| key(a).cmp(&key(b))).then_with(|| a.cmp(b))
+        a.object
+            .cmp(&b.object)
+            .then_with(|| key(a).cmp(&key(b)))
+            .then_with(|| a.reason.cmp(&b.reason))
+            .then_with(|| by_number(&a.field, &b.field))
+            .then_with(|| a.cmp(b))
     });
     issues.dedup();
     let mut kept = Vec::with_capacity(issues.len());
@@ -47,9 +52,57 @@ pub(super) fn finish(mut issues: Vec<Issue>) -> Vec<Issue> {
     kept
 }
 
+/// As people count: `paths[9]` before `paths[10]`. Runs of digits are compared as numbers, all else
+/// by bytes.
+fn by_number(a: &str, b: &str) -> Ordering {
+    let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
+    loop {
+        let (digits_a, digits_b) = (digits(a), digits(b));
+        if !digits_a.is_empty() && !digits_b.is_empty() {
+            let (short_a, short_b) = (without_zeros(digits_a), without_zeros(digits_b));
+            let order = short_a.len().cmp(&short_b.len()).then_with(|| short_a.cmp(short_b));
+            if order.is_ne() {
+                return order;
+            }
+            (a, b) = (&a[digits_a.len()..], &b[digits_b.len()..]);
+            continue;
+        }
+        match (a.split_first(), b.split_first()) {
+            (Some((x, rest_a)), Some((y, rest_b))) if x == y => (a, b) = (rest_a, rest_b),
+            _ => return a.cmp(b),
+        }
+    }
+}
+
+/// The digits that `text` starts with.
+fn digits(text: &[u8]) -> &[u8] {
+    &text[..text.iter().take_while(|byte| byte.is_ascii_digit()).count()]
+}
+
+fn without_zeros(digits: &[u8]) -> &[u8] {
+    &digits[digits.iter().take_while(|byte| **byte == b'0').count()..]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_in_the_order_of_their_numbers() {
+        for (a, b, expect) in [
+            ("paths[9]", "paths[10]", Ordering::Less),
+            ("rules[2].paths[10]", "rules[10].paths[9]", Ordering::Less),
+            ("paths[10]", "paths[10].backend", Ordering::Less),
+            ("a", "b", Ordering::Less),
+            ("", "paths[0]", Ordering::Less),
+            ("x007", "x7", Ordering::Equal),
+            ("x99999999999999999999", "x100000000000000000000", Ordering::Less),
+            ("x1", "xa", Ordering::Less),
+        ] {
+            assert_eq!(by_number(a, b), expect, "{a} {b}");
+            assert_eq!(by_number(b, a), expect.reverse(), "{b} {a}");
+        }
+    }
 
     #[test]
     fn bounded_and_in_order() {

@@ -46,19 +46,25 @@ impl<'a> Certificates<'a> {
         let secret = self.objects.secrets.get(key)?;
         let certificate = match read(key, secret, self.previous.get(key).copied()) {
             Ok(certificate) => {
-                if certificate.not_after < self.now_unix {
-                    issues.push(issue(
-                        Severity::Warning,
-                        IssueReason::CertificateExpired,
-                        "Secret",
-                        key,
-                        "data[tls.crt]",
-                        format!(
-                            "the certificate expired on {}; it is still served. Renew it.",
-                            date(certificate.not_after)
-                        ),
-                    ));
-                }
+                let untimely = if certificate.not_after < self.now_unix {
+                    let message = format!(
+                        "the certificate expired on {}; it is still served. Renew it.",
+                        date(certificate.not_after)
+                    );
+                    Some((IssueReason::CertificateExpired, message))
+                } else if self.now_unix < certificate.not_before {
+                    let message = format!(
+                        "the certificate is not valid before {}, so clients refuse it; it is still served. \
+                         Use one that is valid, and check the node's clock.",
+                        date(certificate.not_before)
+                    );
+                    Some((IssueReason::CertificateNotYetValid, message))
+                } else {
+                    None
+                };
+                issues.extend(untimely.map(|(reason, message)| {
+                    issue(Severity::Warning, reason, "Secret", key, "data[tls.crt]", message)
+                }));
                 Some(certificate)
             }
             Err(BadSecret { field, cause, remedy }) => {
@@ -129,6 +135,7 @@ fn read(
             .collect(),
         _ => Vec::new(),
     };
+    let not_before = parsed.validity().not_before.timestamp();
     let not_after = parsed.validity().not_after.timestamp();
 
     let bad_key = |cause: String, remedy| BadSecret { field: "data[tls.key]", cause, remedy };
@@ -143,11 +150,15 @@ fn read(
             "tls.key does not belong to tls.crt's first certificate".into(),
             "Put the key and the certificate of one pair there, the leaf first.",
         ),
+        rustls::Error::InvalidCertificate(_) => {
+            bad_chain("tls.crt's first certificate is damaged or larger than 64 KiB".into())
+        }
         error => bad_key(format!("tls.key can't be used: {error}"), "Use an RSA, ECDSA or Ed25519 key."),
     })?;
     Ok(Arc::new(Certificate {
         secret: key.clone(),
         names,
+        not_before,
         not_after,
         chain: chain.iter().map(|certificate| certificate.to_vec()).collect(),
         key_pem: key_pem.into(),

@@ -1,7 +1,7 @@
 //! Services: ports, and the endpoints behind them.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::model::{
     BackendProtocol, Cluster, ClusterKey, Endpoint, Issue, IssueReason, ObjectKey, PortRef, Severity,
     Unavailable,
 };
-use crate::objects::{Objects, excerpt};
+use crate::objects::{Objects, SERVICE_NAME_LABEL, excerpt};
 
 /// The Service ports that backends asked for, each looked up once.
 pub(super) struct Services<'a> {
@@ -43,7 +43,9 @@ impl<'a> Services<'a> {
     pub(super) fn into_clusters(self, issues: &mut Vec<Issue>) -> impl Iterator<Item = Cluster> {
         let objects = self.objects;
         self.asked.into_iter().filter_map(move |(key, port)| {
-            let endpoints = endpoints(objects, &key.service, port.ok()?, issues);
+            let port = port.ok()?;
+            check_protocol(objects, &key, port, issues);
+            let endpoints = endpoints(objects, &key.service, port, issues);
             Some(Cluster { key, protocol: BackendProtocol::Http, endpoints })
         })
     }
@@ -83,13 +85,61 @@ fn endpoints(
         }
     } else if let Some(endpoints) = objects.endpoints.get(service) {
         found.read_endpoints(service, endpoints, port, issues);
+    } else {
+        issues.push(issue(
+            Severity::Note,
+            IssueReason::NoEndpoints,
+            "Service",
+            service,
+            "",
+            format!(
+                "has no EndpointSlice, so requests get 503; give the Service a selector in a cluster, or add an \
+                 EndpointSlice with the label {SERVICE_NAME_LABEL}: {}.",
+                excerpt(&service.name)
+            ),
+        ));
     }
+    found.warn_of_names(objects, service, port, issues);
     found.into_endpoints()
 }
 
-/// Addresses found so far, with what is best known of each.
+/// Says so if the Service asks for a protocol that Sluice does not speak with endpoints.
+fn check_protocol(objects: &Objects, key: &ClusterKey, port: &ServicePort, issues: &mut Vec<Issue>) {
+    let Some(protocol) = port.app_protocol.as_deref() else { return };
+    let spoken = ["", "http", "kubernetes.io/ws", "tcp"];
+    if spoken.iter().any(|spoken| protocol.eq_ignore_ascii_case(spoken)) {
+        return;
+    }
+    issues.push(issue(
+        Severity::Warning,
+        IssueReason::Unsupported,
+        "Service",
+        &key.service,
+        format!("{}.appProtocol", field_of(objects, &key.service, port)),
+        format!(
+            "{:?} is not supported and is ignored: endpoints get HTTP/1.1 without TLS. Name a port that speaks it.",
+            excerpt(protocol)
+        ),
+    ));
+}
+
+/// Where in its Service a port is.
+fn field_of(objects: &Objects, service: &ObjectKey, port: &ServicePort) -> String {
+    let ports = objects.services.get(service).and_then(|service| service.spec.as_ref()?.ports.as_deref());
+    let at = ports.unwrap_or_default().iter().position(|other| std::ptr::eq(other, port));
+    format!("spec.ports[{}]", at.unwrap_or_default())
+}
+
+/// What was found so far.
 #[derive(Default)]
-struct Found(BTreeMap<SocketAddr, Candidate>);
+struct Found {
+    /// Addresses, with what is best known of each.
+    addresses: BTreeMap<SocketAddr, Candidate>,
+    /// Some port was the Service's.
+    port_matched: bool,
+    /// The names of the TCP ports that were not.
+    other_ports: BTreeSet<String>,
+}
 
 struct Candidate {
     ready: bool,
@@ -100,7 +150,7 @@ impl Found {
     /// Ready beats terminating where two slices have the same address, as they do for a moment
     /// when an endpoint moves from one to the other.
     fn add(&mut self, address: SocketAddr, ready: bool, zone: Option<&str>) {
-        let known = self.0.entry(address).or_insert(Candidate { ready, zone: None });
+        let known = self.addresses.entry(address).or_insert(Candidate { ready, zone: None });
         known.ready |= ready;
         if known.zone.is_none() {
             known.zone = zone.filter(|zone| !zone.is_empty()).map(Into::into);
@@ -108,11 +158,54 @@ impl Found {
     }
 
     fn into_endpoints(self) -> Arc<[Endpoint]> {
-        let any_ready = self.0.values().any(|candidate| candidate.ready);
-        let usable = self.0.into_iter().filter(|(_, candidate)| candidate.ready == any_ready);
+        let any_ready = self.addresses.values().any(|candidate| candidate.ready);
+        let usable = self.addresses.into_iter().filter(|(_, candidate)| candidate.ready == any_ready);
         usable
             .map(|(address, Candidate { ready, zone })| Endpoint { address, zone, terminating: !ready })
             .collect()
+    }
+
+    /// Endpoints are there, but under other port names: what a typing error looks like. A Service
+    /// without pods has slices without ports and is no case of it.
+    fn warn_of_names(
+        &self,
+        objects: &Objects,
+        service: &ObjectKey,
+        port: &ServicePort,
+        issues: &mut Vec<Issue>,
+    ) {
+        if self.port_matched || self.other_ports.is_empty() {
+            return;
+        }
+        let others: Vec<_> =
+            self.other_ports.iter().take(5).map(|name| format!("{:?}", excerpt(name))).collect();
+        issues.push(issue(
+            Severity::Warning,
+            IssueReason::NoEndpoints,
+            "Service",
+            service,
+            field_of(objects, service, port),
+            format!(
+                "none of its endpoints has a TCP port of the name {:?}, so requests get 503; they have {}. \
+                 Give the port the same name on both sides.",
+                excerpt(port.name.as_deref().unwrap_or_default()),
+                others.join(", ")
+            ),
+        ));
+    }
+
+    fn note_ports<'a>(
+        &mut self,
+        port: &ServicePort,
+        ports: impl Iterator<Item = (Option<&'a str>, Option<&'a str>)>,
+    ) {
+        for (name, _) in ports.filter(|(_, protocol)| is_tcp(*protocol)) {
+            if same_name(name, port.name.as_deref()) {
+                self.port_matched = true;
+            } else {
+                self.other_ports.insert(name.unwrap_or_default().into());
+            }
+        }
     }
 
     fn read_slice(
@@ -139,12 +232,25 @@ impl Found {
             );
             return;
         }
+        if !slice.endpoints.is_empty() {
+            let ports = slice.ports.iter().flatten();
+            self.note_ports(port, ports.map(|port| (port.name.as_deref(), port.protocol.as_deref())));
+        }
         // A slice's ports have the names of the Service's; the numbers may differ from slice to slice.
         let numbers = slice.ports.iter().flatten().filter(|candidate| {
             is_tcp(candidate.protocol.as_deref())
                 && same_name(candidate.name.as_deref(), port.name.as_deref())
         });
-        for number in numbers.filter_map(|port| port.port) {
+        for candidate in numbers {
+            // "All ports" of something that is no Service's: there is none to connect to.
+            let Some(number) = candidate.port else {
+                say(
+                    "ports".into(),
+                    "a port without a number is ignored; write the number that the endpoints listen on."
+                        .into(),
+                );
+                continue;
+            };
             let Some(number) = port_number(number) else {
                 say(
                     "ports".into(),
@@ -181,6 +287,8 @@ impl Found {
         issues: &mut Vec<Issue>,
     ) {
         for (s, subset) in endpoints.subsets.iter().flatten().enumerate() {
+            let ports = subset.ports.iter().flatten();
+            self.note_ports(port, ports.map(|port| (port.name.as_deref(), port.protocol.as_deref())));
             let numbers = subset.ports.iter().flatten().filter(|candidate| {
                 is_tcp(candidate.protocol.as_deref())
                     && same_name(candidate.name.as_deref(), port.name.as_deref())

@@ -129,6 +129,49 @@ fn huge_objects_are_bounded() {
     assert!(snapshot.issues.iter().all(|issue| issue.message.len() + issue.field.len() < 700));
 }
 
+/// Would take hours if anything in it were quadratic in hosts, names or rules.
+#[test]
+fn many_hosts_names_and_conflicts() {
+    let hosts: Vec<String> = (0..5_000).map(|n| format!("h{n}.example.com")).collect();
+    let key = KeyPair::generate().expect("key");
+    // A certificate of all the names is more than TLS libraries read, which is said of it.
+    let signed = |names: &[String]| {
+        CertificateParams::new(names).expect("names").self_signed(&key).expect("signs").pem()
+    };
+    let huge = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "huge" },
+        "stringData": { "tls.crt": signed(&hosts), "tls.key": key.serialize_pem() } });
+    let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "tls" },
+        "stringData": { "tls.crt": signed(&hosts[..2_000]), "tls.key": key.serialize_pem() } });
+    let mut documents = vec![service(), slice(&["10.0.0.1"]), secret, huge];
+    for (n, host) in hosts.iter().enumerate() {
+        let mut one = ingress(json!({
+            "tls": [{ "hosts": [host], "secretName": "tls" }],
+            "rules": [{ "host": host, "http": { "paths": [path("/")] } }] }));
+        one["metadata"]["name"] = format!("web-{n}").into();
+        documents.push(one);
+    }
+    // One Ingress that wants all of it once more, and all in one host.
+    let paths: Vec<_> = (0..10_000).map(|n| path(&format!("/{}", n / 2))).collect();
+    let rules = hosts.iter().map(|host| json!({ "host": host, "http": { "paths": [path("/")] } }));
+    let rules: Vec<_> = rules.chain([json!({ "http": { "paths": paths } })]).collect();
+    documents.push(ingress(
+        json!({ "tls": [{ "hosts": hosts, "secretName": "tls" }, { "hosts": hosts, "secretName": "huge" }],
+        "rules": rules }),
+    ));
+
+    let (objects, _) = store(&documents);
+    let snapshot = run(&objects, &Snapshot::empty());
+    assert_eq!(snapshot.routing.hosts.len(), 5_001);
+    assert_eq!(snapshot.tls.by_host.len(), 5_000);
+    let count = |reason| snapshot.issues.iter().filter(|issue| issue.reason == reason).count();
+    assert_eq!(count(IssueReason::InvalidCertificate), 1);
+    // One of each `web-…` whose host has no name in the certificate, and a bounded list of `web`'s.
+    let mismatches = count(IssueReason::CertificateMismatch);
+    assert!((3_000..=3_101).contains(&mismatches), "{mismatches}");
+    let again = run(&objects, &snapshot);
+    assert!(Arc::ptr_eq(&again.routing, &snapshot.routing) && Arc::ptr_eq(&again.tls, &snapshot.tls));
+}
+
 #[test]
 fn listeners_are_sorted() {
     use crate::model::{Protocol, SniMode, Transport, Vip};
@@ -147,7 +190,21 @@ fn listeners_are_sorted() {
 fn document() -> impl Strategy<Value = Value> {
     let name = prop::sample::select(vec!["a", "b", "web", ""]);
     let host = prop::sample::select(vec!["", "a.com", "A.com.", "*.com", "*", "bad host", "*.a.com"]);
-    let text = prop::sample::select(vec!["/", "/a", "/a/", "a", "", "//", "/é", "true", "$1", "tls"]);
+    let text = prop::sample::select(vec![
+        "/",
+        "/a",
+        "/a/",
+        "a",
+        "",
+        "//",
+        "/é",
+        "true",
+        "$1",
+        "tls",
+        "/a(/|$)(.*)",
+        "/%61",
+        "deny all;",
+    ]);
     let kind = prop::sample::select(vec!["Exact", "Prefix", "ImplementationSpecific", "", "Odd"]);
     let port = prop_oneof![
         (-1..90_000i32).prop_map(|number| json!({ "number": number })),
@@ -174,6 +231,7 @@ fn document() -> impl Strategy<Value = Value> {
         "nginx.ingress.kubernetes.io/rewrite-target",
         "nginx.ingress.kubernetes.io/ssl-redirect",
         "nginx.ingress.kubernetes.io/auth-url",
+        "nginx.ingress.kubernetes.io/server-snippet",
     ]);
     let time = prop::option::of((2020..2026i32).prop_map(|year| format!("{year}-01-01T00:00:00Z")));
     let tls = (prop::option::of(host), prop::option::of(name.clone()))
@@ -236,7 +294,8 @@ proptest! {
                     prop_assert!(at < routing.clusters.len());
                 }
             }
-            prop_assert!(host.routes.is_sorted_by_key(|route| std::cmp::Reverse(route.path.text().len())));
+            let length = |route: &crate::model::Route| crate::route::normalise_rule(route.path.text()).len();
+            prop_assert!(host.routes.is_sorted_by_key(|route| std::cmp::Reverse(length(route))));
         }
         for cluster in snapshot.clusters.values() {
             prop_assert!(cluster.endpoints.is_sorted_by(|a, b| a.address < b.address));

@@ -1,6 +1,6 @@
 //! Which server name gets which certificate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::ingress::Draft;
@@ -26,6 +26,7 @@ pub(super) fn config(
         certificates.get(key, issues)
     });
     let mut by_host: BTreeMap<HostPattern, Vec<Arc<Certificate>>> = BTreeMap::new();
+    let mut names: HashMap<ObjectKey, HashSet<HostPattern>> = HashMap::new();
     for draft in ingresses {
         for tls in &draft.tls {
             // Without a Secret the hosts have the default certificate.
@@ -50,8 +51,9 @@ pub(super) fn config(
                 issues.append(&mut found);
                 continue;
             };
+            let names = names.entry(secret.clone()).or_insert_with(|| names_of(&certificate));
             for host in &tls.hosts {
-                if *host != HostPattern::Any && !covers(&certificate, host) {
+                if *host != HostPattern::Any && !covers(names, host) {
                     say(
                         Severity::Warning,
                         IssueReason::CertificateMismatch,
@@ -89,12 +91,21 @@ pub(super) fn config(
     TlsConfig { by_host: by_host.into_iter().collect(), default: default.or(nameless) }
 }
 
-fn covers(certificate: &Certificate, host: &HostPattern) -> bool {
-    certificate.names.iter().any(|name| match (HostPattern::parse(name), host) {
-        (Ok(HostPattern::Any) | Err(_), _) => false,
-        (Ok(pattern), HostPattern::Exact(host)) => pattern.matches(host),
-        (Ok(pattern), host) => pattern == *host,
-    })
+/// A certificate may have thousands of names and thousands of hosts; read once, each host costs
+/// two lookups.
+fn names_of(certificate: &Certificate) -> HashSet<HostPattern> {
+    let names = certificate.names.iter().filter_map(|name| HostPattern::parse(name).ok());
+    names.filter(|name| *name != HostPattern::Any).collect()
+}
+
+fn covers(names: &HashSet<HostPattern>, host: &HostPattern) -> bool {
+    names.contains(host)
+        || match host {
+            HostPattern::Exact(name) => name
+                .split_once('.')
+                .is_some_and(|(_, suffix)| names.contains(&HostPattern::Wildcard(suffix.into()))),
+            _ => false,
+        }
 }
 
 /// The algorithm of the leaf's key. Read again where it is needed, which is only where two

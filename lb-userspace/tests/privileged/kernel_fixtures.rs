@@ -1,9 +1,11 @@
 //! The table of lb_common::fixtures on the loaded program, by BPF_PROG_TEST_RUN.
 
+use std::collections::BTreeSet;
+
 use aya::Ebpf;
 use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
-use lb_common::fixtures::{self, NAME, SUFFIX};
+use lb_common::fixtures::{self, Host, NAME, SUFFIX};
 use lb_common::maps::{NameKey, ReasonCounters, VipKey, VipValue};
 use lb_common::reason::Reason;
 use sluice::dataplane::kernel::load;
@@ -12,12 +14,12 @@ use crate::need_root;
 
 const XDP_PASS: u32 = 2;
 
-#[test]
-fn the_loaded_program_judges_the_table() {
+/// The program with the fixtures' tables, loaded but not attached.
+fn loaded() -> Ebpf {
     need_root();
-    let mut programs = load(None).expect("load");
+    let mut programs = load(None, false).expect("load");
     let mut vips: HashMap<_, VipKey, VipValue> =
-        programs.take_map("VIPS").expect("map").try_into().expect("hash map");
+        programs.map_mut("VIPS").expect("map").try_into().expect("hash map");
     for (key, value) in fixtures::vips() {
         vips.insert(key, value, 0).expect("insert");
     }
@@ -26,30 +28,90 @@ fn the_loaded_program_judges_the_table() {
             programs.map_mut(map).expect("map").try_into().expect("hash map");
         names.insert(NameKey::new(name.as_bytes()).expect("fits"), slot, 0).expect("insert");
     }
-    let program: &mut Xdp = programs.program_mut("sluice").expect("program").try_into().expect("XDP");
-    program.load().expect("verifier");
-    let verified = program.info().expect("info").verified_instruction_count().expect("kernel tells");
+    program(&mut programs).load().expect("verifier");
+    programs
+}
+
+fn program(programs: &mut Ebpf) -> &mut Xdp {
+    programs.program_mut("sluice").expect("program").try_into().expect("XDP")
+}
+
+/// Runs the program on a frame. Gives the reasons counted, sorted, and the frame that came out.
+fn judge(programs: &mut Ebpf, frame: &[u8]) -> (Vec<Reason>, Vec<u8>) {
+    let before = reasons(programs);
+    let mut out = vec![0; frame.len() + 64];
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(frame);
+    options.data_out = Some(&mut out);
+    let result = program(programs).test_run(options).expect("test run");
+    assert_eq!(result.return_value, XDP_PASS);
+    let length = result.data_size_out as usize;
+    out.truncate(length);
+    let counted = Reason::ALL
+        .into_iter()
+        .zip(before.iter().zip(reasons(programs)))
+        .flat_map(|(reason, (before, after))| (*before..after).map(move |_| reason))
+        .collect();
+    (counted, out)
+}
+
+#[test]
+fn the_loaded_program_judges_the_table() {
+    let mut programs = loaded();
+    let info = program(&mut programs).info().expect("info");
+    let verified = info.verified_instruction_count().expect("kernel tells");
     println!("verified instructions: {verified}");
     // The verifier gives up at a million.
     assert!(verified < 200_000, "{verified} verified instructions leave no room to grow");
 
     for row in fixtures::table() {
-        let before = reasons(&programs);
-        let program: &mut Xdp = programs.program_mut("sluice").expect("program").try_into().expect("XDP");
-        let mut out = vec![0; row.frame.len() + 64];
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(&row.frame);
-        options.data_out = Some(&mut out);
-        let result = program.test_run(options).expect("test run");
-        let counted: Vec<_> = Reason::ALL
-            .into_iter()
-            .zip(before.iter().zip(reasons(&programs)))
-            .flat_map(|(reason, (before, after))| (*before..after).map(move |_| reason))
-            .collect();
+        let (counted, out) = judge(&mut programs, &row.frame);
         assert_eq!(counted, fixtures::expected(&row), "{}", fixtures::label(&row));
-        assert_eq!(result.return_value, XDP_PASS, "{}", fixtures::label(&row));
-        assert_eq!(out[..result.data_size_out as usize], row.frame, "{}", fixtures::label(&row));
+        assert_eq!(out, row.frame, "{}", fixtures::label(&row));
     }
+}
+
+#[test]
+fn the_loaded_program_and_the_host_agree_on_damaged_frames() {
+    const FRAMES: usize = 2_000;
+    // The kernel takes no frame without a whole Ethernet header.
+    const SHORTEST: usize = 14;
+    let mut programs = loaded();
+    let mut host = Host::new();
+    let rows = fixtures::table();
+    let mut state = 1u64;
+    let mut below = |end: usize| (splitmix(&mut state) % end as u64) as usize;
+    let mut seen = BTreeSet::new();
+    for number in 0..FRAMES {
+        let mut frame = rows[below(rows.len())].frame.clone();
+        for _ in 0..below(4) {
+            // Headers are where the decisions fall; the rest gets its share.
+            let end = if below(2) == 0 { frame.len().min(96) } else { frame.len() };
+            frame[below(end)] = below(256) as u8;
+        }
+        if below(4) == 0 {
+            frame.truncate(SHORTEST.max(below(frame.len() + 1)));
+        }
+        host.frame.clone_from(&frame);
+        host.counted.borrow_mut().clear();
+        lb_common::verdict::judge(&host);
+        let mut expect = host.counted.borrow().clone();
+        expect.sort();
+        let (counted, out) = judge(&mut programs, &frame);
+        assert_eq!(counted, expect, "frame {number}: {frame:02x?}");
+        assert_eq!(out, frame, "frame {number}");
+        seen.extend(counted);
+    }
+    // Or the frames were all alike, and their agreement says little.
+    assert!(seen.len() > 12, "{seen:?}");
+}
+
+/// SplitMix64: the same frames in every run.
+fn splitmix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 fn reasons(programs: &Ebpf) -> Vec<u64> {

@@ -1,8 +1,13 @@
 //! Tests that need root: network namespaces, XDP, bpffs. Without root each fails and says so.
 
+mod app;
 mod e2e;
 mod kernel;
 mod kernel_fixtures;
+mod kernel_modes;
+mod kernel_node;
+mod kernel_restart;
+mod kernel_steering;
 
 /// Fails a test that was started without the rights it needs.
 pub fn need_root() {

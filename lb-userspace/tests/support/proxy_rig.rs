@@ -351,6 +351,7 @@ pub fn certificate(name: &str) -> Arc<Certificate> {
     Arc::new(Certificate {
         secret: ObjectKey::new("test", name),
         names: vec![name.to_owned()],
+        not_before: 0,
         not_after: i64::MAX,
         chain: vec![made.cert.der().to_vec()],
         key_pem: made.signing_key.serialize_pem().into_bytes().into(),

@@ -14,6 +14,9 @@ pub struct Status {
     pub generation: u64,
     /// First lists complete, listeners open, XDP attached where asked for.
     pub ready: bool,
+    /// Could serve, but waits for the daemon before it to hand the kernel's side over.
+    #[serde(default)]
+    pub standby: bool,
     /// The daemon's version.
     pub version: String,
     /// Where objects come from.
@@ -183,6 +186,24 @@ pub struct Verification {
     pub generation: u64,
     /// Each difference in words; empty is well.
     pub differences: Vec<String>,
+}
+
+/// `sluice maps dump`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maps {
+    /// What the kernel knows of each VIP.
+    pub vips: BTreeMap<String, VipEntry>,
+    /// Server names that are counted.
+    pub names: Vec<String>,
+    /// Suffixes of wildcards that are counted, without `*.`.
+    pub wildcards: Vec<String>,
+}
+
+/// What the kernel knows of a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipEntry {
+    /// Whether ClientHellos are counted by server name.
+    pub observe_sni: bool,
 }
 
 /// Why the daemon has no answer.

@@ -25,13 +25,13 @@ pub enum KernelError {
     #[error("another sluice runs with the pin directory {0}: stop it, or give this one its own --pin-dir")]
     Locked(PathBuf),
     /// The object or its maps can't be loaded.
-    #[error("the kernel refuses the maps: {0}; Sluice takes CAP_BPF, CAP_NET_ADMIN and Linux 5.18 or newer")]
+    #[error("the kernel refuses the maps: {}; Sluice takes CAP_BPF, CAP_NET_ADMIN and Linux 5.18 or newer", chain(.0.as_ref()))]
     Load(#[source] Box<EbpfError>),
     /// The object lacks something.
     #[error("the embedded object has no {0}: build it anew")]
     Missing(&'static str),
     /// A program can't be loaded.
-    #[error("the kernel refuses the program {name}: {source}")]
+    #[error("the kernel refuses the program {name}: {}", chain(source.as_ref()))]
     Program {
         /// Which.
         name: &'static str,
@@ -39,7 +39,7 @@ pub enum KernelError {
         source: Box<ProgramError>,
     },
     /// A map can't be read or written.
-    #[error("map {name}: {source}")]
+    #[error("map {name}: {}", chain(source.as_ref()))]
     Map {
         /// Which.
         name: &'static str,
@@ -57,7 +57,8 @@ pub enum KernelError {
     Occupied(String),
     /// The driver or the MTU does not allow XDP in the mode asked for.
     #[error(
-        "{interface} takes no XDP program in {mode} mode: {source}; try --xdp-mode generic, or a smaller MTU"
+        "{interface} takes no XDP program in {mode} mode: {cause}; try --xdp-mode generic, or a smaller MTU",
+        cause = chain(source.as_ref())
     )]
     Attach {
         /// The interface.
@@ -71,8 +72,11 @@ pub enum KernelError {
     #[error("{0}: this kernel has no BPF links for XDP, without which a restart would interrupt traffic")]
     NotPinnable(String),
     /// sk_lookup can't be attached.
-    #[error("sk_lookup can't be attached to this network namespace: {0}")]
+    #[error("sk_lookup can't be attached to this network namespace: {}", chain(.0.as_ref()))]
     AttachSteer(#[source] Box<ProgramError>),
+    /// The programs' messages can't be read.
+    #[error("the kernel programs' messages can't be read: {0}; start without --xdp-log")]
+    Log(String),
     /// A pin can't be read or written.
     #[error("pin {path}: {reason}")]
     Pin {
@@ -115,4 +119,19 @@ impl KernelError {
         let path = path.into();
         move |reason| Self::Pin { path: path.clone(), reason: reason.to_string() }
     }
+}
+
+/// An error with all that led to it: aya's own text often stops at the name of a system call, and
+/// the errno, which tells an operator most, is below.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
 }

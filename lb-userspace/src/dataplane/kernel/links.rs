@@ -1,13 +1,14 @@
 //! Attaching programs so that a restart is not seen by traffic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use aya::maps::MapInfo;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramError, SkLookup, Xdp, XdpMode as AyaMode};
+use aya::programs::{ProgramError, ProgramInfo, SkLookup, Xdp, XdpMode as AyaMode, loaded_programs};
 use nix::libc;
 use nix::net::if_::if_nametoindex;
 use serde::Serialize;
@@ -49,12 +50,12 @@ pub(super) fn attach_xdp(program: &mut Xdp, settings: &Settings) -> Result<Vec<I
     let mut wanted = Vec::new();
     for name in &settings.interface {
         let index = if_nametoindex(name.as_str()).map_err(|_| KernelError::NoInterface(name.clone()))?;
-        let mode = match exchange(program, settings, index)? {
-            Some(mode) => mode,
-            None => attach(program, settings, name, index)?,
+        let new = program.info().map_err(KernelError::program("sluice"))?;
+        let (mode, program_id) = match take_over(program, &new, settings, index)? {
+            Some(taken) => taken,
+            None => (attach(program, settings, name, index)?, new.id()),
         };
         wanted.push(pin_name(mode, index));
-        let program_id = program.info().map_err(KernelError::program("sluice"))?.id();
         interfaces.push(Interface { name: name.clone(), mode, program_id });
     }
     for pin in pins::names(&settings.pin_dir)? {
@@ -72,8 +73,14 @@ fn pin_name(mode: XdpMode, index: u32) -> String {
     format!("xdp-{}-{index}", mode.name())
 }
 
-/// Exchanges the program inside a pinned link, if there is one that fits.
-fn exchange(program: &mut Xdp, settings: &Settings, index: u32) -> Result<Option<XdpMode>, KernelError> {
+/// Takes over a pinned link, if there is one that fits: leaves the program in it alone or exchanges
+/// it. Says which program runs then.
+fn take_over(
+    program: &mut Xdp,
+    new: &ProgramInfo,
+    settings: &Settings,
+    index: u32,
+) -> Result<Option<(XdpMode, u32)>, KernelError> {
     let modes: &[XdpMode] = match settings.xdp_mode {
         XdpMode::Auto => &[XdpMode::Native, XdpMode::Generic],
         XdpMode::Native => &[XdpMode::Native],
@@ -94,11 +101,15 @@ fn exchange(program: &mut Xdp, settings: &Settings, index: u32) -> Result<Option
             fs::remove_file(&path).map_err(KernelError::pin_dir(&path))?;
             continue;
         }
+        let old = link.info().map_err(|e| error(&e))?.program_id();
+        if same_program(old, new, settings)? {
+            return Ok(Some((mode, old)));
+        }
         let link = XdpLink::try_from(link).map_err(|e| error(&e))?;
         let id = program.attach_to_link(link).map_err(KernelError::program("sluice"))?;
         // The pin keeps the link; our handle on it may go, and must not detach when it does.
         drop(program.take_link(id).map_err(KernelError::program("sluice"))?);
-        return Ok(Some(mode));
+        return Ok(Some((mode, new.id())));
     }
     Ok(None)
 }
@@ -106,7 +117,9 @@ fn exchange(program: &mut Xdp, settings: &Settings, index: u32) -> Result<Option
 fn attach(program: &mut Xdp, settings: &Settings, name: &str, index: u32) -> Result<XdpMode, KernelError> {
     let first = if settings.xdp_mode == XdpMode::Generic { XdpMode::Generic } else { XdpMode::Native };
     match attach_as(program, settings, name, index, first) {
-        Err(KernelError::Attach { source, .. }) if settings.xdp_mode == XdpMode::Auto => {
+        Err(KernelError::Attach { source, .. })
+            if settings.xdp_mode == XdpMode::Auto && is_unsupported(&*source) =>
+        {
             tracing::warn!(
                 interface = name, reason = %source,
                 "NO NATIVE XDP: the program runs in generic mode, which is correct but accelerates nothing"
@@ -142,6 +155,14 @@ fn refused(name: &str, mode: XdpMode, error: ProgramError) -> KernelError {
     KernelError::Attach { interface: name.to_owned(), mode: mode.name(), source: Box::new(error) }
 }
 
+/// Whether the driver has no native XDP at all. Whatever else a driver refuses for (the MTU, its
+/// queues, memory) can be put right, and generic mode in its stead would hide it.
+fn is_unsupported(error: &(dyn std::error::Error + 'static)) -> bool {
+    /// The kernel's own ENOTSUPP, which should stay inside it; some drivers answer with it.
+    const ENOTSUPP: i32 = 524;
+    matches!(errno(error), Some(libc::EOPNOTSUPP | ENOTSUPP))
+}
+
 fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let own = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
     own.or_else(|| error.source().and_then(errno))
@@ -152,15 +173,15 @@ fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
 ///
 /// aya can't exchange the program of such a link. A namespace runs several sk_lookup programs,
 /// though, so the new one is attached before the old one goes, and no connection falls between.
-pub(super) fn attach_steer(program: &mut SkLookup, pin_dir: &Path) -> Result<(), KernelError> {
-    let (path, next) = (pin_dir.join(STEER), pin_dir.join(STEER_NEXT));
+pub(super) fn attach_steer(program: &mut SkLookup, settings: &Settings) -> Result<(), KernelError> {
+    let (path, next) = (settings.pin_dir.join(STEER), settings.pin_dir.join(STEER_NEXT));
     if next.exists() {
         // A start was killed between the two steps below.
         fs::remove_file(&next).map_err(KernelError::pin_dir(&next))?;
     }
     let namespace = "/proc/thread-self/ns/net";
     let own = File::open(namespace).map_err(KernelError::pin_dir(namespace))?;
-    if path.exists() && is_current(program, &path, &own)? {
+    if path.exists() && is_current(program, settings, &path, &own)? {
         return Ok(());
     }
     let id = program.attach(&own).map_err(|e| KernelError::AttachSteer(Box::new(e)))?;
@@ -173,19 +194,46 @@ pub(super) fn attach_steer(program: &mut SkLookup, pin_dir: &Path) -> Result<(),
     fs::rename(&next, &path).map_err(KernelError::pin_dir(next))
 }
 
-fn is_current(program: &SkLookup, path: &Path, namespace: &File) -> Result<bool, KernelError> {
+fn is_current(
+    program: &SkLookup,
+    settings: &Settings,
+    path: &Path,
+    namespace: &File,
+) -> Result<bool, KernelError> {
     use std::os::unix::fs::MetadataExt as _;
 
     let error = KernelError::pin(path);
     let link = FdLink::from(PinnedLink::from_pin(path).map_err(|e| error(&e))?);
     let facts = facts(&link).map_err(|e| error(&e))?;
     let inode = namespace.metadata().map_err(|e| error(&e))?.ino().to_string();
-    let info = program.info().map_err(KernelError::program(STEER))?;
     let old = link.info().map_err(|e| error(&e))?.program_id();
-    let old = aya::programs::loaded_programs().flatten().find(|candidate| candidate.id() == old);
-    let Some(old) = old else { return Ok(false) };
-    let maps = |info: &aya::programs::ProgramInfo| info.map_ids().ok().flatten();
-    Ok(facts.get("netns_ino") == Some(&inode) && old.tag() == info.tag() && maps(&old) == maps(&info))
+    let info = program.info().map_err(KernelError::program(STEER))?;
+    Ok(facts.get("netns_ino") == Some(&inode) && same_program(old, &info, settings)?)
+}
+
+/// Whether a running program does exactly what the new one would: the same instructions over the
+/// same pinned maps. The tag says so of the instructions before verification; constants in read-only
+/// memory (the log level) show in the length of what the verifier left of them. A program that logs
+/// is never kept, because it writes to the ring buffer of a reader that has gone.
+fn same_program(old: u32, new: &ProgramInfo, settings: &Settings) -> Result<bool, KernelError> {
+    if settings.log {
+        return Ok(false);
+    }
+    let Some(old) = loaded_programs().flatten().find(|candidate| candidate.id() == old) else {
+        return Ok(false);
+    };
+    let mut pinned = BTreeSet::new();
+    for name in pins::maps() {
+        let path = settings.pin_dir.join(name);
+        pinned.insert(MapInfo::from_pin(&path).map_err(|e| KernelError::pin(&path)(&e))?.id());
+    }
+    let maps = |info: &ProgramInfo| -> Option<BTreeSet<u32>> {
+        Some(info.map_ids().ok()??.into_iter().filter(|id| pinned.contains(id)).collect())
+    };
+    Ok(old.tag() == new.tag()
+        && old.size_translated() == new.size_translated()
+        && maps(&old).is_some()
+        && maps(&old) == maps(new))
 }
 
 /// What the kernel tells about a link beyond what aya passes on: the lines of its fdinfo. aya
@@ -205,4 +253,33 @@ fn facts(link: &FdLink) -> io::Result<BTreeMap<String, String>> {
         }
     }
     Err(io::Error::new(io::ErrorKind::NotFound, "the link has no fdinfo"))
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn only_a_lack_of_native_xdp_leads_to_generic_mode() {
+        for (errno, unsupported, occupied) in [
+            (libc::EOPNOTSUPP, true, false),
+            (524, true, false),
+            (libc::EBUSY, false, true),
+            (libc::EEXIST, false, true),
+            (libc::EINVAL, false, false),
+            (libc::ENOSPC, false, false),
+            (libc::ERANGE, false, false),
+            (libc::ENOMEM, false, false),
+            (libc::EPERM, false, false),
+        ] {
+            let io_error = io::Error::from_raw_os_error(errno);
+            let error = ProgramError::from(SyscallError { call: "bpf_link_create", io_error });
+            assert_eq!(is_unsupported(&error), unsupported, "errno {errno}");
+            let refused = refused("eth0", XdpMode::Native, error);
+            assert_eq!(matches!(refused, KernelError::Occupied(_)), occupied, "errno {errno}");
+            assert!(occupied || refused.to_string().contains(&format!("(os error {errno})")), "{refused}");
+        }
+    }
 }

@@ -8,23 +8,25 @@
 mod counters;
 mod error;
 mod links;
+mod logs;
 mod pins;
 mod tables;
 pub mod vip_routes;
 
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, MapData, SockMap};
 use aya::programs::{SkLookup, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use lb_common::maps::{LAYOUT, LAYOUT_MAP, MAPS, MAX_CPUS, MAX_WORKERS};
+use aya_log::Level;
+use lb_common::maps::{LAYOUT, LAYOUT_MAP, MAX_CPUS, MAX_WORKERS};
 use serde::Serialize;
 
 pub use counters::{Counters, NameCount, VipCount};
 pub use error::KernelError;
 pub use links::XdpMode;
-pub use pins::remove;
+pub use pins::{Lock, remove};
 
 use super::diff::{Op, diff};
 use super::image::MapImage;
@@ -42,7 +44,8 @@ pub struct Settings {
     pub xdp_mode: XdpMode,
     /// A directory on bpffs, made if missing: `/sys/fs/bpf/sluice`.
     pub pin_dir: PathBuf,
-    /// Load the programs with the verifier's log, and log it on the debug level.
+    /// Let the programs log unusual frames and ClientHellos, by the `log` crate on the debug level.
+    /// Without it their code for that is not even loaded.
     pub log: bool,
 }
 
@@ -104,7 +107,9 @@ pub struct Dataplane {
     cpu_worker: Array<MapData, u32>,
     info: Info,
     /// Held as long as this process owns the pins.
-    _lock: pins::Lock,
+    _lock: Lock,
+    /// Passes on what the programs log, until it is dropped.
+    _logs: Option<logs::Reader>,
     /// Keeps the programs' file descriptors.
     _programs: Ebpf,
 }
@@ -116,9 +121,18 @@ impl Dataplane {
     /// No rights, no bpffs, another daemon on the same pin directory, another XDP program on an
     /// interface: each says what to do.
     pub fn open(settings: Settings) -> Result<Self, KernelError> {
-        let lock = pins::Lock::take(&settings.pin_dir)?;
+        let lock = Lock::take(&settings.pin_dir)?;
+        Self::open_locked(lock, settings)
+    }
+
+    /// As [`Self::open`], with the pin directory's lock taken already.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`], but for the lock.
+    pub fn open_locked(lock: Lock, settings: Settings) -> Result<Self, KernelError> {
         let reused = pins::prepare(&settings.pin_dir)?;
-        let mut programs = load(Some(&settings))?;
+        let mut programs = load(Some(&settings.pin_dir), settings.log)?;
+        let logs = if settings.log { Some(logs::Reader::start(&mut programs)?) } else { None };
 
         let mut layout: Array<_, u64> = take(&mut programs, LAYOUT_MAP)?;
         layout.set(0, LAYOUT, 0).map_err(KernelError::map(LAYOUT_MAP))?;
@@ -131,11 +145,11 @@ impl Dataplane {
         let interfaces = links::attach_xdp(xdp, &settings)?;
         let steer: &mut SkLookup = program(&mut programs, "steer")?;
         steer.load().map_err(KernelError::program("steer"))?;
-        links::attach_steer(steer, &settings.pin_dir)?;
+        links::attach_steer(steer, &settings)?;
 
         let layout = format!("{LAYOUT:016x}");
         let info = Info { interfaces, pin_dir: settings.pin_dir, layout, reused };
-        Ok(Self { tables, sockets, cpu_worker, info, _lock: lock, _programs: programs })
+        Ok(Self { tables, sockets, cpu_worker, info, _lock: lock, _logs: logs, _programs: programs })
     }
 
     /// Puts the workers' listeners in place: worker `n` of the slice gets sockets `2n` and
@@ -216,18 +230,22 @@ impl Dataplane {
     }
 }
 
-/// Reads a program object and makes its maps: pinned ones if there are settings, private ones for
-/// tests and benchmarks if not. No program is loaded into the kernel yet.
+/// Reads the program object and makes its maps: pinned ones in the directory, if one is given,
+/// else private ones for tests and benchmarks. `log`: keep the programs' debug messages. No program
+/// is loaded into the kernel yet.
 ///
 /// # Errors
 /// No rights, no memory.
-pub fn load(settings: Option<&Settings>) -> Result<Ebpf, KernelError> {
+pub fn load(pin_dir: Option<&Path>, log: bool) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
-    if let Some(settings) = settings {
-        for name in MAPS.iter().map(|map| map.name).chain([LAYOUT_MAP]) {
-            loader.map_pin_path(name, settings.pin_dir.join(name));
+    if let Some(directory) = pin_dir {
+        for name in pins::maps() {
+            loader.map_pin_path(name, directory.join(name));
         }
     }
+    // aya-log's own default is everything. A frozen zero makes the verifier remove the calls.
+    let level = if log { Level::Debug as u8 } else { 0 };
+    loader.override_global(aya_log::LEVEL, &level, true);
     loader.load(OBJECT).map_err(|error| KernelError::Load(Box::new(error)))
 }
 

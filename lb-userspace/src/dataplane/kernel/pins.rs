@@ -32,14 +32,18 @@ fn mount() -> io::Result<()> {
 
 /// Shows that this process owns a pin directory. Given back by dropping it, or by dying.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub struct Lock {
     _directory: Flock<File>,
 }
 
 impl Lock {
     /// Makes the directory if needed and locks it. flock works on a directory of bpffs, whose
     /// files can't even be opened; and nothing is left behind when the owner is killed.
-    pub(super) fn take(directory: &Path) -> Result<Self, KernelError> {
+    ///
+    /// # Errors
+    /// [`KernelError::Locked`] while another process has it; a directory that can't be made or
+    /// isn't on bpffs.
+    pub fn take(directory: &Path) -> Result<Self, KernelError> {
         if directory.starts_with(BPFFS) {
             mount().map_err(KernelError::pin_dir(BPFFS))?;
         }
@@ -127,6 +131,11 @@ fn clear(directory: &Path) -> Result<(), KernelError> {
         fs::remove_file(&path).map_err(KernelError::pin_dir(path))?;
     }
     Ok(())
+}
+
+/// The names of the maps that are pinned.
+pub(super) fn maps() -> impl Iterator<Item = &'static str> {
+    MAPS.iter().map(|map| map.name).chain([LAYOUT_MAP])
 }
 
 /// The names of all pins.

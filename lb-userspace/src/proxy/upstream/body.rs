@@ -76,7 +76,11 @@ impl UpstreamBody {
         let Some(upstream) = &mut self.upstream else { return Poll::Ready(None) };
         let address = upstream.address;
         if let Some(sender) = &mut self.sender {
-            match sender.poll(&mut upstream.stream, cx) {
+            let before = sender.progress;
+            let polled = sender.poll(&mut upstream.stream, cx);
+            // An endpoint that still gets the request is not late with its answer.
+            self.waiting &= sender.progress == before;
+            match polled {
                 Poll::Ready(Ok(())) => self.sender = None,
                 // The endpoint may not want the rest, and a client that sends nonsense still gets
                 // the answer; but the connection is not fit for another request.

@@ -22,14 +22,28 @@ use crate::proxy::settings::Timeouts;
 /// How long an endpoint may think about `Expect: 100-continue` before the body is sent anyway.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
+/// Interim answers that an endpoint may send before the final one.
+const MAX_INTERIM: usize = 16;
+
 /// One request, ready to be sent.
-pub(in crate::proxy) struct Exchange {
+pub(in crate::proxy) struct Request {
     pub(in crate::proxy) head: Bytes,
     pub(in crate::proxy) method: Method,
     pub(in crate::proxy) body: Option<Incoming>,
     pub(in crate::proxy) chunked: bool,
     pub(in crate::proxy) expects_continue: bool,
     pub(in crate::proxy) wants_upgrade: bool,
+}
+
+/// A request on its way, possibly for the second time.
+pub(in crate::proxy) struct Exchange {
+    /// As it was, to begin anew.
+    head: Bytes,
+    /// The body waits for the endpoint's 100.
+    held: bool,
+    method: Method,
+    wants_upgrade: bool,
+    sender: Sender,
 }
 
 /// What came back.
@@ -43,40 +57,45 @@ pub(in crate::proxy) enum Answer {
 /// Why nothing came back.
 pub(in crate::proxy) struct Failure {
     pub(in crate::proxy) error: Error,
-    /// The request's body, untouched; `None` if part of it is gone.
-    pub(in crate::proxy) untouched: Option<Option<Incoming>>,
-    /// A kept connection ended without a byte of an answer: most likely the endpoint had closed
-    /// it before the request came.
-    pub(in crate::proxy) stale: bool,
+    /// The request, ready to be sent again; `None` where that could do harm, or part of it is gone.
+    pub(in crate::proxy) again: Option<Exchange>,
 }
 
 impl Exchange {
+    pub(in crate::proxy) fn new(request: Request) -> Self {
+        let Request { head, method, body, chunked, expects_continue, wants_upgrade } = request;
+        let held = expects_continue && body.is_some();
+        let sender = Sender::new(head.clone(), body, chunked, held);
+        Self { head, held, method, wants_upgrade, sender }
+    }
+
     /// Sends the request and waits for the head of the answer, which may come before the body is
     /// sent completely: then the answer's body goes on sending.
     pub(in crate::proxy) async fn run(
-        self,
+        mut self,
         mut upstream: Upstream,
         pool: &Rc<Pool>,
         timeouts: &Timeouts,
     ) -> Result<Answer, Failure> {
         let address = upstream.address;
-        let held = self.expects_continue && self.body.is_some();
-        let mut sender = Sender::new(self.head, self.body, self.chunked, held);
+        let sender = &mut self.sender;
+        let mut interim = 0;
         let mut sent = false;
         let mut send_broken = false;
         let mut answered = false;
-        let mut armed = false;
+        // What the timer runs for; anything else makes it start anew.
+        let mut waits_for = None;
         let mut timer = pin!(tokio::time::sleep(timeouts.read));
 
         let outcome = poll_fn(|cx| {
             loop {
                 if !sent {
                     match sender.poll(&mut upstream.stream, cx) {
-                        Poll::Ready(Ok(())) => (sent, armed) = (true, false),
+                        Poll::Ready(Ok(())) => sent = true,
                         Poll::Ready(Err(SendError::Client)) => return Poll::Ready(Err(Error::ClientGone)),
                         // It may have answered before it closed its ear: read on.
                         Poll::Ready(Err(SendError::Upstream)) => {
-                            (sent, send_broken, armed) = (true, true, false);
+                            (sent, send_broken) = (true, true);
                         }
                         Poll::Pending => {}
                     }
@@ -89,8 +108,8 @@ impl Exchange {
                     Poll::Ready(Err(source)) => return Poll::Ready(Err(Error::Closed { address, source })),
                     Poll::Ready(Ok(_)) => {
                         answered = true;
-                        armed = false;
-                        match next_head(&mut upstream.unread, &self.method, &mut sender.held) {
+                        waits_for = None;
+                        match next_head(&mut upstream.unread, &self.method, &mut sender.held, &mut interim) {
                             Ok(Some(head)) => return Poll::Ready(Ok(head)),
                             Ok(None) => continue,
                             Err(what) => return Poll::Ready(Err(Error::Protocol { address, what })),
@@ -104,16 +123,15 @@ impl Exchange {
                     (false, _, Blocked::Upstream) => (timeouts.send, Error::SendTimeout(address)),
                     (true, ..) => (timeouts.read, Error::ReadTimeout(address)),
                 };
-                if !armed {
+                let wait = Some((sent, sender.held, sender.blocked, sender.progress));
+                if waits_for != wait {
+                    waits_for = wait;
                     timer.as_mut().reset(Instant::now() + limit);
-                    // While the body flows every wake is progress, so the time starts anew.
-                    armed = sent || sender.held;
                 }
                 match timer.as_mut().poll(cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(()) if sender.held && !sent => {
                         sender.held = false;
-                        armed = false;
                     }
                     Poll::Ready(()) => return Poll::Ready(Err(error)),
                 }
@@ -127,7 +145,7 @@ impl Exchange {
                     return Ok(Answer::Switched(head, upstream));
                 }
                 let error = Error::Protocol { address, what: "101 that nobody asked for" };
-                Err(Failure { error, untouched: None, stale: false })
+                Err(Failure { error, again: None })
             }
             Ok(head) => {
                 let source = match head.length {
@@ -136,14 +154,18 @@ impl Exchange {
                     BodyLength::UntilClose => Source::UntilClose,
                 };
                 let keep = head.keep_alive && !send_broken;
-                let sender = (!sent).then_some(sender);
+                let sender = (!sent).then_some(self.sender);
                 let body = UpstreamBody::new(upstream, sender, source, keep, Rc::clone(pool), *timeouts);
                 Ok(Answer::Response(head, Box::new(body)))
             }
             Err(error) => {
                 let stale = upstream.reused && !answered && matches!(error, Error::Closed { .. });
-                let untouched = (!sender.body_taken).then(|| sender.into_body());
-                Err(Failure { error, untouched, stale })
+                // A kept connection that ended without a byte of an answer was most likely closed
+                // before the request came, but nobody can tell once something was written. So
+                // only what may be done twice is (RFC 9110 section 9.2.2).
+                let safe = stale && (self.method.is_idempotent() || !self.sender.has_written());
+                let again = safe && self.sender.rewind(&self.head, self.held);
+                Err(Failure { error, again: again.then_some(self) })
             }
         }
     }
@@ -155,11 +177,16 @@ fn next_head(
     unread: &mut Bytes,
     method: &Method,
     held: &mut bool,
+    interim: &mut usize,
 ) -> Result<Option<ResponseHead>, &'static str> {
     while !unread.is_empty() {
         let Some(head) = ResponseHead::take(unread, method)? else { return Ok(None) };
         if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Some(head));
+        }
+        *interim += 1;
+        if *interim > MAX_INTERIM {
+            return Err("too many interim answers");
         }
         if head.status == StatusCode::CONTINUE {
             *held = false;

@@ -4,10 +4,12 @@
 mod body;
 mod chunked;
 mod exchange;
+mod failing;
 mod head;
 mod pool;
 mod send;
 
 pub(super) use body::UpstreamBody;
-pub(super) use exchange::{Answer, Exchange, Failure};
+pub(super) use exchange::{Answer, Exchange, Failure, Request};
+pub(super) use failing::Failing;
 pub(super) use pool::{Pool, Upstream};

@@ -24,9 +24,11 @@ pub(super) struct Sender {
     /// The body waits until the endpoint asks for it (`Expect: 100-continue`).
     pub(super) held: bool,
     /// A piece of the body was taken: the request can't be sent again.
-    pub(super) body_taken: bool,
+    body_taken: bool,
     /// Something was written.
-    pub(super) wrote: bool,
+    wrote: bool,
+    /// Rises whenever the client delivered or the endpoint took something.
+    pub(super) progress: u64,
     /// Who is waited for.
     pub(super) blocked: Blocked,
 }
@@ -57,13 +59,27 @@ impl Sender {
             held,
             body_taken: false,
             wrote: false,
+            progress: 0,
             blocked: Blocked::Upstream,
         }
     }
 
-    /// The body, if none of it was taken.
-    pub(super) fn into_body(self) -> Option<Incoming> {
-        self.body
+    /// Whether an endpoint may have seen something of the request.
+    pub(super) fn has_written(&self) -> bool {
+        self.wrote
+    }
+
+    /// Gets ready to send the request to somebody else, from the begin; false if part of it is
+    /// gone. `head` is what the sender began with.
+    pub(super) fn rewind(&mut self, head: &Bytes, held: bool) -> bool {
+        if !self.wrote {
+            return true;
+        }
+        if self.body_taken {
+            return false;
+        }
+        (self.head, self.held, self.wrote) = (head.clone(), held, false);
+        true
     }
 
     /// Sends what can be sent now. Ready when the request is complete.
@@ -124,6 +140,7 @@ impl Sender {
             Poll::Ready(Some(Ok(frame))) => frame,
         };
         self.body_taken = true;
+        self.progress += 1;
         match frame.into_data() {
             Ok(data) => {
                 let last = body.is_end_stream();
@@ -161,6 +178,7 @@ impl Sender {
 
     fn advance(&mut self, mut count: usize) {
         self.wrote = true;
+        self.progress += 1;
         let mut take = |len: usize| {
             let taken = count.min(len);
             count -= taken;

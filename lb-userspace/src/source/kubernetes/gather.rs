@@ -222,14 +222,6 @@ impl Gatherer {
                 Health::Degraded { since, reason: reason.clone() }
             }
         };
-        let before = self.sender.borrow().health.is_ok();
-        match &health {
-            Health::Degraded { reason, .. } if before => {
-                tracing::warn!("{reason}; the last good state is served")
-            }
-            Health::Ok if !before => tracing::info!("the Kubernetes API can be read again"),
-            _ => {}
-        }
         let synced = KINDS.iter().all(|kind| self.listed.contains(kind));
         // Before that, half a state would only be misread.
         let objects = if synced { self.objects.clone() } else { Arc::default() };

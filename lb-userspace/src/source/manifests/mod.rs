@@ -69,6 +69,9 @@ pub fn load(dir: &Path) -> Result<(Objects, Vec<Issue>), ManifestsError> {
 /// # Errors
 /// When the directory can't be listed.
 pub fn watch(dir: PathBuf) -> Result<watch::Receiver<Update>, ManifestsError> {
+    if let Err(source) = std::fs::read_dir(&dir) {
+        return Err(ManifestsError::Unreadable { dir, source });
+    }
     // Before the first look, so that no change falls between the two.
     let (wake, woken) = mpsc::channel();
     let watcher = subscribe(&dir, wake.clone());
@@ -160,9 +163,7 @@ impl Follower {
                 }
             }
             Err(error) if was_ok => {
-                let dir = self.dir.display();
-                tracing::warn!(%dir, %error, "can't read the manifest directory; the last good state is served");
-                let reason = format!("can't read the manifest directory {dir}: {error}");
+                let reason = format!("can't read the manifest directory {}: {error}", self.dir.display());
                 self.sender
                     .send_modify(|update| update.health = Health::Degraded { since: now_unix(), reason });
             }

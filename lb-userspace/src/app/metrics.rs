@@ -1,0 +1,257 @@
+//! `/metrics`: the numbers of `sluice status` as OpenMetrics text.
+//!
+//! Built anew for each scrape, so nothing has to be kept in step. Labels only take values that the
+//! configuration names, never what clients send, and of each kind at most [`MOST`]; what is beyond
+//! is added up under `other`.
+
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use serde_json::{Map, Value};
+
+use super::admin::views::{Status, VipCount};
+
+/// How many VIPs, server names or clusters get time series of their own. Chosen by name, not by
+/// size: a counter must not change its place as traffic goes up and down.
+const MOST: usize = 1000;
+
+/// A counter or gauge of the proxy's workers: field, name, help.
+type Field = (&'static str, &'static str, &'static str);
+
+const COUNTERS: [Field; 12] = [
+    ("accepted", "proxy_connections", "Client connections accepted"),
+    ("accept_failures", "proxy_accept_failures", "Failed accepts, above all for want of file descriptors"),
+    ("tls_handshakes", "proxy_tls_handshakes", "TLS handshakes completed"),
+    ("tls_failures", "proxy_tls_failures", "TLS handshakes that failed or took too long"),
+    ("requests", "proxy_requests", "Requests whose head was complete"),
+    ("client_gone", "proxy_client_gone", "Requests whose client left before the answer began"),
+    ("upstream_connects", "proxy_upstream_connects", "Connections opened to endpoints"),
+    ("upstream_reuses", "proxy_upstream_reuses", "Requests sent on a connection that had served another"),
+    ("upstream_failures", "proxy_upstream_failures", "Connects or exchanges with endpoints that failed"),
+    ("upstream_retries", "proxy_upstream_retries", "Requests sent again after a failure"),
+    ("tunnels", "proxy_tunnels", "Upgraded connections (WebSocket)"),
+    ("log_dropped", "proxy_log_dropped", "Access log lines dropped because the writer did not keep up"),
+];
+
+const BYTES: [Field; 2] = [
+    ("response_bytes", "proxy_response", "Bytes of response bodies passed to clients"),
+    ("tunnel_bytes", "proxy_tunnel", "Bytes that went through closed tunnels, both ways together"),
+];
+
+const GAUGES: [Field; 4] = [
+    ("active", "proxy_connections_open", "Client connections open now, tunnels not counted"),
+    ("requests_active", "proxy_requests_active", "Requests being served now"),
+    ("upstream_idle", "proxy_upstream_idle", "Connections to endpoints kept for the next request"),
+    ("tunnels_active", "proxy_tunnels_open", "Upgraded connections open now"),
+];
+
+const RESPONSES: [(&str, &str); 5] = [
+    ("responses_1xx", "1xx"),
+    ("responses_2xx", "2xx"),
+    ("responses_3xx", "3xx"),
+    ("responses_4xx", "4xx"),
+    ("responses_5xx", "5xx"),
+];
+
+/// All metrics of a daemon.
+pub fn encode(status: &Status) -> String {
+    let mut metrics = Metrics(Registry::with_prefix("sluice"));
+    metrics.daemon(status);
+    metrics.kernel(status);
+    metrics.proxy(&status.proxy);
+    let mut out = String::new();
+    match text::encode(&mut out, &metrics.0) {
+        Ok(()) => out,
+        Err(error) => format!("# {error}\n"),
+    }
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+struct Metrics(Registry);
+
+impl Metrics {
+    fn daemon(&mut self, status: &Status) {
+        let serving = &status.serving;
+        self.gauge(
+            "build_info",
+            "1; the label says which version runs",
+            [(vec![("version", status.version.clone())], 1)],
+        );
+        self.number("generation", "The snapshot that is served", status.generation);
+        self.number("ready", "1 when traffic may come", status.ready.into());
+        self.number("hosts", "Host patterns served", serving.hosts as u64);
+        self.number("routes", "Rules served", serving.routes as u64);
+        self.number("endpoints", "Endpoints that may take requests", serving.endpoints as u64);
+        let issues = ["note", "warning", "error"].map(|severity| {
+            let n = status.issues.iter().filter(|issue| issue.severity == severity).count();
+            (vec![("severity", severity.to_owned())], n as u64)
+        });
+        self.gauge("issues", "What is wrong with objects, by severity", issues);
+    }
+
+    fn kernel(&mut self, status: &Status) {
+        if status.xdp.is_none() {
+            return;
+        }
+        let verdicts = status.verdicts.iter().map(|(reason, n)| (vec![("reason", reason.clone())], *n));
+        self.counter("xdp_packets", "Packets for each verdict of the XDP program", verdicts);
+        let vips = |of: fn(&VipCount) -> u64| {
+            bounded("vip", status.vips.iter().map(|vip| (vip.vip.clone(), of(vip))))
+        };
+        self.counter("vip_packets", "Packets towards a VIP", vips(|vip| vip.packets));
+        self.bytes("vip", "Bytes towards a VIP", vips(|vip| vip.bytes));
+        self.counter("vip_connections", "New connections of a VIP", vips(|vip| vip.connections));
+        let names = status.sni.iter().map(|sni| (sni.name.clone(), sni.connections));
+        self.counter("sni_connections", "ClientHellos for a configured server name", bounded("name", names));
+    }
+
+    fn proxy(&mut self, proxy: &Value) {
+        let workers: Vec<_> =
+            proxy["workers"].as_array().into_iter().flatten().filter_map(Value::as_object).collect();
+        let rows = |field: &str| {
+            let row = |worker: &&Map<String, Value>| Some((of(worker), worker.get(field)?.as_u64()?));
+            workers.iter().filter_map(row).collect::<Vec<_>>()
+        };
+        for (field, name, help) in COUNTERS {
+            self.counter(name, help, rows(field));
+        }
+        for (field, name, help) in BYTES {
+            self.bytes(name, help, rows(field));
+        }
+        for (field, name, help) in GAUGES {
+            self.gauge(name, help, rows(field));
+        }
+        let responses = RESPONSES.iter().flat_map(|(field, class)| {
+            rows(field).into_iter().map(|(mut labels, n)| {
+                labels.push(("class", (*class).to_owned()));
+                (labels, n)
+            })
+        });
+        self.counter(
+            "proxy_responses",
+            "Answers to clients, by class of status",
+            responses.collect::<Vec<_>>(),
+        );
+        let clusters = proxy["clusters"].as_object().into_iter().flatten();
+        let clusters = clusters.map(|(name, n)| (name.clone(), n.as_u64().unwrap_or_default()));
+        self.counter("cluster_requests", "Requests sent to a cluster", bounded("cluster", clusters));
+    }
+
+    fn counter(&mut self, name: &str, help: &str, rows: impl IntoIterator<Item = (Labels, u64)>) {
+        self.0.register(name, help, counters(rows));
+    }
+
+    fn bytes(&mut self, name: &str, help: &str, rows: impl IntoIterator<Item = (Labels, u64)>) {
+        self.0.register_with_unit(name, help, Unit::Bytes, counters(rows));
+    }
+
+    fn number(&mut self, name: &str, help: &str, n: u64) {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(n).unwrap_or(i64::MAX));
+        self.0.register(name, help, gauge);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, rows: impl IntoIterator<Item = (Labels, u64)>) {
+        let family = Family::<Labels, Gauge>::default();
+        for (labels, n) in rows {
+            family.get_or_create(&labels).set(i64::try_from(n).unwrap_or(i64::MAX));
+        }
+        self.0.register(name, help, family);
+    }
+}
+
+fn counters(rows: impl IntoIterator<Item = (Labels, u64)>) -> Family<Labels, Counter> {
+    let family = Family::<Labels, Counter>::default();
+    for (labels, n) in rows {
+        family.get_or_create(&labels).inc_by(n);
+    }
+    family
+}
+
+fn of(worker: &Map<String, Value>) -> Labels {
+    vec![("worker", worker.get("worker").map(Value::to_string).unwrap_or_default())]
+}
+
+/// The first [`MOST`] by name, and the others together.
+fn bounded(label: &'static str, rows: impl Iterator<Item = (String, u64)>) -> Vec<(Labels, u64)> {
+    let mut rows: Vec<_> = rows.collect();
+    rows.sort();
+    let others = rows.split_off(rows.len().min(MOST));
+    if !others.is_empty() {
+        rows.push(("other".to_owned(), others.iter().map(|(_, n)| n).sum()));
+    }
+    rows.into_iter().map(|(name, n)| (vec![(label, name)], n)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::admin::views::{SniCount, Xdp};
+    use serde_json::json;
+
+    fn status() -> Status {
+        let mut status: Status = serde_json::from_value(json!({
+            "generation": 7, "ready": true, "version": "1.2.3", "source": {"kind": "manifests", "health": "ok"},
+            "listeners": [], "serving": {"hosts": 1, "routes": 2, "clusters": 1, "endpoints": 3, "certificates": 0},
+            "xdp": null, "verdicts": {"pass-vip": 5}, "sni": [], "issues": [],
+            "vips": [{"vip": "192.0.2.1:80/tcp", "packets": 5, "bytes": 500, "connections": 2}],
+            "proxy": {"workers": [{"worker": 0, "cpu": 0, "requests": 3, "responses_2xx": 2, "active": 1},
+                {"worker": 1, "cpu": 1, "requests": 4, "responses_2xx": 4, "active": 0}],
+                "clusters": {"d/one:80": 6}},
+        }))
+        .expect("a status");
+        status.xdp = Some(Xdp { interfaces: Vec::new() });
+        status
+    }
+
+    #[test]
+    fn counters_are_counters_and_gauges_are_gauges() {
+        let text = encode(&status());
+        for line in [
+            "# HELP sluice_proxy_requests Requests whose head was complete.",
+            "# TYPE sluice_proxy_requests counter",
+            "sluice_proxy_requests_total{worker=\"0\"} 3",
+            "sluice_proxy_requests_total{worker=\"1\"} 4",
+            "sluice_proxy_responses_total{worker=\"1\",class=\"2xx\"} 4",
+            "# TYPE sluice_proxy_connections_open gauge",
+            "sluice_proxy_connections_open{worker=\"0\"} 1",
+            "sluice_cluster_requests_total{cluster=\"d/one:80\"} 6",
+            "sluice_xdp_packets_total{reason=\"pass-vip\"} 5",
+            "sluice_vip_bytes_total{vip=\"192.0.2.1:80/tcp\"} 500",
+            "sluice_vip_connections_total{vip=\"192.0.2.1:80/tcp\"} 2",
+            "sluice_build_info{version=\"1.2.3\"} 1",
+            "sluice_generation 7",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line:?} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_family_has_a_help_text_of_its_own() {
+        let text = encode(&status());
+        let mut helps: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' '))
+            .map(|(_, help)| help)
+            .collect();
+        let all = helps.len();
+        helps.sort();
+        helps.dedup();
+        assert_eq!((helps.len(), text.matches("# TYPE ").count()), (all, all), "{text}");
+    }
+
+    #[test]
+    fn time_series_are_bounded() {
+        let mut status = status();
+        let name = |n| SniCount { name: format!("h{n:05}.test"), connections: 1 };
+        status.sni = (0..2 * MOST).map(name).collect();
+        let text = encode(&status);
+        let rows: Vec<_> = text.lines().filter(|l| l.starts_with("sluice_sni_connections_total{")).collect();
+        assert_eq!(rows.len(), MOST + 1);
+        assert!(rows.contains(&format!("sluice_sni_connections_total{{name=\"other\"}} {MOST}").as_str()));
+    }
+}

@@ -1,0 +1,63 @@
+//! What a request asks for: host, target, and how it wants to go on.
+
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Version};
+use hyper::body::{Body, Incoming};
+
+use super::error::Error;
+use super::headers::Connection;
+use crate::route::Target;
+
+/// The host that the client wrote, from `Host` or `:authority`; they must agree. Empty only for HTTP/1.0
+/// without one.
+pub(super) fn host_of(parts: &Parts) -> Result<String, Error> {
+    let bad = |what: &str| Error::BadRequest(what.to_owned());
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let header = match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => return Err(bad("more than one Host header")),
+        (Some(host), None) => Some(host.to_str().map_err(|_| bad("Host is not text"))?),
+        (None, _) => None,
+    };
+    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    if authority.is_some_and(|authority| authority.contains('@')) {
+        return Err(bad("user information in the request target"));
+    }
+    match (authority, header) {
+        (Some(authority), Some(header)) if !authority.eq_ignore_ascii_case(header) => {
+            Err(bad("Host and the request target disagree"))
+        }
+        (Some(authority), _) => Ok(authority.to_owned()),
+        (None, Some("")) => Err(bad("Host is empty")),
+        (None, Some(header)) => Ok(header.to_owned()),
+        (None, None) if parts.version == Version::HTTP_10 => Ok(String::new()),
+        (None, None) => Err(bad("Host is missing")),
+    }
+}
+
+pub(super) fn target_of(parts: &Parts) -> Result<Target, Error> {
+    let text = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    if text == "*" && parts.method != Method::OPTIONS {
+        return Err(Error::BadRequest("* is a target for OPTIONS only".to_owned()));
+    }
+    Target::parse(text).map_err(|bad| Error::BadRequest(bad.to_string()))
+}
+
+/// Whether the request asks for another protocol in a form that can be given: HTTP/1.1, no body.
+pub(super) fn wants_upgrade(request: &Request<Incoming>) -> bool {
+    let headers = request.headers();
+    let Some(protocol) = headers.get(header::UPGRADE) else { return false };
+    let connections = headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
+    request.version() == Version::HTTP_11
+        && !protocol.as_bytes().to_ascii_lowercase().starts_with(b"h2")
+        && Connection::parse(connections).upgrade
+        && request.body().is_end_stream()
+}
+
+pub(super) fn expects_continue(parts: &Parts) -> bool {
+    parts.version == Version::HTTP_11
+        && parts
+            .headers
+            .get(header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}

@@ -1,0 +1,153 @@
+//! A node for kernel tests: namespaces, a veth pair, a pin directory.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
+use nix::unistd::Pid;
+use sluice::dataplane::image::{MapImage, VipEntry};
+use sluice::dataplane::kernel::{self, Dataplane, KernelError, Settings, XdpMode};
+use sluice::model::{Transport, Vip};
+
+use crate::need_root;
+
+/// The VIP of [`image`] as it stands before a port.
+pub const VIP4: &str = "198.51.100.1";
+/// The same in IPv6.
+pub const VIP6: &str = "[2001:db8:2::1]";
+
+/// A network namespace with a veth pair in it and a pin directory. The current thread moves in.
+pub struct Node {
+    pub name: String,
+    pub pin_dir: PathBuf,
+}
+
+impl Node {
+    pub fn new() -> Self {
+        need_root();
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("slk{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let pin_dir = Path::new("/sys/fs/bpf").join(&name);
+        ip(&["netns", "add", &name]);
+        let node = Self { name, pin_dir };
+        let namespace = std::fs::File::open(format!("/run/netns/{}", node.name)).expect("namespace");
+        setns(namespace, CloneFlags::CLONE_NEWNET).expect("setns");
+        ip(&["link", "set", "lo", "up"]);
+        ip(&["link", "add", "nic", "type", "veth", "peer", "name", "far"]);
+        ip(&["link", "set", "nic", "up"]);
+        ip(&["link", "set", "far", "up"]);
+        node
+    }
+
+    pub fn settings(&self) -> Settings {
+        Settings {
+            interface: vec!["nic".into()],
+            xdp_mode: XdpMode::Auto,
+            pin_dir: self.pin_dir.clone(),
+            log: false,
+        }
+    }
+
+    /// Moves the far end of the veth pair into a namespace of its own, with addresses and routes
+    /// to the VIPs, and makes the VIPs local here.
+    pub fn add_client(&self) -> Client {
+        let name = format!("{}c", self.name);
+        ip(&["netns", "add", &name]);
+        let client = Client { name };
+        ip(&["link", "set", "far", "netns", &client.name]);
+        ip(&["addr", "add", "192.0.2.1/24", "dev", "nic"]);
+        ip(&["addr", "add", "2001:db8:1::1/64", "dev", "nic", "nodad"]);
+        for command in [
+            &["addr", "add", "192.0.2.2/24", "dev", "far"][..],
+            &["addr", "add", "2001:db8:1::2/64", "dev", "far", "nodad"],
+            &["link", "set", "far", "up"],
+            &["route", "add", "198.51.100.0/24", "via", "192.0.2.1"],
+            &["route", "add", "2001:db8:2::/64", "via", "2001:db8:1::1"],
+        ] {
+            ip(&[&["-n", client.name.as_str()], command].concat());
+        }
+        routes(&["198.51.100.1", "2001:db8:2::1"]);
+        client
+    }
+
+    pub fn open(&self) -> Result<Dataplane, KernelError> {
+        Dataplane::open(self.settings())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // The test may have failed with the pins in any state: what is left goes with them.
+        let _ = kernel::remove(&self.pin_dir);
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+/// The client's namespace.
+pub struct Client {
+    name: String,
+}
+
+impl Client {
+    /// Does something in the client's namespace, on a CPU if one is given.
+    pub fn run<T: Send>(&self, cpu: Option<usize>, work: impl FnOnce() -> T + Send) -> T {
+        let path = format!("/run/netns/{}", self.name);
+        let there = || {
+            if let Some(cpu) = cpu {
+                let mut set = CpuSet::new();
+                set.set(cpu).expect("a CPU number");
+                sched_setaffinity(Pid::from_raw(0), &set).expect("affinity");
+            }
+            let namespace = std::fs::File::open(path).expect("namespace");
+            setns(namespace, CloneFlags::CLONE_NEWNET).expect("setns");
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(there).join().expect("the client's thread"))
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+pub fn ip(arguments: &[&str]) {
+    let output = Command::new("ip").args(arguments).output().expect("ip (iproute2) is installed");
+    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+pub fn ip_output(arguments: &[&str]) -> String {
+    let output = Command::new("ip").args(arguments).output().expect("ip (iproute2) is installed");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub fn routes(addresses: &[&str]) -> kernel::vip_routes::Changed {
+    let addresses: Vec<_> = addresses.iter().map(|a| a.parse().expect("address")).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    runtime.block_on(kernel::vip_routes::ensure(&addresses)).expect("routes")
+}
+
+/// `198.51.100.1:80` or `[2001:db8:2::1]:80`, over TCP.
+pub fn vip(socket: &str) -> Vip {
+    let socket: SocketAddr = socket.parse().expect("address and port");
+    Vip { address: socket.ip(), port: socket.port(), transport: Transport::Tcp }
+}
+
+/// Port 80 and 443 of a VIP in each family, one name and one wildcard.
+pub fn image() -> MapImage {
+    MapImage {
+        vips: [VIP4, VIP6]
+            .into_iter()
+            .flat_map(|address| [(address, 80), (address, 443)])
+            .map(|(address, port)| {
+                let entry = VipEntry { observe_sni: port == 443 };
+                (vip(&format!("{address}:{port}")), entry)
+            })
+            .collect(),
+        names: ["a.example.com".to_owned()].into(),
+        wildcards: ["wild.example.com".to_owned()].into(),
+    }
+}

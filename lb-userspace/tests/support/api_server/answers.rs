@@ -1,0 +1,245 @@
+//! Requests and their answers, watches apart.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use super::store::{Shared, merge, name_of};
+use super::watches::open_watch;
+use super::{Fault, Seen};
+
+pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let shared = shared.clone();
+        let service = hyper::service::service_fn(move |request| {
+            let shared = shared.clone();
+            async move { Ok::<_, Infallible>(answer(request, shared).await) }
+        });
+        connections.spawn(async move {
+            // A client that goes away is part of the play.
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// What a path names.
+pub(super) struct Target {
+    pub(super) collection: String,
+    pub(super) namespace: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) subresource: Option<String>,
+}
+
+impl Target {
+    fn parse(path: &str) -> Option<Self> {
+        let mut parts = path.trim_matches('/').split('/').map(str::to_owned);
+        let root = parts.next()?;
+        let version = match root.as_str() {
+            "api" => parts.next()?,
+            "apis" => format!("{}/{}", parts.next()?, parts.next()?),
+            _ => return None,
+        };
+        let rest: Vec<String> = parts.collect();
+        let (namespace, rest) = match rest.as_slice() {
+            [word, namespace, rest @ ..] if word == "namespaces" && !rest.is_empty() => {
+                (Some(namespace.clone()), rest)
+            }
+            rest => (None, rest),
+        };
+        let collection = format!("/{root}/{version}/{}", rest.first()?);
+        Some(Self { collection, namespace, name: rest.get(1).cloned(), subresource: rest.get(2).cloned() })
+    }
+
+    fn resource(&self) -> String {
+        let plural = self.collection.rsplit('/').next().unwrap_or_default();
+        match &self.subresource {
+            Some(subresource) => format!("{plural}/{subresource}"),
+            None => plural.to_owned(),
+        }
+    }
+}
+
+async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Body> {
+    let Some(target) = Target::parse(request.uri().path()) else { return status(404, "no such path") };
+    let query: BTreeMap<String, String> = request
+        .uri()
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name.to_owned(), unescape(value)))
+        .collect();
+    let watched = query.get("watch").is_some_and(|value| value == "true" || value == "1");
+    let verb = match (request.method(), &target.name) {
+        (&Method::GET, None) if watched => "watch",
+        (&Method::GET, None) => "list",
+        (&Method::GET, Some(_)) => "get",
+        (&Method::POST, _) => "create",
+        (&Method::PUT, _) => "update",
+        (&Method::PATCH, _) => "patch",
+        _ => "delete",
+    };
+    let resource = target.resource();
+    let (outage, fault) = {
+        let mut state = shared.lock();
+        state.seen.push(Seen { verb, resource: resource.clone(), query: query.clone() });
+        let fits = state.faults.iter().position(|(v, r, _)| *v == verb && *r == resource);
+        let fault = fits.and_then(|index| state.faults.remove(index)).map(|(_, _, fault)| fault);
+        (state.outage, fault)
+    };
+    match (outage, fault) {
+        (Some(code), _) | (None, Some(Fault::Status(code))) => return status(code, "this is a test"),
+        (None, Some(Fault::Slow(wait))) => tokio::time::sleep(wait).await,
+        (None, None) => {}
+    }
+    match verb {
+        "list" => list(&shared, &target, &query),
+        "watch" => open_watch(shared, target, &query),
+        "get" => match shared.lock().objects.get(&target.collection).and_then(|all| all.get(&key(&target))) {
+            Some(object) => reply(StatusCode::OK, object),
+            None => status(404, "not found"),
+        },
+        _ => write(verb, request, &shared, &target).await,
+    }
+}
+
+fn key(target: &Target) -> (String, String) {
+    (target.namespace.clone().unwrap_or_default(), target.name.clone().unwrap_or_default())
+}
+
+fn list(shared: &Shared, target: &Target, query: &BTreeMap<String, String>) -> Response<Body> {
+    let mut state = shared.lock();
+    let after = match query.get("continue").map(|token| token.split_once('\n').unwrap_or_default()) {
+        Some(_) if state.expired_tokens > 0 => {
+            state.expired_tokens -= 1;
+            return status(410, "The provided continue parameter is too old");
+        }
+        Some((namespace, name)) => Some((namespace.to_owned(), name.to_owned())),
+        None => None,
+    };
+    let limit =
+        query.get("limit").and_then(|limit| limit.parse().ok()).filter(|n| *n > 0).unwrap_or(usize::MAX);
+    let none = BTreeMap::new();
+    let all = state.objects.get(&target.collection).unwrap_or(&none);
+    let mut rest = all
+        .iter()
+        .filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after))
+        .filter(|(_, object)| fits(object, target, query))
+        .peekable();
+    let (mut items, mut last) = (Vec::new(), None);
+    while let Some((name, object)) = rest.next_if(|_| items.len() < limit) {
+        items.push(object.clone());
+        last = Some(name);
+    }
+    let token = match (rest.peek(), last) {
+        (Some(_), Some((namespace, name))) => format!("{namespace}\n{name}"),
+        _ => String::new(),
+    };
+    let metadata = json!({"resourceVersion": state.version.to_string(), "continue": token});
+    reply(StatusCode::OK, &json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items}))
+}
+
+/// Whether an object is in the namespace and matches the field selector (`a.b=c`, joined by commas).
+pub(super) fn fits(object: &Value, target: &Target, query: &BTreeMap<String, String>) -> bool {
+    let in_namespace = target.namespace.as_ref().is_none_or(|n| object["metadata"]["namespace"] == **n);
+    let selector = query.get("fieldSelector").map(String::as_str).unwrap_or_default();
+    let mut terms = selector.split(',').filter_map(|term| term.split_once('='));
+    in_namespace
+        && terms.all(|(field, value)| {
+            let pointer = format!("/{}", field.replace('.', "/"));
+            object.pointer(&pointer).and_then(Value::as_str) == Some(value.trim_start_matches('='))
+        })
+}
+
+/// Creates, replaces, merges or deletes. Status is kept apart from the rest, as the API does.
+async fn write(verb: &str, request: Request<Incoming>, shared: &Shared, target: &Target) -> Response<Body> {
+    let Ok(body) = request.into_body().collect().await else { return status(400, "the body broke off") };
+    let body: Value = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
+    let name = if verb == "create" { name_of(&body) } else { key(target) };
+    let known = shared.lock().objects.get(&target.collection).and_then(|all| all.get(&name)).cloned();
+    let object = match (verb, known) {
+        ("create", Some(_)) => return status(409, "already exists"),
+        ("create", None) => body,
+        (_, None) => return status(404, "not found"),
+        ("delete", Some(known)) => {
+            shared.remove(&target.collection, &name);
+            return reply(StatusCode::OK, &known);
+        }
+        ("update", Some(known)) => {
+            let expected = &body["metadata"]["resourceVersion"];
+            if !expected.is_null() && *expected != known["metadata"]["resourceVersion"] {
+                return status(409, "the object has been modified");
+            }
+            if target.subresource.is_some() {
+                let mut object = known;
+                object["status"] = body["status"].clone();
+                object
+            } else {
+                body
+            }
+        }
+        (_, Some(mut known)) => {
+            merge(&mut known, body);
+            known
+        }
+    };
+    reply(StatusCode::OK, &shared.put(&target.collection, object))
+}
+
+fn reply(code: StatusCode, value: &Value) -> Response<Body> {
+    let body = http_body_util::Full::new(Bytes::from(value.to_string()))
+        .map_err(|never| match never {})
+        .boxed_unsync();
+    Response::builder()
+        .status(code)
+        .header("content-type", "application/json")
+        .body(body)
+        .expect("valid parts")
+}
+
+pub(super) fn status(code: u16, message: &str) -> Response<Body> {
+    reply(StatusCode::from_u16(code).expect("a status"), &status_object(code, message))
+}
+
+pub(super) fn status_object(code: u16, message: &str) -> Value {
+    let reason = match code {
+        404 => "NotFound",
+        409 => "Conflict",
+        410 => "Expired",
+        429 => "TooManyRequests",
+        _ => "InternalError",
+    };
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "code": code, "reason": reason, "message": message})
+}
+
+/// Undoes the escapes of a query value.
+fn unescape(text: &str) -> String {
+    let (mut out, mut bytes) = (Vec::new(), text.bytes());
+    while let Some(byte) = bytes.next() {
+        let escaped = (byte == b'%').then(|| [bytes.next(), bytes.next()]);
+        out.push(match escaped {
+            Some([Some(high), Some(low)]) => {
+                u8::from_str_radix(&format!("{}{}", high as char, low as char), 16).expect("an escape")
+            }
+            _ if byte == b'+' => b' ',
+            _ => byte,
+        });
+    }
+    String::from_utf8(out).expect("UTF-8")
+}
