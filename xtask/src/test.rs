@@ -23,6 +23,7 @@ pub fn run() -> Result<()> {
     cargo(["fmt", "--all", "--check"]).run()?;
     tidy::run(&root())?;
     cargo(["clippy", "--all-targets", "--", "-D", "warnings"]).run()?;
+    kernel_lints()?;
     unprivileged()?;
     if !is_root() {
         bail!(
@@ -35,6 +36,16 @@ pub fn run() -> Result<()> {
     demo::run(&demo::Options { once: true })?;
     eprintln!("test: all passed in {} s", start.elapsed().as_secs());
     Ok(())
+}
+
+/// Clippy for the kernel programs, which build for their own target only. The bootstrap variable
+/// lets the stable compiler build `core` for it, here and in lb-userspace's build script only.
+fn kernel_lints() -> Result<()> {
+    cargo(["clippy", "--package=lb-ebpf", "--release", "--target=bpfel-unknown-none", "-Zbuild-std=core"])
+        .args(["--target-dir=target/ebpf-clippy", "--", "-D", "warnings"])
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("RUSTFLAGS", "--cfg=bpf_target_arch=\"x86_64\"")
+        .run()
 }
 
 /// All test targets but the privileged one. Cargo can't leave one out, so the others are named.

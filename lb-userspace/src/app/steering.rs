@@ -78,7 +78,7 @@ impl Steering {
     pub fn verify(&self, snapshot: &Snapshot) -> Result<Vec<String>, String> {
         let differences =
             self.dataplane.verify(&MapImage::from_snapshot(snapshot)).map_err(|error| error.to_string())?;
-        Ok(differences.iter().map(|one| format!("{:?} is needed", one.repair)).collect())
+        Ok(differences.iter().map(|one| one.to_string()).collect())
     }
 
     /// Where the program is attached.

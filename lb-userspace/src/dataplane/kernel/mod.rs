@@ -89,6 +89,19 @@ pub struct Difference {
     pub repair: Op,
 }
 
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.repair {
+            Op::AddName(name) => write!(f, "NAMES: {name} is missing"),
+            Op::AddWildcard(suffix) => write!(f, "WILDCARDS: *.{suffix} is missing"),
+            Op::SetVip(vip, _) => write!(f, "VIPS: {vip} is missing or has other flags"),
+            Op::DeleteVip(vip) => write!(f, "VIPS: {vip} should not be there"),
+            Op::DeleteWildcard(suffix) => write!(f, "WILDCARDS: *.{suffix} should not be there"),
+            Op::DeleteName(name) => write!(f, "NAMES: {name} should not be there"),
+        }
+    }
+}
+
 /// A worker's listeners.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerSocket<'a> {
