@@ -149,7 +149,13 @@ pub struct RunArgs {
     pub pin_dir: PathBuf,
     /// Log what the kernel programs find odd, and each ClientHello: lines of level debug of
     /// sluice_ebpf, so --log has to let them through.
-    #[arg(long, conflicts_with = "no_xdp", help_heading = "XDP")]
+    #[arg(
+        long,
+        env = "SLUICE_XDP_LOG",
+        value_parser = BoolishValueParser::new(),
+        conflicts_with = "no_xdp",
+        help_heading = "XDP"
+    )]
     pub xdp_log: bool,
 
     /// Also serve Ingresses of this class, whoever's controller it names. May be repeated.
