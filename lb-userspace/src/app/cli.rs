@@ -122,6 +122,15 @@ pub struct RunArgs {
         help_heading = "Traffic"
     )]
     pub access_log: AccessLog,
+    /// Believe X-Forwarded-* headers of peers in this network (CIDR). May be repeated.
+    #[arg(
+        long,
+        env = "SLUICE_TRUSTED_PROXY",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        help_heading = "Traffic"
+    )]
+    pub trusted_proxy: Vec<ipnet::IpNet>,
     /// How many seconds open connections may take to end after SIGTERM.
     #[arg(
         long,

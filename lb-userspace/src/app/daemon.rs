@@ -246,6 +246,7 @@ async fn take(
         tracing::info!(vips = vips.join(" "), xdp = !args.no_xdp, "serving");
     }
     state.trouble.store((!trouble.is_empty()).then(|| Arc::new(trouble.join("; "))));
+    state.serving.store(true, Ordering::Relaxed);
     Ok(())
 }
 
@@ -263,6 +264,7 @@ fn start(
             AccessLog::Off => proxy::AccessLog::Off,
             AccessLog::Stdout => proxy::AccessLog::Stdout,
         },
+        trusted_proxies: args.trusted_proxy.clone(),
         ..Default::default()
     };
     let proxy = Proxy::start(settings, Arc::clone(snapshot))?;

@@ -39,6 +39,8 @@ pub struct State {
     pub synced: AtomicBool,
     /// The daemon before still has the kernel's side: this one only stands by.
     pub waiting: AtomicBool,
+    /// The first snapshot is in place everywhere: workers, kernel maps, VIP routes.
+    pub serving: AtomicBool,
     /// Why the kernel or the listeners are not as the snapshot asks.
     pub trouble: ArcSwapOption<String>,
     /// Going down: no longer ready.
@@ -56,6 +58,7 @@ impl State {
             steering: Mutex::new(None),
             synced: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
+            serving: AtomicBool::new(false),
             trouble: ArcSwapOption::empty(),
             draining: AtomicBool::new(false),
         }
@@ -173,7 +176,8 @@ impl Probed for State {
         }
         match self.trouble.load().as_deref() {
             Some(trouble) => Err(trouble.clone()),
-            None => Ok(()),
+            None if self.serving.load(Ordering::Relaxed) => Ok(()),
+            None => Err("setting up the first snapshot".to_owned()),
         }
     }
 

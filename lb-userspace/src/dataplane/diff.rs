@@ -24,12 +24,13 @@ pub enum Op {
 }
 
 /// The writes from `have` to `want`. Names come before the VIPs whose hellos are looked up in
-/// them; deletions go the other way round.
+/// them. In each table what goes makes room before what comes: it holds either set, not both.
 pub fn diff(have: &MapImage, want: &MapImage) -> Vec<Op> {
     let mut ops = Vec::new();
+    ops.extend(have.wildcards.difference(&want.wildcards).cloned().map(Op::DeleteWildcard));
+    ops.extend(have.names.difference(&want.names).cloned().map(Op::DeleteName));
     ops.extend(want.names.difference(&have.names).cloned().map(Op::AddName));
     ops.extend(want.wildcards.difference(&have.wildcards).cloned().map(Op::AddWildcard));
-    // Old VIPs go before new ones come: the table has room for either set, not for both.
     ops.extend(have.vips.keys().filter(|vip| !want.vips.contains_key(vip)).copied().map(Op::DeleteVip));
     ops.extend(
         want.vips
@@ -37,8 +38,6 @@ pub fn diff(have: &MapImage, want: &MapImage) -> Vec<Op> {
             .filter(|(vip, entry)| have.vips.get(vip) != Some(entry))
             .map(|(vip, entry)| Op::SetVip(*vip, *entry)),
     );
-    ops.extend(have.wildcards.difference(&want.wildcards).cloned().map(Op::DeleteWildcard));
-    ops.extend(have.names.difference(&want.names).cloned().map(Op::DeleteName));
     ops
 }
 
@@ -98,11 +97,12 @@ mod tests {
         }
 
         #[test]
-        fn names_come_before_vips_and_go_after_them(a in image(), b in image()) {
+        fn names_come_before_vips_and_room_before_what_takes_it(a in image(), b in image()) {
             let rank = |op: &Op| match op {
-                Op::AddName(_) | Op::AddWildcard(_) => 0,
-                Op::SetVip(..) | Op::DeleteVip(_) => 1,
-                Op::DeleteName(_) | Op::DeleteWildcard(_) => 2,
+                Op::DeleteName(_) | Op::DeleteWildcard(_) => 0,
+                Op::AddName(_) | Op::AddWildcard(_) => 1,
+                Op::DeleteVip(_) => 2,
+                Op::SetVip(..) => 3,
             };
             prop_assert!(diff(&a, &b).is_sorted_by_key(rank));
         }

@@ -116,6 +116,10 @@ impl<S> ClientStream<S> {
             self.is_stalled = false;
             return result;
         }
+        // A tunnel has no time limit; TCP's own probes find a client that is gone.
+        if self.gate.tunnel.load(Relaxed) {
+            return Poll::Pending;
+        }
         let limit = self.timeouts.client;
         let timer = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         if !self.is_stalled {

@@ -68,15 +68,21 @@ impl<'a> Certificates<'a> {
                 Some(certificate)
             }
             Err(BadSecret { field, cause, remedy }) => {
+                // A rotation gone wrong must not cost the certificate that still works.
+                let before = self.previous.get(key).map(|certificate| Arc::clone(certificate));
+                let instead = match before {
+                    Some(_) => "the certificate it held before is still served",
+                    None => "its hosts get the default certificate",
+                };
                 issues.push(issue(
                     Severity::Error,
                     IssueReason::InvalidCertificate,
                     "Secret",
                     key,
                     field,
-                    format!("{}; its hosts get the default certificate. {remedy}", excerpt(&cause)),
+                    format!("{}; {instead}. {remedy}", excerpt(&cause)),
                 ));
-                None
+                before
             }
         };
         self.read.insert(key.clone(), certificate.clone());

@@ -100,6 +100,32 @@ fn what_does_not_change_is_the_same_arc() {
     assert_ne!(noted.issues, rerouted.issues);
 }
 
+#[test]
+fn a_rotation_gone_wrong_keeps_the_certificate_before() {
+    let spec = json!({ "tls": [{ "hosts": ["a.example.com"], "secretName": "tls" }],
+                       "rules": [{ "host": "a.example.com", "http": { "paths": [path("/")] } }] });
+    let (mut good, mut other) = (secret(), secret());
+    let first = run(&store(&[ingress(spec.clone()), good.clone()]).0, &Snapshot::empty());
+    // The key of another certificate, and no PEM at all.
+    good["stringData"]["tls.key"] = other["stringData"]["tls.key"].take();
+    other["stringData"]["tls.crt"] = json!("not PEM");
+    other["stringData"]["tls.key"] = json!("not PEM");
+    for bad in [good, other] {
+        let objects = store(&[ingress(spec.clone()), bad]).0;
+        let after = run(&objects, &first);
+        assert_eq!(after.tls, first.tls);
+        let told = |snapshot: &Snapshot, text: &str| {
+            snapshot
+                .issues
+                .iter()
+                .any(|issue| issue.reason == IssueReason::InvalidCertificate && issue.message.contains(text))
+        };
+        assert!(told(&after, "before is still served"), "{:?}", after.issues);
+        let anew = run(&objects, &Snapshot::empty());
+        assert!(anew.tls.by_host.is_empty() && told(&anew, "default certificate"), "{:?}", anew.issues);
+    }
+}
+
 fn some_issue() -> Issue {
     let key = ObjectKey::new("", "web.yaml");
     report::issue(crate::model::Severity::Note, IssueReason::UnknownKind, "File", &key, "", "")

@@ -152,7 +152,10 @@ fn add(
     let key = name_key(name)?;
     let slot = free.pop_first().ok_or(KernelError::Full(map_name))?;
     reset("NAME_COUNTERS", counters, slot, vec![0; cpus])?;
-    map.insert(key, slot, 0).map_err(KernelError::map(map_name))
+    map.insert(key, slot, 0).map_err(|error| {
+        free.insert(slot);
+        KernelError::map(map_name)(error)
+    })
 }
 
 /// A slot may have counted for somebody else before.

@@ -95,7 +95,7 @@ async fn local_routes(handle: &Handle) -> Result<Vec<LocalRoute>, KernelError> {
 }
 
 fn local_route(route: &RouteMessage) -> Option<LocalRoute> {
-    if route.header.kind != RouteType::Local {
+    if route.header.kind != RouteType::Local || u32::from(route.header.table) != LOCAL_TABLE {
         return None;
     }
     let address = route.attributes.iter().find_map(|attribute| match attribute {

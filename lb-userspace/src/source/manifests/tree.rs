@@ -59,14 +59,22 @@ impl Tree {
         let mut tree = Self::default();
         let metadata = fs::metadata(root)?;
         let entries = fs::read_dir(root)?;
-        tree.descend(entries, &mut vec![(metadata.dev(), metadata.ino())]);
+        tree.descend(root, entries, &mut vec![(metadata.dev(), metadata.ino())]);
         Ok(tree)
     }
 
     /// `above` holds device and inode of the directories on the way here: a link back to one of
     /// them is a loop.
-    fn descend(&mut self, entries: fs::ReadDir, above: &mut Vec<(u64, u64)>) {
-        for entry in entries.flatten() {
+    fn descend(&mut self, directory: &Path, entries: fs::ReadDir, above: &mut Vec<(u64, u64)>) {
+        for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry,
+                // What the rest of the listing would have held is unknown, not gone.
+                Err(e) => {
+                    self.blocked.insert(directory.to_owned(), e);
+                    return;
+                }
+            };
             let (name, path) = (entry.file_name(), entry.path());
             if name.as_encoded_bytes().starts_with(b".") {
                 continue;
@@ -81,7 +89,7 @@ impl Tree {
                     match fs::read_dir(&path) {
                         Ok(entries) => {
                             above.push(identity);
-                            self.descend(entries, above);
+                            self.descend(&path, entries, above);
                             above.pop();
                         }
                         Err(e) => drop(self.blocked.insert(path, e)),
@@ -95,7 +103,10 @@ impl Tree {
                     let error = io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file");
                     self.blocked.insert(path, error);
                 }
-                Err(e) if wanted => drop(self.blocked.insert(path, e)),
+                // Of another name it may be a directory: only what surely isn't there is passed over.
+                Err(e) if wanted || e.kind() != io::ErrorKind::NotFound => {
+                    self.blocked.insert(path, e);
+                }
                 _ => {}
             }
         }
