@@ -302,16 +302,22 @@ fn sigterm_drains() {
     assert!(!daemon.socket().exists());
 }
 
-#[test]
-fn what_a_drain_cuts_is_counted() {
+/// A daemon with a request that its endpoint won't answer while the test lasts.
+fn with_a_request_under_way(drain_timeout: &str) -> Daemon {
     let slow = endpoint("slow", Duration::from_secs(300));
     let files = [("a.yaml", service("slow", &[slow]) + &ingress("web", "slow.test", "/", "slow"))];
-    let mut daemon = Daemon::start(&files, &["--drain-timeout", "1"]);
+    let daemon = Daemon::start(&files, &["--drain-timeout", drain_timeout]);
     let port = daemon.http;
     std::thread::spawn(move || get(port, "slow.test", "/slow"));
     until("the request is under way", || {
         (daemon.json(&["status"])["proxy"]["total"]["requests_active"] == 1).then_some(())
     });
+    daemon
+}
+
+#[test]
+fn what_a_drain_cuts_is_counted() {
+    let mut daemon = with_a_request_under_way("1");
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait(), Some(0), "{}", daemon.log());
     assert!(daemon.log().contains("cut=1"), "{}", daemon.log());
@@ -319,14 +325,7 @@ fn what_a_drain_cuts_is_counted() {
 
 #[test]
 fn a_second_signal_ends_at_once() {
-    let slow = endpoint("slow", Duration::from_secs(300));
-    let files = [("a.yaml", service("slow", &[slow]) + &ingress("web", "slow.test", "/", "slow"))];
-    let mut daemon = Daemon::start(&files, &["--drain-timeout", "300"]);
-    let port = daemon.http;
-    std::thread::spawn(move || get(port, "slow.test", "/slow"));
-    until("the request is under way", || {
-        (daemon.json(&["status"])["proxy"]["total"]["requests_active"] == 1).then_some(())
-    });
+    let mut daemon = with_a_request_under_way("300");
     daemon.signal(Signal::SIGINT);
     until("it drains", || daemon.log().contains("draining").then_some(()));
     daemon.signal(Signal::SIGINT);

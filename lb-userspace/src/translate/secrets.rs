@@ -69,7 +69,7 @@ impl<'a> Certificates<'a> {
             }
             Err(BadSecret { field, cause, remedy }) => {
                 // A rotation gone wrong must not cost the certificate that still works.
-                let before = self.previous.get(key).map(|certificate| Arc::clone(certificate));
+                let before = self.previous.get(key).copied().cloned();
                 let instead = match before {
                     Some(_) => "the certificate it held before is still served",
                     None => "its hosts get the default certificate",

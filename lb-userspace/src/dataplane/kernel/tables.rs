@@ -127,17 +127,22 @@ impl Tables {
 
     fn set_vip(&mut self, vip: &Vip, entry: VipEntry) -> Result<(), KernelError> {
         let key = vip_key(vip);
-        let slot = match self.vips.get(&key, 0) {
-            Ok(value) => value.slot,
+        let (slot, known) = match self.vips.get(&key, 0) {
+            Ok(value) => (value.slot, true),
             Err(_) => {
                 let slot = self.free_vips.pop_first().ok_or(KernelError::Full("VIPS"))?;
                 let zeros = vec![VipCounters::default(); self.cpus];
                 reset("VIP_COUNTERS", &mut self.vip_counters, slot, zeros)?;
-                slot
+                (slot, false)
             }
         };
         let flags = if entry.observe_sni { VIP_OBSERVE_SNI } else { 0 };
-        self.vips.insert(key, VipValue { slot, flags }, 0).map_err(KernelError::map("VIPS"))
+        self.vips.insert(key, VipValue { slot, flags }, 0).map_err(|error| {
+            if !known {
+                self.free_vips.insert(slot);
+            }
+            KernelError::map("VIPS")(error)
+        })
     }
 }
 
