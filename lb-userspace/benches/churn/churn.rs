@@ -50,36 +50,34 @@ impl Churn {
         let (mut random, mut client, mut seen) = (Random::new(11), Client::new(self.port), Seen::default());
         let mut host = 0;
         let mut own = 0;
-        self.on_schedule(edits, |edit| {
-            match edit % 4 {
-                0 => {
-                    host = self.hosts / 2 + random.below(self.hosts / 2);
+        self.on_schedule(edits, |edit| match edit % 4 {
+            0 => {
+                host = self.hosts / 2 + random.below(self.hosts / 2);
+                own = self.neighbour(&mut random, host, own);
+                while self.world.leads_to(host, own) {
                     own = self.neighbour(&mut random, host, own);
-                    while self.world.leads_to(host, own) {
-                        own = self.neighbour(&mut random, host, own);
-                    }
-                    self.world.route(host, own);
-                    let object = ingress(host, &[("/".into(), own)]);
-                    self.until(&mut client, &mut seen, object, &host_name(host), "/", |a| self.from(a, own));
                 }
-                1 => {
-                    let (path, to) = (format!("/v{edit}"), self.neighbour(&mut random, host, own));
-                    let object = ingress(host, &[("/".into(), own), (path.clone(), to)]);
-                    self.until(&mut client, &mut seen, object, &host_name(host), &path, |a| self.from(a, to));
-                }
-                2 => {
-                    let mut object = ingress(host, &[("/".into(), own)]);
-                    let mut rule = object["spec"]["rules"][0].clone();
-                    let name = format!("new-{}", host_name(host));
-                    rule["host"] = name.as_str().into();
-                    object["spec"]["rules"].as_array_mut().expect("rules").push(rule);
-                    self.until(&mut client, &mut seen, object, &name, "/x", |a| self.from(a, own));
-                }
-                _ => {
-                    let object = ingress(host, &[("/".into(), own)]);
-                    let name = format!("new-{}", host_name(host));
-                    self.until(&mut client, &mut seen, object, &name, "/x", |a| a.status == 404);
-                }
+                self.world.route(host, own);
+                let object = ingress(host, &[("/".into(), own)]);
+                self.until(&mut client, &mut seen, object, &host_name(host), "/", |a| self.from(a, own));
+            }
+            1 => {
+                let (path, to) = (format!("/v{edit}"), self.neighbour(&mut random, host, own));
+                let object = ingress(host, &[("/".into(), own), (path.clone(), to)]);
+                self.until(&mut client, &mut seen, object, &host_name(host), &path, |a| self.from(a, to));
+            }
+            2 => {
+                let mut object = ingress(host, &[("/".into(), own)]);
+                let mut rule = object["spec"]["rules"][0].clone();
+                let name = format!("new-{}", host_name(host));
+                rule["host"] = name.as_str().into();
+                object["spec"]["rules"].as_array_mut().expect("rules").push(rule);
+                self.until(&mut client, &mut seen, object, &name, "/x", |a| self.from(a, own));
+            }
+            _ => {
+                let object = ingress(host, &[("/".into(), own)]);
+                let name = format!("new-{}", host_name(host));
+                self.until(&mut client, &mut seen, object, &name, "/x", |a| a.status == 404);
             }
         });
         seen

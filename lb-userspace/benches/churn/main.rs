@@ -146,7 +146,8 @@ fn main() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench");
         let json = serde_json::to_string_pretty(&report).expect("plain data");
         std::fs::write(directory.join("churn.json"), json + "\n").expect("bench/churn.json");
-        let text = format!("# `cargo xtask bench churn`\n\nThe method is in README.md.\n\n{}", report.table());
+        let text =
+            format!("# `cargo xtask bench churn`\n\nThe method is in README.md.\n\n{}", report.table());
         std::fs::write(directory.join("churn.md"), text).expect("bench/churn.md");
     }
 }

@@ -126,7 +126,14 @@ impl Delays {
         seen.delays.sort_by(f64::total_cmp);
         let of = |q| quantile(&seen.delays, q);
         let granularity = seen.polling / seen.polls.max(1) as f64;
-        Self { count: seen.delays.len(), p50: of(0.5), p99: of(0.99), max: of(1.0), granularity, lost: seen.lost }
+        Self {
+            count: seen.delays.len(),
+            p50: of(0.5),
+            p99: of(0.99),
+            max: of(1.0),
+            granularity,
+            lost: seen.lost,
+        }
     }
 }
 
