@@ -29,6 +29,8 @@ pub(super) enum Error {
     ClientTimeout,
     #[error("the client went away before its request was complete")]
     ClientGone,
+    #[error("this host is not served on a connection that was opened for another name")]
+    Misdirected,
     #[error("no route for this host and path")]
     NoRoute,
     #[error("the route can't be served: {0}")]
@@ -53,7 +55,11 @@ impl Error {
     /// Who has to change something.
     pub(super) fn fault(&self) -> Fault {
         match self {
-            Self::BadRequest(_) | Self::Connect | Self::ClientTimeout | Self::ClientGone => Fault::Client,
+            Self::BadRequest(_)
+            | Self::Connect
+            | Self::ClientTimeout
+            | Self::ClientGone
+            | Self::Misdirected => Fault::Client,
             Self::NoRoute | Self::Unavailable(_) | Self::NoEndpoint(_) => Fault::Configuration,
             Self::Connection { .. }
             | Self::ConnectTimeout(_)
@@ -70,6 +76,7 @@ impl Error {
             Self::BadRequest(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Unavailable(_) | Self::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Connection { .. } | Self::Closed { .. } | Self::Protocol { .. } => StatusCode::BAD_GATEWAY,

@@ -98,14 +98,14 @@ async fn answer(
     }
 
     let config = worker.config();
-    let routed = match host.as_str() {
-        "" => config.table.find(None, target.path()),
-        name => {
-            let name = normalise_host(name).map_err(|bad| Error::BadRequest(bad.to_string()))?;
-            config.table.find(Some(&name), target.path())
-        }
+    let name = match host.as_str() {
+        "" => None,
+        name => Some(normalise_host(name).map_err(|bad| Error::BadRequest(bad.to_string()))?),
     };
-    let found = routed.ok_or(Error::NoRoute)?;
+    if client.handshake.as_ref().is_some_and(|tls| config.tls.is_misdirected(tls, name.as_deref())) {
+        return Err(Error::Misdirected);
+    }
+    let found = config.table.find(name.as_deref(), target.path()).ok_or(Error::NoRoute)?;
     let route = found.route;
     let policy = &found.served.policy.rules;
     if let Some(entry) = &mut finish.entry {
