@@ -25,6 +25,8 @@ pub(super) enum Error {
     BadRequest(String),
     #[error("CONNECT is not served here")]
     Connect,
+    #[error("the request's body is longer than the {0} bytes that the route takes")]
+    BodyTooLarge(u64),
     #[error("the client did not send the request's body in time")]
     ClientTimeout,
     #[error("the client went away before its request was complete")]
@@ -53,7 +55,11 @@ impl Error {
     /// Who has to change something.
     pub(super) fn fault(&self) -> Fault {
         match self {
-            Self::BadRequest(_) | Self::Connect | Self::ClientTimeout | Self::ClientGone => Fault::Client,
+            Self::BadRequest(_)
+            | Self::Connect
+            | Self::BodyTooLarge(_)
+            | Self::ClientTimeout
+            | Self::ClientGone => Fault::Client,
             Self::NoRoute | Self::Unavailable(_) | Self::NoEndpoint(_) => Fault::Configuration,
             Self::Connection { .. }
             | Self::ConnectTimeout(_)
@@ -69,6 +75,7 @@ impl Error {
         match self {
             Self::BadRequest(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Unavailable(_) | Self::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
