@@ -16,6 +16,7 @@ use super::error::Error;
 use super::finish::Finish;
 use super::forward::forward;
 use super::incoming::{expects_continue, host_of, target_of, wants_upgrade};
+use super::incoming_body::RequestBody;
 use super::outgoing::{Framing, write_head};
 use super::respond;
 use super::upgrade;
@@ -79,7 +80,7 @@ async fn answer(
 ) -> Result<Reply, Error> {
     let worker = &client.worker;
     let on_upgrade = wants_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let request_id = worker.ids.next();
     if let Some(entry) = &mut finish.entry {
         entry.method = parts.method.to_string();
@@ -124,12 +125,13 @@ async fn answer(
         entry.cluster = Some(slot.key.to_string());
     }
 
+    let body = RequestBody::receive(worker, &mut parts, body, policy).await?;
     let upgrading = on_upgrade.is_some() && body.is_end_stream();
     let framing = Framing::of(&parts, &body);
     let head = write_head(client, &parts, &host, &target, policy, &request_id, &framing, upgrading);
     let outgoing = UpstreamRequest {
         head,
-        body: (!body.is_end_stream()).then_some(body),
+        body: body,
         chunked: framing == Framing::Chunked,
         expects_continue: expects_continue(&parts),
         wants_upgrade: upgrading,
