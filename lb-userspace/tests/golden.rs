@@ -79,7 +79,7 @@ fn settings(text: &str) -> Settings {
             "default-backend" => {
                 let (service, port) = value.split_once(':').expect("namespace/name:port");
                 let port = PortRef::Number(port.parse().expect("a port"));
-                settings.default_backend = Some(ClusterKey { service: pair(service), port });
+                settings.default_backend = Some(ClusterKey::new(pair(service), port));
             }
             "default-certificate" => settings.default_certificate = Some(pair(value)),
             other => panic!("{other} is no setting of these tests"),

@@ -127,14 +127,12 @@ fn answer(snapshot: &Snapshot, table: &RouteTable, host: &str, path: &str) -> St
     let Some(found) = table.find(host.as_deref(), target.path()) else { return "404".into() };
     let route = found.route;
     let name = &route.ingress.name;
-    match route.backend {
+    match &route.backend {
         Backend::Unavailable(_) => return format!("503 {name}"),
-        Backend::Cluster(at) => {
-            let cluster = &snapshot.clusters[&snapshot.routing.clusters[at]];
-            if cluster.endpoints.is_empty() {
-                return format!("503 {name}");
-            }
+        Backend::Cluster(key) if snapshot.clusters[&**key].endpoints.is_empty() => {
+            return format!("503 {name}");
         }
+        Backend::Cluster(_) | Backend::Answered => {}
     }
     match route.policy.https_redirect {
         Some(status) => format!("{status} {name}"),
@@ -314,7 +312,7 @@ fn default_backends() {
     check(&["younger: default age=2025", "older: default age=2024"], &[("a.com", "/", "older/default")]);
 
     let service = ObjectKey::new("other", "web");
-    let key = ClusterKey { service, port: PortRef::Number(80) };
+    let key = ClusterKey::new(service, PortRef::Number(80));
     let controller = Settings { default_backend: Some(key), ..serving() };
     check_with(
         &["own: default a.com|P|/a", "rules: b.com|P|/b", "open: c.com|-"],

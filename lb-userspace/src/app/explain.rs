@@ -238,7 +238,8 @@ fn answer(
     }
     let key = match &found.route.backend {
         model::Backend::Unavailable(why) => return own(503, why.to_string()),
-        model::Backend::Cluster(at) => snapshot.routing.clusters.get(*at),
+        model::Backend::Answered => return own(404, "the route's policy answers nothing".to_owned()),
+        model::Backend::Cluster(key) => Some(&**key),
     };
     let cluster = key.and_then(|key| snapshot.clusters.get(key));
     match cluster {
@@ -262,7 +263,7 @@ fn upstream_target(target: &Target, found: Option<&Candidate<'_>>) -> String {
             Some(query) => format!("{path}?{query}"),
             None => path.to_string(),
         },
-        None => target.path_and_query().to_owned(),
+        Some(RewriteTarget::Captures(_)) | None => target.path_and_query().to_owned(),
     }
 }
 
@@ -343,7 +344,7 @@ mod tests {
     };
 
     fn snapshot() -> Snapshot {
-        let key = |name: &str| ClusterKey { service: ObjectKey::new("d", name), port: PortRef::Number(80) };
+        let key = |name: &str| ClusterKey::new(ObjectKey::new("d", name), PortRef::Number(80));
         let cluster = |name: &str, endpoints: &[&str]| {
             let endpoint = |address: &&str| Endpoint {
                 address: address.parse().expect("an address"),
@@ -353,20 +354,23 @@ mod tests {
             let endpoints = endpoints.iter().map(endpoint).collect();
             (key(name), Arc::new(Cluster { key: key(name), protocol: Default::default(), endpoints }))
         };
-        let route = |path: &str, cluster, policy: RoutePolicy| Route {
+        let route = |path: &str, cluster: &str, policy: RoutePolicy| Route {
             ingress: ObjectKey::new("d", "web"),
             rule: "rules[0]".into(),
             path: PathMatch::Prefix(path.into()),
-            backend: Backend::Cluster(cluster),
+            backend: Backend::Cluster(Arc::new(key(cluster))),
+            canary: None,
             policy: Arc::new(policy),
         };
         let rewrite = RoutePolicy { rewrite: Some(RewriteTarget::Replace("/".into())), ..Default::default() };
         let redirect = RoutePolicy { https_redirect: Some(308), ..Default::default() };
-        let host = |host: &str, routes| VirtualHost {
-            host: HostPattern::parse(host).expect("a host"),
-            routes,
-            fallback: None,
-            shadowed: vec![],
+        let host = |host: &str, routes| {
+            Arc::new(VirtualHost {
+                host: HostPattern::parse(host).expect("a host"),
+                routes,
+                fallback: None,
+                shadowed: vec![],
+            })
         };
         let listener = |port, protocol| Listener {
             vip: Vip { address: "192.0.2.1".parse().expect("ip"), port, transport: Transport::Tcp },
@@ -380,11 +384,10 @@ mod tests {
                 hosts: vec![
                     host(
                         "blue.example.com",
-                        vec![route("/tea", 0, rewrite), route("/", 1, RoutePolicy::default())],
+                        vec![route("/tea", "one", rewrite), route("/", "two", RoutePolicy::default())],
                     ),
-                    host("red.example.com", vec![route("/", 0, redirect)]),
+                    host("red.example.com", vec![route("/", "one", redirect)]),
                 ],
-                clusters: vec![key("one"), key("two")],
             }),
             clusters: [cluster("one", &["10.0.0.1:80", "10.0.0.2:80"]), cluster("two", &[])].into(),
             ..Snapshot::empty()

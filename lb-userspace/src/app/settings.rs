@@ -173,7 +173,7 @@ fn cluster_key(text: &str) -> Result<ClusterKey, BadSettings> {
         Err(_) if !is_name(port) => return Err(bad()),
         Err(_) => PortRef::Name(port.into()),
     };
-    Ok(ClusterKey { service, port })
+    Ok(ClusterKey::new(service, port))
 }
 
 fn secret_key(text: &str) -> Result<ObjectKey, BadSettings> {

@@ -107,10 +107,10 @@ mod tests {
         };
         Snapshot {
             listeners: listeners.iter().map(listener).collect(),
-            routing: Arc::new(Routing { hosts: hosts.iter().map(host).collect(), clusters: Vec::new() }),
+            routing: Arc::new(Routing { hosts: hosts.iter().map(host).map(Arc::new).collect() }),
             tls: Arc::new(TlsConfig {
                 by_host: certificates.iter().map(|host| (pattern(host), Vec::new())).collect(),
-                default: None,
+                ..TlsConfig::default()
             }),
             ..Snapshot::empty()
         }

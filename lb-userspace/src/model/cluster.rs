@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::ObjectKey;
+use super::{ObjectKey, UpstreamProtocol};
 
 /// A Service's port, by number or by name, as a backend refers to it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,6 +26,16 @@ impl fmt::Display for PortRef {
     }
 }
 
+/// Which of a Service's addresses a cluster consists of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Via {
+    /// Its endpoints.
+    #[default]
+    Endpoints,
+    /// Its ClusterIP, so that the cluster's own balancing applies.
+    ClusterIp,
+}
+
 /// Names a cluster: one Service port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClusterKey {
@@ -33,11 +43,24 @@ pub struct ClusterKey {
     pub service: ObjectKey,
     /// Its port, as the backend writes it.
     pub port: PortRef,
+    /// Which of its addresses.
+    pub via: Via,
+}
+
+impl ClusterKey {
+    /// The endpoints of a Service's port.
+    pub fn new(service: ObjectKey, port: PortRef) -> Self {
+        Self { service, port, via: Via::default() }
+    }
 }
 
 impl fmt::Display for ClusterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.service, self.port)
+        write!(f, "{}:{}", self.service, self.port)?;
+        match self.via {
+            Via::Endpoints => Ok(()),
+            Via::ClusterIp => f.write_str(" (ClusterIP)"),
+        }
     }
 }
 
@@ -45,15 +68,6 @@ impl Serialize for ClusterKey {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
     }
-}
-
-/// What is spoken with a cluster's endpoints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BackendProtocol {
-    /// HTTP/1.1 without TLS.
-    #[default]
-    Http,
 }
 
 /// One address and port that serves a cluster and may take new requests.
@@ -74,8 +88,8 @@ pub struct Endpoint {
 pub struct Cluster {
     /// Which Service port this is.
     pub key: ClusterKey,
-    /// What its endpoints speak.
-    pub protocol: BackendProtocol,
+    /// What the Service's port says of its protocol (`appProtocol`); a route's policy may say more.
+    pub protocol: UpstreamProtocol,
     /// Sorted by address, no duplicates. Empty: requests get 503.
     pub endpoints: Arc<[Endpoint]>,
 }

@@ -3,18 +3,22 @@
 //! A [`Snapshot`] is the whole desired state of a node and never changes once made. Parts that
 //! did not change between two generations are the same `Arc`, which is how readers know.
 
+mod canary;
 mod cluster;
 mod issue;
 mod listener;
 mod name;
+mod policy;
 mod route;
 mod snapshot;
 mod tls;
 
-pub use cluster::{BackendProtocol, Cluster, ClusterKey, Endpoint, PortRef};
+pub use canary::{Canary, CanaryHeader, CanaryValue};
+pub use cluster::{Cluster, ClusterKey, Endpoint, PortRef, Via};
 pub use issue::{Issue, IssueReason, Severity};
 pub use listener::{Listener, Protocol, SniMode, Transport, Vip};
 pub use name::{HostPattern, InvalidHost, ObjectKey, ObjectRef};
-pub use route::{Backend, Compat, PathMatch, RewriteTarget, Route, RoutePolicy, Unavailable, VirtualHost};
+pub use policy::*;
+pub use route::{Backend, Compat, PathMatch, Route, Unavailable, VirtualHost};
 pub use snapshot::{Routing, Snapshot};
-pub use tls::{Certificate, TlsConfig};
+pub use tls::{Certificate, ClientAuth, TlsConfig};

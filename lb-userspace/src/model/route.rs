@@ -1,10 +1,10 @@
-//! Routes: host and path to policies and a cluster.
+//! Routes: host and path to a policy and a cluster.
 
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{ClusterKey, HostPattern, ObjectKey};
+use super::{Canary, ClusterKey, HostPattern, ObjectKey, RoutePolicy};
 
 /// Whose defaults an IngressClass's objects get.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
@@ -25,13 +25,16 @@ pub enum PathMatch {
     Exact(Arc<str>),
     /// Element by element: `/foo` covers `/foo`, `/foo/` and `/foo/bar`, not `/foobar`.
     Prefix(Arc<str>),
+    /// A regular expression that the begin of the path has to match, whatever the case of letters
+    /// (ingress-nginx's `~* "^…"`). It was compiled once before: it is valid and not too large.
+    Regex(Arc<str>),
 }
 
 impl PathMatch {
     /// The path as the manifest writes it.
     pub fn text(&self) -> &str {
         match self {
-            Self::Exact(path) | Self::Prefix(path) => path,
+            Self::Exact(path) | Self::Prefix(path) | Self::Regex(path) => path,
         }
     }
 }
@@ -64,29 +67,12 @@ pub enum Unavailable {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// The index of a cluster in [`super::Routing::clusters`].
-    Cluster(usize),
+    /// This cluster, which [`super::Snapshot::clusters`] has.
+    Cluster(Arc<ClusterKey>),
+    /// Nowhere, and none is needed: the policy answers every request by itself.
+    Answered,
     /// Nowhere: 503.
     Unavailable(Unavailable),
-}
-
-/// How the path is rewritten before the request goes upstream.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RewriteTarget {
-    /// The whole path becomes this; the query stays.
-    Replace(Arc<str>),
-}
-
-/// What happens with a request that took a route.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-pub struct RoutePolicy {
-    /// Plain requests are sent to https with this status (308).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub https_redirect: Option<u16>,
-    /// How the path is rewritten.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rewrite: Option<RewriteTarget>,
 }
 
 /// One path of one rule of one Ingress.
@@ -100,6 +86,9 @@ pub struct Route {
     pub path: PathMatch,
     /// Where it sends them.
     pub backend: Backend,
+    /// Takes a share of the requests in the backend's place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Arc<Canary>>,
     /// What happens on the way.
     pub policy: Arc<RoutePolicy>,
 }
@@ -109,8 +98,8 @@ pub struct Route {
 pub struct VirtualHost {
     /// Which hosts.
     pub host: HostPattern,
-    /// In order of preference: longest path (in its normal form) first, then Exact before Prefix.
-    /// No two alike in path and type.
+    /// In order of preference: longest path (in its normal form) first, then Exact before Prefix and
+    /// Regex. No two alike in path and type.
     pub routes: Vec<Route>,
     /// Takes what no route matches: the `defaultBackend` of an Ingress that covers the host.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -10,10 +10,9 @@ use super::{Cluster, ClusterKey, Issue, Listener, TlsConfig, VirtualHost};
 /// Everything that decides which route a request takes. Changes rarely; endpoints aren't in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Routing {
-    /// Sorted by pattern (exact, wildcard, any), one each.
-    pub hosts: Vec<VirtualHost>,
-    /// The clusters that routes point to by index, sorted.
-    pub clusters: Vec<ClusterKey>,
+    /// Sorted by pattern (exact, wildcard, any), one each. Hosts that did not change since the
+    /// snapshot before are the same `Arc`.
+    pub hosts: Vec<Arc<VirtualHost>>,
 }
 
 /// The whole desired state of a node, immutable. Equal parts of successive snapshots are the
@@ -26,7 +25,7 @@ pub struct Snapshot {
     pub listeners: Arc<[Listener]>,
     /// Hosts and routes.
     pub routing: Arc<Routing>,
-    /// Every key of `routing.clusters` is here; unchanged clusters keep their `Arc`.
+    /// Every cluster that a route names is here; unchanged clusters keep their `Arc`.
     pub clusters: BTreeMap<ClusterKey, Arc<Cluster>>,
     /// Certificates.
     pub tls: Arc<TlsConfig>,

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{HostPattern, ObjectKey};
+use super::{ClusterKey, HostPattern, ObjectKey};
 
 /// A certificate chain with its key, checked: the key fits the leaf, the chain parses.
-#[derive(Clone, PartialEq, Eq, Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Certificate {
     /// The Secret it comes from.
     pub secret: ObjectKey,
@@ -43,4 +43,34 @@ pub struct TlsConfig {
     /// For names without one, and for clients that send none. `None`: the proxy makes a
     /// self-signed one at start.
     pub default: Option<Arc<Certificate>>,
+    /// Names whose clients are asked for a certificate. Sorted by pattern.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub client_auth: Vec<(HostPattern, Arc<ClientAuth>)>,
+    /// Names whose connections go to a cluster as they are, TLS and all. Sorted by pattern.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub passthrough: Vec<(HostPattern, Arc<ClusterKey>)>,
+}
+
+/// What is asked of a client's certificate in the handshake. What a request without a good one
+/// gets is [`super::ClientCertificate`]'s.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct ClientAuth {
+    /// The Secret that the authorities come from.
+    pub secret: ObjectKey,
+    /// DER of the authorities (`ca.crt`).
+    #[serde(skip)]
+    pub roots: Vec<Vec<u8>>,
+    /// DER of revocation lists (`ca.crl`).
+    #[serde(skip)]
+    pub revocations: Vec<Vec<u8>>,
+    /// How many certificates there may be between a client's and an authority's.
+    pub depth: u32,
+    /// Certificates of other authorities are taken too (`optional_no_ca`): the endpoint decides.
+    pub any_authority: bool,
+}
+
+impl fmt::Debug for ClientAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientAuth").field("secret", &self.secret).finish_non_exhaustive()
+    }
 }

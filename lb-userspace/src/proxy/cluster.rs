@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 
 use super::stats::Counter;
 use super::upstream::Failing;
-use crate::model::{BackendProtocol, Cluster, ClusterKey};
+use crate::model::{Cluster, ClusterKey, UpstreamProtocol};
 
 /// One cluster. Lives as long as any configuration names it; requests of older configurations
 /// see new endpoints at once.
@@ -45,7 +45,7 @@ impl ClusterSlot {
 
     /// A cluster without endpoints.
     pub(super) fn empty(key: ClusterKey) -> Arc<Cluster> {
-        Arc::new(Cluster { key, protocol: BackendProtocol::default(), endpoints: Arc::new([]) })
+        Arc::new(Cluster { key, protocol: UpstreamProtocol::default(), endpoints: Arc::new([]) })
     }
 
     /// Publishes new endpoints unless they are the very same.

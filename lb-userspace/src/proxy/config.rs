@@ -6,19 +6,33 @@ use std::sync::Arc;
 use ahash::AHashMap;
 
 use super::cluster::ClusterSlot;
+use super::policy::{Policies, Policy};
 use super::tls::TlsBuilder;
-use crate::model::{Protocol, Snapshot};
+use crate::model::{Backend, Cluster, ClusterKey, Protocol, Snapshot};
 use crate::route::RouteTable;
 
 /// A snapshot in the form that requests need. Parts whose source did not change are taken over
 /// from the configuration before.
 pub(super) struct Config {
     pub(super) snapshot: Arc<Snapshot>,
-    pub(super) table: Arc<RouteTable>,
-    /// By the index that routes hold.
-    pub(super) clusters: Arc<[Arc<ClusterSlot>]>,
+    pub(super) table: Arc<RouteTable<Served>>,
+    pub(super) clusters: Arc<Slots>,
+    policies: Arc<Policies>,
     pub(super) tls: Arc<rustls::ServerConfig>,
     listeners: Arc<AHashMap<SocketAddr, Protocol>>,
+}
+
+/// Every cluster of the snapshot.
+pub(super) type Slots = AHashMap<ClusterKey, Arc<ClusterSlot>>;
+
+/// What serving a route takes.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) policy: Arc<Policy>,
+    /// `None` where the route's backend is no cluster.
+    pub(super) cluster: Option<Arc<ClusterSlot>>,
+    /// The canary's.
+    pub(super) canary: Option<Arc<ClusterSlot>>,
 }
 
 impl Config {
@@ -30,19 +44,26 @@ impl Config {
         tls: &TlsBuilder,
         workers: usize,
     ) -> Self {
+        let clusters = slots(&snapshot, previous, workers);
         let same_routing = previous.filter(|old| Arc::ptr_eq(&old.snapshot.routing, &snapshot.routing));
-        let clusters = match same_routing {
-            Some(old) => {
-                for slot in old.clusters.iter() {
-                    publish(slot, &snapshot);
+        let (table, policies) = match same_routing {
+            Some(old) => (Arc::clone(&old.table), Arc::clone(&old.policies)),
+            None => {
+                let mut policies = Policies::default();
+                let old = previous.map(|old| &*old.table);
+                let table = RouteTable::build_with(&snapshot.routing, old, |route| Served {
+                    policy: policies.get(&route.policy, previous.map(|old| &*old.policies)),
+                    cluster: slot_of(&clusters, &route.backend),
+                    canary: route.canary.as_ref().and_then(|canary| slot_of(&clusters, &canary.backend)),
+                });
+                // Hosts that were taken over keep their policies for the configurations to come.
+                for route in
+                    snapshot.routing.hosts.iter().flat_map(|host| host.routes.iter().chain(&host.fallback))
+                {
+                    policies.get(&route.policy, previous.map(|old| &*old.policies));
                 }
-                Arc::clone(&old.clusters)
+                (Arc::new(table), Arc::new(policies))
             }
-            None => slots(&snapshot, previous, workers),
-        };
-        let table = match same_routing {
-            Some(old) => Arc::clone(&old.table),
-            None => Arc::new(RouteTable::build(&snapshot.routing)),
         };
         let tls = match previous.filter(|old| Arc::ptr_eq(&old.snapshot.tls, &snapshot.tls)) {
             Some(old) => Arc::clone(&old.tls),
@@ -53,7 +74,7 @@ impl Config {
             Some(old) => Arc::clone(&old.listeners),
             None => Arc::new(snapshot.listeners.iter().map(|one| (one.vip.socket(), one.protocol)).collect()),
         };
-        Self { snapshot, table, clusters, tls, listeners }
+        Self { snapshot, table, clusters, policies, tls, listeners }
     }
 
     /// What is spoken on the listener that a connection came to; `None` when there is no such
@@ -85,28 +106,35 @@ impl Config {
     }
 }
 
-fn slots(snapshot: &Snapshot, previous: Option<&Config>, workers: usize) -> Arc<[Arc<ClusterSlot>]> {
-    let old: AHashMap<_, _> =
-        previous.iter().flat_map(|old| old.clusters.iter()).map(|slot| (&slot.key, slot)).collect();
-    snapshot
-        .routing
-        .clusters
-        .iter()
-        .map(|key| match (old.get(key), snapshot.clusters.get(key)) {
-            (Some(slot), _) => {
-                publish(slot, snapshot);
-                Arc::clone(slot)
-            }
-            (None, Some(cluster)) => Arc::new(ClusterSlot::new(Arc::clone(cluster), workers)),
-            (None, None) => Arc::new(ClusterSlot::new(ClusterSlot::empty(key.clone()), workers)),
-        })
-        .collect()
+/// A slot for each cluster, those of `previous` with their new endpoints.
+fn slots(snapshot: &Snapshot, previous: Option<&Config>, workers: usize) -> Arc<Slots> {
+    let mut same = previous.is_some_and(|old| old.clusters.len() == snapshot.clusters.len());
+    for (key, cluster) in &snapshot.clusters {
+        match previous.and_then(|old| old.clusters.get(key)) {
+            Some(slot) => slot.update(cluster),
+            None => same = false,
+        }
+    }
+    if let Some(old) = previous {
+        if same {
+            return Arc::clone(&old.clusters);
+        }
+        // Requests of older configurations must not go to endpoints that nobody updates any more.
+        for (key, slot) in old.clusters.iter().filter(|(key, _)| !snapshot.clusters.contains_key(*key)) {
+            slot.update(&ClusterSlot::empty(key.clone()));
+        }
+    }
+    let slot = |key: &ClusterKey, cluster: &Arc<Cluster>| match previous.and_then(|old| old.clusters.get(key))
+    {
+        Some(slot) => Arc::clone(slot),
+        None => Arc::new(ClusterSlot::new(Arc::clone(cluster), workers)),
+    };
+    Arc::new(snapshot.clusters.iter().map(|(key, cluster)| (key.clone(), slot(key, cluster))).collect())
 }
 
-fn publish(slot: &ClusterSlot, snapshot: &Snapshot) {
-    match snapshot.clusters.get(&slot.key) {
-        Some(cluster) => slot.update(cluster),
-        // The snapshot promises every key; one that is missing must not keep endpoints that left.
-        None => slot.update(&ClusterSlot::empty(slot.key.clone())),
+fn slot_of(clusters: &Slots, backend: &Backend) -> Option<Arc<ClusterSlot>> {
+    match backend {
+        Backend::Cluster(key) => clusters.get(&**key).cloned(),
+        Backend::Unavailable(_) | Backend::Answered => None,
     }
 }

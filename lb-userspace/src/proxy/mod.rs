@@ -26,6 +26,7 @@ mod headers;
 mod incoming;
 mod listen;
 mod outgoing;
+mod policy;
 mod request;
 mod respond;
 mod settings;
@@ -247,7 +248,7 @@ impl Proxy {
             })
             .collect();
         let clusters: BTreeMap<_, _> =
-            config.clusters.iter().map(|slot| (slot.key.to_string(), slot.requests())).collect();
+            config.clusters.values().map(|slot| (slot.key.to_string(), slot.requests())).collect();
         Stats { generation: config.snapshot.generation, total, clusters, workers }
     }
 

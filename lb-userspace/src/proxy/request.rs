@@ -105,17 +105,20 @@ async fn answer(
             config.table.find(Some(&name), target.path())
         }
     };
-    let route = routed.ok_or(Error::NoRoute)?.route;
+    let found = routed.ok_or(Error::NoRoute)?;
+    let route = found.route;
+    let policy = &found.served.policy.rules;
     if let Some(entry) = &mut finish.entry {
         entry.route = Some(route.ingress.to_string());
     }
-    if let Some(status) = route.policy.https_redirect.filter(|_| !client.is_https(&parts.headers)) {
+    if let Some(status) = policy.https_redirect.filter(|_| !client.is_https(&parts.headers)) {
         let port = config.https_port(client.local);
         return Ok(Reply::Own(respond::to_https(status, &host, port, &target)?));
     }
-    let slot = match &route.backend {
-        Backend::Unavailable(why) => return Err(Error::Unavailable(why.clone())),
-        Backend::Cluster(index) => &config.clusters[*index],
+    let slot = match (&route.backend, &found.served.cluster) {
+        (Backend::Unavailable(why), _) => return Err(Error::Unavailable(why.clone())),
+        (_, Some(slot)) => slot,
+        (_, None) => return Err(Error::NoRoute),
     };
     if let Some(entry) = &mut finish.entry {
         entry.cluster = Some(slot.key.to_string());
@@ -123,7 +126,7 @@ async fn answer(
 
     let upgrading = on_upgrade.is_some() && body.is_end_stream();
     let framing = Framing::of(&parts, &body);
-    let head = write_head(client, &parts, &host, &target, &route.policy, &request_id, &framing, upgrading);
+    let head = write_head(client, &parts, &host, &target, policy, &request_id, &framing, upgrading);
     let outgoing = UpstreamRequest {
         head,
         body: (!body.is_end_stream()).then_some(body),

@@ -114,6 +114,8 @@ impl RouteTable {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::route::table::tests::{route, routing};
 
@@ -130,7 +132,7 @@ mod tests {
             ("bar.com", "Prefix /a", "bar"),
         ]);
         let foo = routing.hosts.iter_mut().find(|h| h.host.to_string() == "foo.com").expect("foo.com");
-        foo.shadowed.push(route("Exact /a", "younger"));
+        Arc::get_mut(foo).expect("not shared yet").shadowed.push(route("Exact /a", "younger"));
         let table = RouteTable::build(&routing);
         let check = |host, path, expect: &[(&str, Outcome)]| {
             let got = table.explain(host, path);

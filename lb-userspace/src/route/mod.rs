@@ -12,6 +12,7 @@ mod target;
 
 pub use explain::{Candidate, Outcome};
 pub use host::{BadHost, normalise_host};
+pub use path::compile as compile_regex;
 pub use table::{Found, RouteTable};
 pub(crate) use target::normalise_rule;
 pub use target::{BadTarget, Target};

@@ -1,11 +1,13 @@
 //! Rules' paths against requests' paths.
 
+use regex::{Regex, RegexBuilder};
+
 use crate::model::PathMatch;
 
 use super::target::normalise_rule;
 
 /// A rule's path, ready to be compared with normalised request paths.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum RulePath {
     /// The same bytes.
     Exact(String),
@@ -16,6 +18,8 @@ pub(super) enum RulePath {
         /// Whether the rule was written with one (never for `/`).
         slash: bool,
     },
+    /// What the begin of the path has to match.
+    Regex(Regex),
 }
 
 impl RulePath {
@@ -30,6 +34,7 @@ impl RulePath {
                 }
                 Self::Prefix { elements, slash }
             }
+            PathMatch::Regex(pattern) => Self::Regex(compile(pattern).unwrap_or_else(never)),
         }
     }
 
@@ -40,6 +45,7 @@ impl RulePath {
             Self::Prefix { elements, .. } => path
                 .strip_prefix(elements.as_str())
                 .is_some_and(|rest| rest.starts_with('/') || (rest.is_empty() && !elements.is_empty())),
+            Self::Regex(regex) => regex.is_match(path),
         }
     }
 
@@ -52,8 +58,25 @@ impl RulePath {
                 let below = path.len() > elements.len();
                 (false, elements.len(), *slash == below)
             }
+            Self::Regex(regex) => (false, regex.as_str().len(), false),
         }
     }
+}
+
+/// A rule's regular expression, anchored at the path's begin, whatever the case of letters.
+///
+/// # Errors
+/// Where it is none, or would need more than [`REGEX_BYTES`] when compiled.
+pub fn compile(pattern: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(&format!("^(?:{pattern})")).case_insensitive(true).size_limit(REGEX_BYTES).build()
+}
+
+/// How much memory one rule's regular expression may need.
+const REGEX_BYTES: usize = 1 << 20;
+
+/// Rules are compiled before they come into a snapshot. One that isn't must not open anything.
+fn never(_: regex::Error) -> Regex {
+    Regex::new(r"[^\s\S]").expect("an empty class is valid")
 }
 
 #[cfg(test)]

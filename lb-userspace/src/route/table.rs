@@ -11,26 +11,39 @@
 //! default backends come, in the same order of hosts.
 
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use ahash::AHashMap;
+use regex::Regex;
 
 use crate::model::{HostPattern, Route, Routing, VirtualHost};
 
 use super::path::RulePath;
 
 /// The route of a request.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Found<'a> {
+#[derive(Debug, PartialEq)]
+pub struct Found<'a, T = ()> {
     /// The route.
     pub route: &'a Route,
     /// The pattern that covered the request's host.
     pub host: &'a HostPattern,
+    /// What [`RouteTable::build_with`] made for the route.
+    pub served: &'a T,
 }
 
+impl<T> Clone for Found<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Found<'_, T> {}
+
 /// An index over the routes of a [`Routing`], built once for each and read by every request.
-#[derive(Debug, Default)]
-pub struct RouteTable {
-    hosts: Vec<Host>,
+/// With each route it holds a `T`: what the reader needs to serve it.
+#[derive(Debug)]
+pub struct RouteTable<T = ()> {
+    hosts: Vec<Arc<Host<T>>>,
     exact: AHashMap<Box<str>, usize>,
     /// By the suffix after `*.`.
     wildcard: AHashMap<Box<str>, usize>,
@@ -39,11 +52,16 @@ pub struct RouteTable {
 
 /// One virtual host with the index over its paths; numbers are positions in `rules.routes`.
 #[derive(Debug)]
-pub(super) struct Host {
-    pub(super) rules: VirtualHost,
+pub(super) struct Host<T> {
+    pub(super) rules: Arc<VirtualHost>,
+    /// One for each of `rules.routes`.
+    served: Vec<T>,
+    fallback: Option<T>,
     exact: AHashMap<Box<str>, usize>,
     prefix: AHashMap<Box<str>, Spellings>,
     longest_prefix: usize,
+    /// In the order of `rules.routes`.
+    regexes: Vec<(usize, Regex)>,
 }
 
 /// `/foo` and `/foo/`: the same elements, two rules.
@@ -54,9 +72,26 @@ struct Spellings {
 }
 
 impl RouteTable {
-    /// Builds the index.
+    /// Builds the index alone.
     pub fn build(routing: &Routing) -> Self {
-        let mut table = Self::default();
+        Self::build_with(routing, None, |_| ())
+    }
+}
+
+impl<T> RouteTable<T> {
+    /// Builds the index and makes a `T` for each route. Hosts that `previous` has as the same `Arc`
+    /// are taken over as they are.
+    pub fn build_with(
+        routing: &Routing,
+        previous: Option<&Self>,
+        mut serve: impl FnMut(&Route) -> T,
+    ) -> Self {
+        let mut table = Self {
+            hosts: Vec::with_capacity(routing.hosts.len()),
+            exact: AHashMap::with_capacity(routing.hosts.len()),
+            wildcard: AHashMap::new(),
+            any: None,
+        };
         for (at, rules) in routing.hosts.iter().enumerate() {
             match &rules.host {
                 HostPattern::Exact(name) => {
@@ -69,31 +104,49 @@ impl RouteTable {
                     table.any.get_or_insert(at);
                 }
             }
-            table.hosts.push(Host::new(rules.clone()));
+            let known = previous.and_then(|table| table.host(&rules.host));
+            let host = match known.filter(|known| Arc::ptr_eq(&known.rules, rules)) {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(Host::new(Arc::clone(rules), &mut serve)),
+            };
+            table.hosts.push(host);
         }
         table
     }
 
     /// The route of a request for `path` (a [`super::Target`]'s) on `host`
     /// (from [`super::normalise_host`]; `None` when the request has none). `None`: 404.
-    pub fn find(&self, host: Option<&str>, path: &str) -> Option<Found<'_>> {
+    pub fn find(&self, host: Option<&str>, path: &str) -> Option<Found<'_, T>> {
         let hosts = self.covering(host);
         for host in hosts.into_iter().flatten() {
-            if let Some(route) = host.find(path) {
-                return Some(found_in(host, route));
+            if let Some(at) = host.find(path) {
+                return Some(host.found(&host.rules.routes[at], &host.served[at]));
             }
         }
-        hosts.into_iter().flatten().find_map(|host| Some(found_in(host, host.rules.fallback.as_ref()?)))
+        hosts.into_iter().flatten().find_map(|host| {
+            let (route, served) = (host.rules.fallback.as_ref()?, host.fallback.as_ref()?);
+            Some(host.found(route, served))
+        })
+    }
+
+    /// The virtual host of exactly this pattern.
+    fn host(&self, pattern: &HostPattern) -> Option<&Arc<Host<T>>> {
+        let at = match pattern {
+            HostPattern::Exact(name) => self.exact.get(&**name).copied(),
+            HostPattern::Wildcard(suffix) => self.wildcard.get(&**suffix).copied(),
+            HostPattern::Any => self.any,
+        };
+        at.map(|at| &self.hosts[at])
     }
 
     /// All virtual hosts, in the snapshot's order.
-    pub(super) fn hosts(&self) -> &[Host] {
+    pub(super) fn hosts(&self) -> &[Arc<Host<T>>] {
         &self.hosts
     }
 
     /// The virtual hosts that cover a host: the exact one, the wildcard, the one for all.
-    fn covering(&self, host: Option<&str>) -> [Option<&Host>; 3] {
-        let get = |at: &usize| &self.hosts[*at];
+    fn covering(&self, host: Option<&str>) -> [Option<&Host<T>>; 3] {
+        let get = |at: &usize| &*self.hosts[*at];
         let exact = host.and_then(|host| self.exact.get(host)).map(get);
         let wildcard = match host.and_then(|host| host.split_once('.')) {
             Some((label, suffix)) if !label.is_empty() => self.wildcard.get(suffix).map(get),
@@ -103,13 +156,19 @@ impl RouteTable {
     }
 }
 
-fn found_in<'a>(host: &'a Host, route: &'a Route) -> Found<'a> {
-    Found { route, host: &host.rules.host }
-}
-
-impl Host {
-    fn new(rules: VirtualHost) -> Self {
-        let mut host = Self { rules, exact: AHashMap::new(), prefix: AHashMap::new(), longest_prefix: 0 };
+impl<T> Host<T> {
+    fn new(rules: Arc<VirtualHost>, serve: &mut impl FnMut(&Route) -> T) -> Self {
+        let served = rules.routes.iter().map(&mut *serve).collect();
+        let fallback = rules.fallback.as_ref().map(serve);
+        let mut host = Self {
+            rules,
+            served,
+            fallback,
+            exact: AHashMap::new(),
+            prefix: AHashMap::new(),
+            longest_prefix: 0,
+            regexes: Vec::new(),
+        };
         for (at, route) in host.rules.routes.iter().enumerate() {
             match RulePath::new(&route.path) {
                 RulePath::Exact(path) => {
@@ -123,14 +182,26 @@ impl Host {
                     let spelling = if slash { &mut spellings.slash } else { &mut spellings.plain };
                     spelling.get_or_insert(at);
                 }
+                RulePath::Regex(regex) => host.regexes.push((at, regex)),
             }
         }
         host
     }
 
-    fn find(&self, path: &str) -> Option<&Route> {
-        let at = self.exact.get(path).copied().or_else(|| self.find_prefix(path))?;
-        Some(&self.rules.routes[at])
+    fn found<'a>(&'a self, route: &'a Route, served: &'a T) -> Found<'a, T> {
+        Found { route, host: &self.rules.host, served }
+    }
+
+    /// The position of the route that takes `path`. Routes are in order of preference, so of a
+    /// prefix and a regular expression the one that comes first wins.
+    fn find(&self, path: &str) -> Option<usize> {
+        if let Some(exact) = self.exact.get(path) {
+            return Some(*exact);
+        }
+        let prefix = self.find_prefix(path);
+        let better = |at: usize| prefix.is_none_or(|prefix| at < prefix);
+        let mut regexes = self.regexes.iter().take_while(|(at, _)| better(*at));
+        regexes.find(|(_, regex)| regex.is_match(path)).map(|(at, _)| *at).or(prefix)
     }
 
     /// Tries the path's elements, then all but the last, and so on. Starts at the longest prefix
@@ -156,8 +227,6 @@ impl Host {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::Arc;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -175,7 +244,8 @@ pub(super) mod tests {
             ingress: ObjectKey::new("default", name),
             rule: rule.into(),
             path,
-            backend: Backend::Cluster(0),
+            backend: Backend::Answered,
+            canary: None,
             policy: Arc::default(),
         }
     }
@@ -200,7 +270,7 @@ pub(super) mod tests {
             });
         }
         hosts.sort_by(|a, b| a.host.cmp(&b.host));
-        Routing { hosts, clusters: vec![] }
+        Routing { hosts: hosts.into_iter().map(Arc::new).collect() }
     }
 
     fn check(rows: &[(&str, &str, &str)], requests: &[(&str, &str, Option<&str>)]) {

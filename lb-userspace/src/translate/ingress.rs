@@ -334,7 +334,7 @@ impl Draft {
         };
         let name = service.name.as_str().into();
         let service = ObjectKey { namespace: self.key.namespace.clone(), name };
-        DraftBackend::Service(ClusterKey { service, port })
+        DraftBackend::Service(ClusterKey::new(service, port))
     }
 
     fn say(&mut self, severity: Severity, field: &str, message: String) {

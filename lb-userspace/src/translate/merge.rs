@@ -13,6 +13,7 @@ use crate::model::{
     Backend, ClusterKey, HostPattern, Issue, IssueReason, ObjectKey, PathMatch, Route, RoutePolicy, Routing,
     Severity, Unavailable, VirtualHost,
 };
+use crate::objects::Objects;
 use crate::route::normalise_rule;
 
 /// The status of redirects to https: 308 keeps the method and the body.
@@ -23,6 +24,7 @@ const HTTPS_REDIRECT: u16 = 308;
 pub(super) fn merge(
     ingresses: &[Draft],
     default_backend: Option<&ClusterKey>,
+    objects: &Objects,
     services: &mut Services<'_>,
     issues: &mut Vec<Issue>,
 ) -> Routing {
@@ -54,12 +56,12 @@ pub(super) fn merge(
         }
     }
 
-    let clusters: Vec<ClusterKey> = services.served().cloned().collect();
-    let index: HashMap<&ClusterKey, usize> = clusters.iter().enumerate().map(|(at, key)| (key, at)).collect();
+    let keys: HashMap<ClusterKey, Arc<ClusterKey>> =
+        services.served().map(|key| (key.clone(), Arc::new(key.clone()))).collect();
     let mut backend = |draft: &DraftBackend| match draft {
         DraftBackend::Unavailable(why) => Backend::Unavailable(why.clone()),
-        DraftBackend::Service(key) => match index.get(key) {
-            Some(at) => Backend::Cluster(*at),
+        DraftBackend::Service(key) => match keys.get(key) {
+            Some(key) => Backend::Cluster(key.clone()),
             None => Backend::Unavailable(
                 services.ask(key).err().unwrap_or_else(|| Unavailable::NoService(key.service.clone())),
             ),
@@ -70,6 +72,7 @@ pub(super) fn merge(
     let mut policies = Policies::default();
     let mut hosts: BTreeMap<HostPattern, Host> = BTreeMap::new();
     for draft in ingresses {
+        let policy = draft.annotations.policy(&draft.key, objects, issues);
         for rule in &draft.rules {
             let host = hosts.entry(rule.host.clone()).or_insert_with(|| Host::new(rule.host.clone()));
             let (path, target) = match (&rule.slot, &default) {
@@ -83,15 +86,14 @@ pub(super) fn merge(
                 Redirect::WithTls => tls.covers(&rule.host),
                 Redirect::Never => false,
             };
-            let policy = policies.shared(RoutePolicy {
-                https_redirect: redirect.then_some(HTTPS_REDIRECT),
-                rewrite: draft.annotations.rewrite.clone(),
-            });
+            let policy = policies
+                .shared(RoutePolicy { https_redirect: redirect.then_some(HTTPS_REDIRECT), ..policy.clone() });
             let route = Route {
                 ingress: draft.key.clone(),
                 rule: rule.place.clone(),
                 path,
                 backend: backend(target),
+                canary: None,
                 policy,
             };
             let lost_to = match rule.slot {
@@ -111,13 +113,14 @@ pub(super) fn merge(
                 rule: "defaultBackend".into(),
                 path: everything(),
                 backend: backend(default),
+                canary: None,
                 policy: policies.shared(RoutePolicy::default()),
             });
         }
     }
     close_hosts(ingresses, &mut hosts, issues);
-    let hosts = hosts.into_values().map(Host::finish).collect();
-    Routing { hosts, clusters }
+    let hosts = hosts.into_values().map(|host| Arc::new(host.finish())).collect();
+    Routing { hosts }
 }
 
 /// Applies what closes a host as a whole to the routes of its namespace's other Ingresses.
@@ -208,6 +211,7 @@ fn normal(path: &PathMatch) -> PathMatch {
     match path {
         PathMatch::Exact(_) => PathMatch::Exact(text),
         PathMatch::Prefix(_) => PathMatch::Prefix(text),
+        PathMatch::Regex(pattern) => PathMatch::Regex(pattern.clone()),
     }
 }
 

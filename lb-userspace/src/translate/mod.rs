@@ -8,7 +8,7 @@
 //!
 //! What does not differ from the previous snapshot keeps its `Arc`; readers compare by pointer.
 
-mod annotations;
+pub mod annotations;
 mod class;
 mod ingress;
 mod merge;
@@ -103,7 +103,8 @@ pub fn translate(
     }
 
     let mut services = service::Services::new(objects);
-    let routing = merge::merge(&ingresses, settings.default_backend.as_ref(), &mut services, &mut issues);
+    let routing =
+        merge::merge(&ingresses, settings.default_backend.as_ref(), objects, &mut services, &mut issues);
     let clusters: BTreeMap<_, _> = services
         .into_clusters(&mut issues)
         .map(|cluster| {

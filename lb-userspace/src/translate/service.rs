@@ -10,8 +10,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::report::issue;
 use crate::model::{
-    BackendProtocol, Cluster, ClusterKey, Endpoint, Issue, IssueReason, ObjectKey, PortRef, Severity,
-    Unavailable,
+    Cluster, ClusterKey, Endpoint, Issue, IssueReason, ObjectKey, PortRef, Severity, Unavailable,
+    UpstreamProtocol,
 };
 use crate::objects::{Objects, SERVICE_NAME_LABEL, excerpt};
 
@@ -46,7 +46,7 @@ impl<'a> Services<'a> {
             let port = port.ok()?;
             check_protocol(objects, &key, port, issues);
             let endpoints = endpoints(objects, &key.service, port, issues);
-            Some(Cluster { key, protocol: BackendProtocol::Http, endpoints })
+            Some(Cluster { key, protocol: UpstreamProtocol::Http, endpoints })
         })
     }
 }

@@ -88,7 +88,11 @@ pub(super) fn config(
     }
     // Without a name there is nothing to look up: such an entry is what clients get by default.
     let nameless = by_host.remove(&HostPattern::Any).and_then(|certificates| certificates.into_iter().next());
-    TlsConfig { by_host: by_host.into_iter().collect(), default: default.or(nameless) }
+    TlsConfig {
+        by_host: by_host.into_iter().collect(),
+        default: default.or(nameless),
+        ..TlsConfig::default()
+    }
 }
 
 /// A certificate may have thousands of names and thousands of hosts; read once, each host costs

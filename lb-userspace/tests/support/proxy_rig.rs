@@ -17,8 +17,9 @@ pub struct Rig {
     pub http: SocketAddr,
     pub https: SocketAddr,
     clusters: BTreeMap<ClusterKey, Arc<Cluster>>,
-    routes: Vec<(HostPattern, PathMatch, Backend, RoutePolicy)>,
-    certificates: Vec<(HostPattern, Vec<Arc<Certificate>>)>,
+    routes: Vec<(HostPattern, Draft)>,
+    /// `by_host` is kept by [`Rig::certificates`].
+    pub tls: TlsConfig,
     routing: Option<Arc<Routing>>,
     generation: u64,
 }
@@ -30,20 +31,31 @@ pub struct Running {
     rig: Rig,
 }
 
-pub struct Policy(RoutePolicy);
+/// A route while it is described.
+pub struct Draft {
+    pub path: PathMatch,
+    pub backend: Backend,
+    pub canary: Option<Canary>,
+    pub policy: RoutePolicy,
+}
 
-impl Policy {
+impl Draft {
     pub fn rewrite(&mut self, path: &str) {
-        self.0.rewrite = Some(RewriteTarget::Replace(path.into()));
+        self.policy.rewrite = Some(RewriteTarget::Replace(path.into()));
     }
 
     pub fn redirect(&mut self, status: u16) {
-        self.0.https_redirect = Some(status);
+        self.policy.https_redirect = Some(status);
     }
 }
 
-fn key(name: &str) -> ClusterKey {
-    ClusterKey { service: ObjectKey::new("test", name), port: PortRef::Number(80) }
+/// The cluster of this name, as routes and policies refer to it.
+pub fn key(name: &str) -> ClusterKey {
+    ClusterKey::new(ObjectKey::new("test", name), PortRef::Number(80))
+}
+
+pub fn backend(name: &str) -> Backend {
+    Backend::Cluster(Arc::new(key(name)))
 }
 
 pub fn host(name: &str) -> String {
@@ -57,7 +69,7 @@ impl Rig {
             https: ([127, 0, 0, 1], free_port()).into(),
             clusters: BTreeMap::new(),
             routes: Vec::new(),
-            certificates: Vec::new(),
+            tls: TlsConfig::default(),
             routing: None,
             generation: 0,
         }
@@ -68,7 +80,7 @@ impl Rig {
             .iter()
             .map(|address| Endpoint { address: *address, zone: None, terminating: false })
             .collect();
-        let cluster = Cluster { key: key(name), protocol: BackendProtocol::Http, endpoints };
+        let cluster = Cluster { key: key(name), protocol: UpstreamProtocol::Http, endpoints };
         self.clusters.insert(key(name), Arc::new(cluster));
     }
 
@@ -76,17 +88,20 @@ impl Rig {
         self.route_with(host, path, cluster, |_| ());
     }
 
-    pub fn route_with(&mut self, host: &str, path: &str, cluster: &str, policy: impl FnOnce(&mut Policy)) {
-        let index = self.clusters.keys().position(|one| *one == key(cluster)).expect("clusters come first");
-        let mut with = Policy(RoutePolicy::default());
-        policy(&mut with);
-        let host = HostPattern::parse(host).expect("a host");
-        self.routes.push((host, PathMatch::Prefix(path.into()), Backend::Cluster(index), with.0));
+    pub fn route_with(&mut self, host: &str, path: &str, cluster: &str, describe: impl FnOnce(&mut Draft)) {
+        assert!(self.clusters.contains_key(&key(cluster)), "clusters come first");
+        self.add(host, path, backend(cluster), describe);
     }
 
     pub fn unavailable(&mut self, host: &str, backend: Backend) {
-        let host = HostPattern::parse(host).expect("a host");
-        self.routes.push((host, PathMatch::Prefix("/".into()), backend, RoutePolicy::default()));
+        self.add(host, "/", backend, |_| ());
+    }
+
+    fn add(&mut self, host: &str, path: &str, backend: Backend, describe: impl FnOnce(&mut Draft)) {
+        let path = PathMatch::Prefix(path.into());
+        let mut draft = Draft { path, backend, canary: None, policy: RoutePolicy::default() };
+        describe(&mut draft);
+        self.routes.push((HostPattern::parse(host).expect("a host"), draft));
     }
 
     pub fn certificate(&mut self, host: &str, certificate: Arc<Certificate>) {
@@ -95,8 +110,8 @@ impl Rig {
 
     pub fn certificates(&mut self, host: &str, certificates: Vec<Arc<Certificate>>) {
         let pattern = HostPattern::parse(host).expect("a host");
-        self.certificates.retain(|(old, _)| *old != pattern);
-        self.certificates.push((pattern, certificates));
+        self.tls.by_host.retain(|(old, _)| *old != pattern);
+        self.tls.by_host.push((pattern, certificates));
     }
 
     fn snapshot(&mut self) -> Arc<Snapshot> {
@@ -106,30 +121,29 @@ impl Rig {
             sni: SniMode::Off,
         };
         let routing = Arc::clone(self.routing.get_or_insert_with(|| {
-            let hosts = self.routes.iter().map(|(host, path, backend, policy)| VirtualHost {
-                host: host.clone(),
-                routes: vec![Route {
+            let mut hosts: BTreeMap<HostPattern, Vec<Route>> = BTreeMap::new();
+            for (host, draft) in &self.routes {
+                let routes = hosts.entry(host.clone()).or_default();
+                routes.push(Route {
                     ingress: ObjectKey::new("test", "ingress"),
-                    rule: "rules[0].http.paths[0]".into(),
-                    path: path.clone(),
-                    backend: backend.clone(),
-                    policy: Arc::new(policy.clone()),
-                }],
-                fallback: None,
-                shadowed: vec![],
-            });
-            let mut hosts: Vec<_> = hosts.collect();
-            hosts.sort_by(|a, b| a.host.cmp(&b.host));
-            Arc::new(Routing { hosts, clusters: self.clusters.keys().cloned().collect() })
+                    rule: format!("rules[0].http.paths[{}]", routes.len()).into(),
+                    path: draft.path.clone(),
+                    backend: draft.backend.clone(),
+                    canary: draft.canary.clone().map(Arc::new),
+                    policy: Arc::new(draft.policy.clone()),
+                });
+                routes.sort_by_key(|route| std::cmp::Reverse(route.path.text().len()));
+            }
+            let host = |(host, routes)| VirtualHost { host, routes, fallback: None, shadowed: vec![] };
+            Arc::new(Routing { hosts: hosts.into_iter().map(host).map(Arc::new).collect() })
         }));
         self.generation += 1;
-        let by_host = self.certificates.clone();
         Arc::new(Snapshot {
             generation: self.generation,
             listeners: Arc::new([listener(self.http, Protocol::Http), listener(self.https, Protocol::Https)]),
             routing,
             clusters: self.clusters.clone(),
-            tls: Arc::new(TlsConfig { by_host, default: None }),
+            tls: Arc::new(self.tls.clone()),
             issues: Arc::new([]),
         })
     }

@@ -1,6 +1,7 @@
 //! What the daemon tells its command line.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -248,7 +249,7 @@ impl Serving {
 
 /// `sluice routes` of a snapshot.
 pub fn routes(snapshot: &Snapshot) -> Vec<Host> {
-    let host = |host: &model::VirtualHost| Host {
+    let host = |host: &Arc<model::VirtualHost>| Host {
         host: host.host.to_string(),
         routes: host
             .routes
@@ -292,16 +293,17 @@ impl RouteView {
     /// A route in words.
     pub fn new(snapshot: &Snapshot, route: &Route, fallback: bool, shadowed: bool) -> Self {
         let (backend, endpoints) = match &route.backend {
-            model::Backend::Cluster(at) => match snapshot.routing.clusters.get(*at) {
-                Some(key) => (key.to_string(), snapshot.clusters.get(key).map_or(0, |c| c.endpoints.len())),
-                None => ("none".to_owned(), 0),
-            },
+            model::Backend::Cluster(key) => {
+                (key.to_string(), snapshot.clusters.get(key).map_or(0, |c| c.endpoints.len()))
+            }
+            model::Backend::Answered => ("none".to_owned(), 0),
             model::Backend::Unavailable(why) => (format!("503: {why}"), 0),
         };
         let path_type = match &route.path {
             _ if fallback => "default",
             PathMatch::Exact(_) => "Exact",
             PathMatch::Prefix(_) => "Prefix",
+            PathMatch::Regex(_) => "Regex",
         };
         Self {
             path_type: path_type.to_owned(),
@@ -320,6 +322,7 @@ fn policy_words(policy: &model::RoutePolicy) -> Vec<String> {
     let redirect = policy.https_redirect.map(|status| format!("http → https ({status})"));
     let rewrite = policy.rewrite.as_ref().map(|rewrite| match rewrite {
         model::RewriteTarget::Replace(path) => format!("path → {path}"),
+        model::RewriteTarget::Captures(path) => format!("path → {path}"),
     });
     redirect.into_iter().chain(rewrite).collect()
 }

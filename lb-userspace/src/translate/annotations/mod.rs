@@ -6,12 +6,18 @@
 //! if they are of the same namespace: their owner may count on it, and nobody can close the hosts
 //! of another namespace.
 
+mod catalogue;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::report::issue;
-use crate::model::{Compat, Issue, IssueReason, ObjectKey, RewriteTarget, Severity};
-use crate::objects::excerpt;
+use crate::model::{
+    CanaryHeader, Compat, HostPattern, Issue, IssueReason, ObjectKey, RewriteTarget, RoutePolicy, Severity,
+};
+use crate::objects::{Objects, excerpt};
+
+pub use catalogue::{CATALOGUE, Entry, Support};
 
 const PREFIX: &str = "nginx.ingress.kubernetes.io/";
 
@@ -40,25 +46,54 @@ const CLOSING_DIRECTIVES: [&str; 12] = [
 ];
 
 /// When plain requests are sent to https.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Redirect {
+    #[default]
     Never,
     /// Where an Ingress has TLS for the host.
     WithTls,
     Always,
 }
 
-/// What an Ingress's annotations ask for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What an Ingress's annotations ask for, read without looking at any other object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Annotations {
     pub(super) redirect: Redirect,
+    /// Captures only make sense with `regex`.
     pub(super) rewrite: Option<RewriteTarget>,
     /// An annotation that closes access and can't be followed.
     pub(super) closed_by: Option<Arc<str>>,
     /// The same for all routes of its hosts, other Ingresses' included.
     pub(super) closes_hosts: Option<Arc<str>>,
-    /// ingress-nginx would read the paths as regular expressions.
+    /// Paths are regular expressions (`use-regex`, or implied by `rewrite-target`). In ingress-nginx, so
+    /// are then the paths of all other Ingresses on the same hosts.
     pub(super) regex: bool,
+    /// More hosts for each rule that has one (`server-alias`).
+    pub(super) aliases: Vec<HostPattern>,
+    /// `www.x` is sent to `x`, or `x` to `www.x`, whichever has no rules (`from-to-www-redirect`).
+    pub(super) www_redirect: bool,
+    /// The Ingress's rules are canaries of other Ingresses' rules.
+    pub(super) canary: Option<CanaryRule>,
+    /// Connections for the Ingress's hosts go to its backends as they are (`ssl-passthrough`).
+    pub(super) passthrough: bool,
+    /// Requests go to ClusterIPs (`service-upstream`).
+    pub(super) service_upstream: bool,
+    /// Statuses whose answers come from `default_backend` (`custom-http-errors`), sorted.
+    pub(super) error_statuses: Vec<u16>,
+    /// A Service of the Ingress's namespace (`default-backend`): takes requests while a backend has no
+    /// endpoint, and gives error pages.
+    pub(super) default_backend: Option<Arc<str>>,
+    /// `trailing slash`: `/foo` is sent to `/foo/` where only the latter has a rule, as nginx does.
+    pub(super) trailing_slash_redirect: bool,
+}
+
+/// What makes an Ingress's rules canaries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CanaryRule {
+    pub(super) header: Option<CanaryHeader>,
+    pub(super) cookie: Option<Arc<str>>,
+    pub(super) weight: u32,
+    pub(super) weight_total: u32,
 }
 
 impl Annotations {
@@ -139,7 +174,15 @@ impl Annotations {
             (_, Some(true), _) | (_, None, Compat::IngressNginx) => Redirect::WithTls,
             _ => Redirect::Never,
         };
-        Self { redirect, rewrite, closed_by, closes_hosts, regex }
+        Self { redirect, rewrite, closed_by, closes_hosts, regex, ..Self::default() }
+    }
+
+    /// What of it becomes the policy of the Ingress's routes. `objects` has the Secrets and ConfigMaps that
+    /// annotations name; what is wrong with them is said in `issues`. Not in it: redirects to https, since
+    /// they depend on the host, and error pages, which need a backend.
+    pub(super) fn policy(&self, key: &ObjectKey, objects: &Objects, issues: &mut Vec<Issue>) -> RoutePolicy {
+        let _ = (key, objects, issues);
+        RoutePolicy { rewrite: self.rewrite.clone(), ..RoutePolicy::default() }
     }
 }
 
