@@ -46,7 +46,8 @@ impl Teller {
             // Looked at anew now and then, since things become due by time alone.
             let mut wake = Instant::now() + self.settings.synced_again;
             let leads = self.leadership.holds();
-            if let Some(view) = views.borrow_and_update().clone() {
+            let view = views.borrow_and_update().clone();
+            if let Some(view) = view {
                 self.book.observe(&view, Instant::now());
                 if leads {
                     wake = wake.min(self.tell(&view).await);

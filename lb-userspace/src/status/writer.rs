@@ -64,7 +64,8 @@ impl Writer {
     ) {
         let mut nodes_told = true;
         loop {
-            if let Some(view) = views.borrow_and_update().clone() {
+            let view = views.borrow_and_update().clone();
+            if let Some(view) = view {
                 let desired = self.desired(&view, nodes.borrow_and_update().clone());
                 self.ledger.review(&view.objects.ingresses, &view.owned, desired, Instant::now());
             }
