@@ -55,6 +55,11 @@ impl ClusterSlot {
         }
     }
 
+    /// Whether there is nobody to send a request to.
+    pub(super) fn is_empty(&self) -> bool {
+        self.cluster.load().endpoints.is_empty()
+    }
+
     /// Begins a request: its place in the worker's round robin.
     pub(super) fn begin(&self, worker: usize) -> u64 {
         let mine = &self.workers[worker];

@@ -21,6 +21,7 @@ use super::buffers::Budget;
 use super::config::Config;
 use super::connection;
 use super::forwarded::RequestIds;
+use super::policy::Asker;
 use super::settings::Settings;
 use super::stats::Counters;
 use super::upstream::{Failing, Pool};
@@ -61,6 +62,8 @@ pub(super) struct Worker {
     pub(super) bodies: Rc<Budget>,
     pub(super) log: Option<Log>,
     pub(super) ids: RequestIds,
+    /// The way to authentication servers.
+    pub(super) asker: Asker,
     pub(super) drain: Drain,
     /// What heads of requests to endpoints are written into.
     pub(super) heads: RefCell<BytesMut>,
@@ -139,6 +142,7 @@ impl Seed {
             counters: self.counters,
             log: self.log,
             ids: RequestIds::new(),
+            asker: Asker::default(),
             drain: Drain::default(),
             heads: RefCell::default(),
             current: RefCell::new(Rc::new(Held(self.config.load_full()))),
