@@ -30,6 +30,7 @@ mod incoming_body;
 mod listen;
 mod outgoing;
 mod policy;
+mod read_ahead;
 mod request;
 mod respond;
 mod settings;

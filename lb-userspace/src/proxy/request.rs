@@ -123,7 +123,7 @@ async fn answer(
         (_, None) => return Err(Error::NoRoute),
     };
     let choice = Choice::of(worker, found.served, &parts.headers, |template| {
-        template.as_literal().unwrap_or_default().to_owned()
+        template.as_literal().unwrap_or_default().as_bytes().to_vec()
     });
     let mut choice = choice.ok_or(Error::NoRoute)?;
     if let Some(entry) = &mut finish.entry {
@@ -173,7 +173,7 @@ async fn answer(
             return Err(Error::Protocol { address, what: "101 that nobody asked for" });
         }
         (Answer::Response(head, body), _) => {
-            let mut response = Response::new(Content::Upstream(body));
+            let mut response = Response::new(Content::of_upstream(body, policy.body.buffer_response, worker));
             *response.status_mut() = head.status;
             *response.headers_mut() = head.headers;
             if let Some(cookie) = chosen.cookie {

@@ -65,7 +65,7 @@ impl<'a> Choice<'a> {
         worker: &'a Worker,
         served: &'a Served,
         headers: &HeaderMap,
-        fill: impl Fn(&Template) -> String,
+        fill: impl Fn(&Template) -> Vec<u8>,
     ) -> Option<Self> {
         let own = &**served.cluster.as_ref()?;
         let policy = &*served.policy.rules;
