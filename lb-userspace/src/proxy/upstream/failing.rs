@@ -78,7 +78,7 @@ fn is_of_endpoint(error: &Error) -> bool {
         ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut,
     };
     match error {
-        Error::ConnectTimeout(_) => true,
+        Error::ConnectTimeout(_) | Error::Tls { .. } => true,
         Error::Connection { source, .. } => matches!(
             source.kind(),
             ConnectionAborted

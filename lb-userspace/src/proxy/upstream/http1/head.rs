@@ -5,21 +5,16 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use crate::proxy::headers::Connection;
+use crate::proxy::upstream::message::ResponseHead;
 
-/// Largest head, as nginx's `proxy_buffer_size` but not as tight.
-const MAX_BYTES: usize = 64 * 1024;
 const MAX_HEADERS: usize = 100;
 
-/// Status and headers as the client gets them: what concerns only this connection is left out.
-#[derive(Debug)]
-pub(in crate::proxy) struct ResponseHead {
-    pub(in crate::proxy) status: StatusCode,
-    pub(in crate::proxy) headers: HeaderMap,
+/// How an HTTP/1 answer goes on after its head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Framing {
     pub(super) length: BodyLength,
     /// The endpoint keeps the connection open.
     pub(super) keep_alive: bool,
-    /// For 101: what is spoken from here on.
-    pub(in crate::proxy) upgrade: Option<HeaderValue>,
 }
 
 /// Where the body ends (RFC 9112 section 6.3).
@@ -30,14 +25,17 @@ pub(super) enum BodyLength {
     UntilClose,
 }
 
-impl ResponseHead {
-    /// Takes a head from `input`; `None` if it is not complete yet.
-    pub(super) fn take(input: &mut Bytes, method: &Method) -> Result<Option<Self>, &'static str> {
+/// Takes a head of at most `limit` bytes from `input`; `None` if it is not complete yet.
+    pub(super) fn take_head(
+        input: &mut Bytes,
+        method: &Method,
+        limit: usize,
+    ) -> Result<Option<(ResponseHead, Framing)>, &'static str> {
         let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut response = httparse::Response::new(&mut lines);
         let end = match response.parse(input) {
-            Ok(httparse::Status::Complete(end)) if end <= MAX_BYTES => end,
-            Ok(httparse::Status::Partial) if input.len() <= MAX_BYTES => return Ok(None),
+            Ok(httparse::Status::Complete(end)) if end <= limit => end,
+            Ok(httparse::Status::Partial) if input.len() <= limit => return Ok(None),
             Ok(_) => return Err("the head is too long"),
             Err(_) => return Err("the head can't be parsed"),
         };
@@ -98,9 +96,9 @@ impl ResponseHead {
         };
         let keep_alive = version == 1 && !connection.close && length != BodyLength::UntilClose;
         let _ = input.split_to(end);
-        Ok(Some(Self { status, headers, length, keep_alive, upgrade }))
+        Ok(Some((ResponseHead { status, headers, upgrade }, Framing { length, keep_alive })))
     }
-}
+
 
 fn decimal(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
@@ -137,18 +135,19 @@ mod tests {
             (&get, "HTTP/1.1 200 OK\r\nX : y\r\n\r\n", Err(())),
             (&get, "HTTP/1.1 99 OK\r\n\r\n", Err(())),
             (&get, "hello\r\n\r\n", Err(())),
+            (&get, &format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(100)), Err(())),
         ] {
             let mut input = Bytes::copy_from_slice(text.as_bytes());
-            let got = ResponseHead::take(&mut input, method)
+            let got = take_head(&mut input, method, 100)
                 .map(|head| head.expect("complete"))
-                .map(|head| (head.status.as_u16(), head.length, head.keep_alive))
+                .map(|(head, framing)| (head.status.as_u16(), framing.length, framing.keep_alive))
                 .map_err(|_| ());
             assert_eq!(got, expect, "{text:?}");
             if got.is_ok() {
                 for end in 0..text.len() {
                     let mut part = Bytes::copy_from_slice(&text.as_bytes()[..end]);
                     assert!(
-                        matches!(ResponseHead::take(&mut part, method), Ok(None)),
+                        matches!(take_head(&mut part, method, 100), Ok(None)),
                         "{text:?} cut at {end}"
                     );
                 }
