@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::access_log::Entry;
+use super::balance::Lease;
 use super::connection::Client;
 
 /// nginx's status for a client that left before the answer; only ever seen in the log.
@@ -19,6 +20,8 @@ pub(super) struct Finish {
     /// `None` until there is an answer.
     pub(super) status: Option<u16>,
     pub(super) bytes: u64,
+    /// The endpoint's share of the request.
+    pub(super) lease: Option<Lease>,
     /// `None` with the log off.
     pub(super) entry: Option<Box<Entry>>,
 }
@@ -37,7 +40,14 @@ impl Finish {
                 ..Entry::default()
             })
         });
-        Self { client: Rc::clone(client), started: Instant::now(), status: None, bytes: 0, entry }
+        Self {
+            client: Rc::clone(client),
+            started: Instant::now(),
+            status: None,
+            bytes: 0,
+            lease: None,
+            entry,
+        }
     }
 }
 

@@ -3,9 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use smallvec::SmallVec;
-
-use super::cluster::ClusterSlot;
+use super::balance::Choice;
 use super::connection::Client;
 use super::error::{Error, Fault};
 use super::upstream::{Answer, Exchange, Failure, Request, Upstream};
@@ -17,18 +15,16 @@ const TRIES: usize = 3;
 /// connection that turns out to be closed costs a try on a new one, to the same endpoint.
 pub(super) async fn forward(
     client: &Client,
-    slot: &ClusterSlot,
+    choice: &mut Choice<'_>,
     request: Request,
 ) -> Result<(Answer, SocketAddr), Error> {
     let worker = &client.worker;
     let counters = &worker.counters;
     let timeouts = &worker.settings.timeouts;
-    let place = slot.begin(worker.index);
     let mut exchange = Exchange::new(request);
-    let mut tried: SmallVec<[SocketAddr; TRIES]> = SmallVec::new();
     let mut last = None;
-    while tried.len() < TRIES {
-        let Some(address) = slot.endpoint(place, &tried, &worker.failing) else { break };
+    while choice.tries() < TRIES {
+        let Some(address) = choice.next() else { break };
         if let Some(kept) = worker.pool.take(address) {
             counters.upstream_reuses.add(1);
             match exchange.run(kept, &worker.pool, timeouts).await {
@@ -46,15 +42,14 @@ pub(super) async fn forward(
                 }
             }
             Err(error) => {
-                tracing::debug!(%error, cluster = %slot.key, "connecting failed");
+                tracing::debug!(%error, cluster = %choice.slot().key, "connecting failed");
                 counters.upstream_failures.add(1);
                 worker.failing.failed(address, &error, Instant::now());
                 last = Some(error);
             }
         }
-        tried.push(address);
     }
-    Err(last.unwrap_or_else(|| Error::NoEndpoint(slot.key.clone())))
+    Err(last.unwrap_or_else(|| Error::NoEndpoint(choice.slot().key.clone())))
 }
 
 /// The request again, if it may be sent again.

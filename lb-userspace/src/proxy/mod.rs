@@ -13,6 +13,7 @@
 //! - What HTTP forbids and hyper lets through is refused in `guard` and `incoming`, nowhere else.
 
 mod access_log;
+mod balance;
 mod body;
 mod buffers;
 mod cluster;

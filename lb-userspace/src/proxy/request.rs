@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 
 use super::access_log::clip;
+use super::balance::{Choice, CookieFacts};
 use super::body::{Content, ResponseBody};
 use super::connection::Client;
-use super::error::Error;
+use super::error::{Error, Fault};
 use super::finish::Finish;
 use super::forward::forward;
 use super::incoming::{expects_continue, host_of, target_of, wants_upgrade};
@@ -116,13 +117,17 @@ async fn answer(
         let port = config.https_port(client.local);
         return Ok(Reply::Own(respond::to_https(status, &host, port, &target)?));
     }
-    let slot = match (&route.backend, &found.served.cluster) {
+    match (&route.backend, &found.served.cluster) {
         (Backend::Unavailable(why), _) => return Err(Error::Unavailable(why.clone())),
-        (_, Some(slot)) => slot,
+        (_, Some(_)) => {}
         (_, None) => return Err(Error::NoRoute),
     };
+    let choice = Choice::of(worker, found.served, &parts.headers, |template| {
+        template.as_literal().unwrap_or_default().to_owned()
+    });
+    let mut choice = choice.ok_or(Error::NoRoute)?;
     if let Some(entry) = &mut finish.entry {
-        entry.cluster = Some(slot.key.to_string());
+        entry.cluster = Some(choice.slot().key.to_string());
     }
 
     let body = RequestBody::receive(worker, &mut parts, body, policy).await?;
@@ -135,9 +140,19 @@ async fn answer(
         chunked: framing == Framing::Chunked,
         expects_continue: expects_continue(&parts),
         wants_upgrade: upgrading,
-        method: parts.method,
+        method: parts.method.clone(),
     };
-    let (answer, address) = forward(client, slot, outgoing).await?;
+    let (answer, address) = forward(client, &mut choice, outgoing).await.inspect_err(|error| {
+        if error.fault() == Fault::Upstream {
+            choice.failed();
+        }
+    })?;
+    let chosen = choice.answered(&CookieFacts {
+        path: route.path.text(),
+        https: client.is_https(&parts.headers),
+        user_agent: user_agent(&parts.headers),
+    });
+    finish.lease = chosen.lease;
     if let Some(entry) = &mut finish.entry {
         entry.upstream = Some(address.to_string());
     }
@@ -149,6 +164,9 @@ async fn answer(
             let headers = response.headers_mut();
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.extend(head.upgrade.map(|protocol| (header::UPGRADE, protocol)));
+            if let Some(cookie) = chosen.cookie {
+                headers.append(header::SET_COOKIE, cookie);
+            }
             Reply::Switched(response, upgrade::Tunnel { on_upgrade, upstream })
         }
         (Answer::Switched(..), None) => {
@@ -158,9 +176,16 @@ async fn answer(
             let mut response = Response::new(Content::Upstream(body));
             *response.status_mut() = head.status;
             *response.headers_mut() = head.headers;
+            if let Some(cookie) = chosen.cookie {
+                response.headers_mut().append(header::SET_COOKIE, cookie);
+            }
             Reply::Upstream(response)
         }
     })
+}
+
+fn user_agent(headers: &HeaderMap) -> &str {
+    headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 fn protocol_name(version: Version) -> &'static str {

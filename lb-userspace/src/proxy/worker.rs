@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, LocalSet};
 
 use super::access_log::Log;
+use super::balance::Loads;
 use super::buffers::Budget;
 use super::config::Config;
 use super::connection;
@@ -58,6 +59,7 @@ pub(super) struct Worker {
     pub(super) counters: Arc<Counters>,
     pub(super) pool: Rc<Pool>,
     pub(super) failing: Failing,
+    pub(super) loads: Loads,
     pub(super) bodies: Rc<Budget>,
     pub(super) log: Option<Log>,
     pub(super) ids: RequestIds,
@@ -134,6 +136,7 @@ impl Seed {
             index: self.index,
             pool: Rc::new(Pool::new(self.settings.keep_alive_connections, timeouts.keep_alive)),
             failing: Failing::default(),
+            loads: Loads::default(),
             bodies: Budget::new(self.settings.body_memory),
             settings: self.settings,
             counters: self.counters,
@@ -265,7 +268,9 @@ async fn sweep(worker: Rc<Worker>) {
     let mut ticks = tokio::time::interval(SWEEP);
     loop {
         ticks.tick().await;
-        worker.failing.sweep(std::time::Instant::now());
+        let now = std::time::Instant::now();
+        worker.failing.sweep(now);
+        worker.loads.sweep(now);
         let mut kept = worker.pool.sweep() as u64;
         let idle = &worker.counters.upstream_idle;
         kept = kept.wrapping_sub(idle.get());
