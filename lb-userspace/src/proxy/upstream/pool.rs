@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::{Stream, Transport};
+use super::{Limits, Stream, Transport};
 use crate::proxy::error::Error;
 
 /// How much one read takes at most.
@@ -120,9 +120,9 @@ impl Upstream {
     pub(in crate::proxy) async fn connect(
         address: SocketAddr,
         transport: &Transport,
-        limit: Duration,
+        limits: &Limits,
     ) -> Result<Self, Error> {
-        let stream = connect(address, transport, limit).await?;
+        let stream = connect(address, transport, limits.connect).await?;
         Ok(Self { address, transport: transport.clone(), stream, unread: Bytes::new(), reused: false })
     }
 }

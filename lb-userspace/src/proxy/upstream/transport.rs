@@ -61,7 +61,12 @@ impl Transports {
     }
 
     /// TLS by these rules, for a request for `host`.
-    pub(in crate::proxy) fn tls(&self, rules: Option<&Arc<UpstreamTls>>, alpn: Alpn, host: &str) -> Transport {
+    pub(in crate::proxy) fn tls(
+        &self,
+        rules: Option<&Arc<UpstreamTls>>,
+        alpn: Alpn,
+        host: &str,
+    ) -> Transport {
         let key = (rules.map_or(std::ptr::null(), Arc::as_ptr), alpn);
         let mut known = self.known.borrow_mut();
         let known = known.entry(key).or_insert_with(|| {

@@ -44,8 +44,7 @@ impl ServerCertVerifier for EndpointVerifier {
             authorities
                 .verify(&leaf, others, KeyUsage::server_auth(), &self.algorithms, now)
                 .map_err(refused)?;
-            leaf.verify_is_valid_for_subject_name(name)
-                .map_err(|error| refused(Unverified::Other(error)))?;
+            leaf.verify_is_valid_for_subject_name(name).map_err(|error| refused(Unverified::Other(error)))?;
         }
         Ok(ServerCertVerified::assertion())
     }

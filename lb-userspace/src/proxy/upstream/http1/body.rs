@@ -24,7 +24,7 @@ pub(super) enum Source {
 
 /// The body of an endpoint's answer. Nothing is read that the client has not room for. Gives its
 /// connection back to the pool at the end; dropped before, it closes the connection.
-pub(in crate::proxy::upstream) struct Body {
+pub(in crate::proxy) struct Body {
     /// `None` at the end.
     upstream: Option<Upstream>,
     /// The rest of the request, if the answer began before it was sent.

@@ -92,7 +92,13 @@ impl Exchange {
                     Poll::Ready(Ok(_)) => {
                         answered = true;
                         waits_for = None;
-                        match next_head(&mut upstream.unread, &self.method, limits, &mut sender.held, &mut interim) {
+                        match next_head(
+                            &mut upstream.unread,
+                            &self.method,
+                            limits,
+                            &mut sender.held,
+                            &mut interim,
+                        ) {
                             Ok(Some(head)) => return Poll::Ready(Ok(head)),
                             Ok(None) => continue,
                             Err(what) => return Poll::Ready(Err(Error::Protocol { address, what })),
@@ -139,7 +145,10 @@ impl Exchange {
                 let keep = framing.keep_alive && !send_broken;
                 let sender = (!sent).then(|| {
                     self.handed_on = true;
-                    std::mem::replace(&mut self.sender, Sender::new(Bytes::new(), RequestBody::None, false, false))
+                    std::mem::replace(
+                        &mut self.sender,
+                        Sender::new(Bytes::new(), RequestBody::None, false, false),
+                    )
                 });
                 let body = Body::new(upstream, sender, source, keep, Rc::clone(pool), limits);
                 Ok(Answer::Response(head, Box::new(UpstreamBody::Http1(body))))

@@ -7,5 +7,5 @@ mod exchange;
 mod head;
 mod send;
 
-pub(super) use body::Body;
-pub(super) use exchange::Exchange;
+pub(in crate::proxy) use body::Body;
+pub(in crate::proxy) use exchange::Exchange;

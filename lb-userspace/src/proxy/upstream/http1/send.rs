@@ -85,11 +85,7 @@ impl Sender {
     }
 
     /// Sends what can be sent now. Ready when the request is complete.
-    pub(super) fn poll(
-        &mut self,
-        stream: &mut Stream,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), SendError>> {
+    pub(super) fn poll(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         loop {
             let mut waits_for_client = false;
             if self.data.is_empty() && self.end.is_empty() && self.line.rest().is_empty() {

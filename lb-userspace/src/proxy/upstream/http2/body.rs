@@ -22,7 +22,7 @@ use crate::proxy::headers::may_be_trailer;
 use crate::proxy::upstream::Limits;
 
 /// The body of an endpoint's answer. Dropped before its end, it resets its stream.
-pub(in crate::proxy::upstream) struct Body {
+pub(in crate::proxy) struct Body {
     /// `None` at the end.
     open: Option<Open>,
     /// Still to come, by the endpoint's word.
@@ -87,14 +87,7 @@ impl Body {
 
     /// Nothing follows the head.
     pub(super) fn none() -> Self {
-        Self {
-            open: None,
-            left: None,
-            in_trailers: false,
-            limit: Duration::ZERO,
-            timer: None,
-            waiting: None,
-        }
+        Self { open: None, left: None, in_trailers: false, limit: Duration::ZERO, timer: None, waiting: None }
     }
 
     /// Nothing more will come.

@@ -59,10 +59,11 @@ impl Call {
         transport: &Transport,
         limits: &Limits,
     ) -> Result<Answer, Failure> {
-        let lease = connections
-            .lease(address, transport, limits.connect)
-            .await
-            .map_err(|error| Failure { error, unseen: true, stale: false })?;
+        let lease = connections.lease(address, transport, limits.connect).await.map_err(|error| Failure {
+            error,
+            unseen: true,
+            stale: false,
+        })?;
         let begun = lease.sender().send_request(self.head.clone(), self.upload.is_empty());
         let (mut response, mut stream) = begun.map_err(|error| failure(error, address, &lease))?;
         let upload = &mut self.upload;
@@ -79,7 +80,9 @@ impl Call {
                     match upload.poll(&mut stream, cx) {
                         // It may answer although it wants no more.
                         Poll::Ready(Ok(()) | Err(UploadError::Upstream)) => sent = true,
-                        Poll::Ready(Err(UploadError::Client(why))) => return Poll::Ready(Err(Broken::Ours(why.into()))),
+                        Poll::Ready(Err(UploadError::Client(why))) => {
+                            return Poll::Ready(Err(Broken::Ours(why.into())));
+                        }
                         Poll::Pending => {}
                     }
                 }
@@ -108,7 +111,10 @@ impl Call {
             Ok(answer) => {
                 let rest = (!sent).then(|| {
                     self.handed_on = true;
-                    let upload = std::mem::replace(&mut self.upload, Upload::new(crate::proxy::incoming_body::RequestBody::None));
+                    let upload = std::mem::replace(
+                        &mut self.upload,
+                        Upload::new(crate::proxy::incoming_body::RequestBody::None),
+                    );
                     Rest::send(upload, stream, Rc::new(Cell::new(0)))
                 });
                 answer_of(answer, rest, self.head.method(), lease, address, limits)
@@ -146,8 +152,10 @@ fn answer_of(
         return Err(Failure { error, unseen: false, stale: false });
     }
     head::clean(&mut headers);
-    let bodyless = *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let length = headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let bodyless =
+        *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let length =
+        headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let body = match bodyless {
         true => Body::none(),
         false => Body::new(stream, rest, length, lease, address, limits),

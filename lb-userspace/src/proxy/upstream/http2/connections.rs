@@ -132,9 +132,8 @@ impl Entry {
     /// Room on a connection: the busiest that has any, so that others become idle and end.
     fn lease(&mut self) -> Option<Lease> {
         self.open.retain(|one| !one.retired.get());
-        let has_room = |one: &&Rc<Connection>| {
-            one.active.get() < one.sender.current_max_send_streams().min(MAX_STREAMS)
-        };
+        let has_room =
+            |one: &&Rc<Connection>| one.active.get() < one.sender.current_max_send_streams().min(MAX_STREAMS);
         let full = self.open.len() >= MAX_CONNECTIONS;
         let busiest = self.open.iter().filter(has_room).max_by_key(|one| one.active.get());
         let any = || self.open.iter().filter(|_| full).min_by_key(|one| one.active.get());

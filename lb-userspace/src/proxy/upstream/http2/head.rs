@@ -47,9 +47,8 @@ pub(super) fn request(head: &Bytes, method: Method, scheme: Scheme) -> Result<Re
     let path = PathAndQuery::from_maybe_shared(head.slice_ref(path.as_bytes()));
     let mut uri = http::uri::Parts::default();
     uri.scheme = Some(scheme);
-    uri.authority = Some(
-        authority.ok_or_else(|| bad("Host is missing"))?.map_err(|_| bad("Host can't stand in a URL"))?,
-    );
+    uri.authority =
+        Some(authority.ok_or_else(|| bad("Host is missing"))?.map_err(|_| bad("Host can't stand in a URL"))?);
     uri.path_and_query = Some(path.map_err(|_| bad("its target can't be sent over HTTP/2"))?);
     let mut request = Request::new(());
     *request.method_mut() = method;
@@ -113,8 +112,11 @@ mod tests {
         let head = Bytes::copy_from_slice(h1.as_bytes());
         let made = request(&head, Method::POST, Scheme::HTTPS).expect("a head");
         assert_eq!(made.uri().to_string(), "https://a.test:80/a.B/c?d=e");
-        let lines: Vec<_> =
-            made.headers().iter().map(|(name, value)| format!("{name}: {}", value.to_str().expect("text"))).collect();
+        let lines: Vec<_> = made
+            .headers()
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().expect("text")))
+            .collect();
         assert_eq!(lines, ["te: trailers", "content-type: application/grpc", "x: 1", "x: 2"]);
         for bad in ["GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\nhost: a b\r\n\r\n", "GET / HTTP/1.1\r\n"] {
             let head = Bytes::copy_from_slice(bad.as_bytes());

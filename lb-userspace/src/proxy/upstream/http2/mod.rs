@@ -8,6 +8,6 @@ mod connections;
 mod head;
 mod upload;
 
-pub(super) use body::Body;
+pub(in crate::proxy) use body::Body;
 pub(in crate::proxy) use call::Call;
 pub(in crate::proxy) use connections::Connections;
