@@ -31,6 +31,8 @@ pub(super) enum Error {
     ClientTimeout,
     #[error("the client went away before its request was complete")]
     ClientGone,
+    #[error("this host is not served on a connection that was opened for another name")]
+    Misdirected,
     #[error("no route for this host and path")]
     NoRoute,
     #[error("the route can't be served: {0}")]
@@ -41,14 +43,18 @@ pub(super) enum Error {
     Connection { address: SocketAddr, source: io::Error },
     #[error("endpoint {0} did not accept the connection in time")]
     ConnectTimeout(SocketAddr),
+    #[error("no TLS with endpoint {address}: {source}")]
+    Tls { address: SocketAddr, source: io::Error },
     #[error("endpoint {0} did not take the request in time")]
     SendTimeout(SocketAddr),
     #[error("endpoint {0} did not answer in time")]
     ReadTimeout(SocketAddr),
     #[error("endpoint {address} closed the connection before its answer was complete: {source}")]
     Closed { address: SocketAddr, source: io::Error },
-    #[error("endpoint {address} sent what is not HTTP/1.1: {what}")]
+    #[error("endpoint {address} sent what is not valid: {what}")]
     Protocol { address: SocketAddr, what: &'static str },
+    #[error("the request's body has no length, which its endpoint needs")]
+    LengthRequired,
 }
 
 impl Error {
@@ -59,10 +65,13 @@ impl Error {
             | Self::Connect
             | Self::BodyTooLarge(_)
             | Self::ClientTimeout
-            | Self::ClientGone => Fault::Client,
+            | Self::ClientGone
+            | Self::LengthRequired
+            | Self::Misdirected => Fault::Client,
             Self::NoRoute | Self::Unavailable(_) | Self::NoEndpoint(_) => Fault::Configuration,
             Self::Connection { .. }
             | Self::ConnectTimeout(_)
+            | Self::Tls { .. }
             | Self::SendTimeout(_)
             | Self::ReadTimeout(_)
             | Self::Closed { .. }
@@ -77,9 +86,13 @@ impl Error {
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Unavailable(_) | Self::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Connection { .. } | Self::Closed { .. } | Self::Protocol { .. } => StatusCode::BAD_GATEWAY,
+            Self::Connection { .. } | Self::Tls { .. } | Self::Closed { .. } | Self::Protocol { .. } => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::ConnectTimeout(_) | Self::SendTimeout(_) | Self::ReadTimeout(_) => {
                 StatusCode::GATEWAY_TIMEOUT
             }

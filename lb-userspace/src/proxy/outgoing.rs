@@ -40,6 +40,7 @@ pub(super) fn write_head(
     client: &Client,
     parts: &Parts,
     host: &str,
+    sent_host: &str,
     target: &Target,
     policy: &RoutePolicy,
     request_id: &[u8; 32],
@@ -62,8 +63,9 @@ pub(super) fn write_head(
         }
         _ => out.extend_from_slice(target.path_and_query().as_bytes()),
     }
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-    write_line(out, "host", host.as_bytes());
+    let upstream = &policy.upstream;
+    out.extend_from_slice(if upstream.http10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
+    write_line(out, "host", sent_host.as_bytes());
 
     let connections = parts.headers.get_all(header::CONNECTION);
     let connection = Connection::parse(connections.iter().map(HeaderValue::as_bytes));
@@ -101,8 +103,13 @@ pub(super) fn write_head(
         }
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }
+    match &upstream.connection {
+        Some(value) => write_line(out, "connection", value.as_bytes()),
+        None if upgrading => out.extend_from_slice(b"connection: upgrade\r\n"),
+        None if upstream.http10 => out.extend_from_slice(b"connection: close\r\n"),
+        None => {}
+    }
     if let Some(protocol) = parts.headers.get(header::UPGRADE).filter(|_| upgrading) {
-        out.extend_from_slice(b"connection: upgrade\r\n");
         write_line(out, "upgrade", protocol.as_bytes());
     }
     out.extend_from_slice(b"\r\n");

@@ -16,13 +16,14 @@ use super::connection::Client;
 use super::error::{Error, Fault};
 use super::finish::Finish;
 use super::forward::forward;
+use super::grpc;
 use super::incoming::{expects_continue, host_of, target_of, wants_upgrade};
 use super::incoming_body::RequestBody;
 use super::outgoing::{Framing, write_head};
 use super::respond;
 use super::upgrade;
-use super::upstream::{Answer, Request as UpstreamRequest};
-use crate::model::Backend;
+use super::upstream::{Answer, Request as UpstreamRequest, rewrite};
+use crate::model::{Backend, Template};
 use crate::route::normalise_host;
 
 /// Answers one request of `client`.
@@ -33,6 +34,7 @@ pub(super) async fn serve(
     client.last_active.set(Instant::now());
     let mut finish = Finish::new(&client);
     let is_head = request.method() == Method::HEAD;
+    let is_grpc = grpc::is_call(request.headers());
     let own = match answer(&client, request, &mut finish).await {
         Ok(Reply::Upstream(mut response)) => {
             finish.status = Some(response.status().as_u16());
@@ -62,6 +64,7 @@ pub(super) async fn serve(
         }
     };
     finish.status = Some(own.status().as_u16());
+    let own = if is_grpc { grpc::answer(own) } else { own };
     Ok(own.map(|text| {
         let text = if is_head { Bytes::new() } else { text };
         ResponseBody::new(Content::Own(text), finish)
@@ -100,14 +103,14 @@ async fn answer(
     }
 
     let config = worker.config();
-    let routed = match host.as_str() {
-        "" => config.table.find(None, target.path()),
-        name => {
-            let name = normalise_host(name).map_err(|bad| Error::BadRequest(bad.to_string()))?;
-            config.table.find(Some(&name), target.path())
-        }
+    let name = match host.as_str() {
+        "" => None,
+        name => Some(normalise_host(name).map_err(|bad| Error::BadRequest(bad.to_string()))?),
     };
-    let found = routed.ok_or(Error::NoRoute)?;
+    if client.handshake.as_ref().is_some_and(|tls| config.tls.is_misdirected(tls, name.as_deref())) {
+        return Err(Error::Misdirected);
+    }
+    let found = config.table.find(name.as_deref(), target.path()).ok_or(Error::NoRoute)?;
     let route = found.route;
     let policy = &found.served.policy.rules;
     if let Some(entry) = &mut finish.entry {
@@ -133,20 +136,26 @@ async fn answer(
     let body = RequestBody::receive(worker, &mut parts, body, policy).await?;
     let upgrading = on_upgrade.is_some() && body.is_end_stream();
     let framing = Framing::of(&parts, &body);
-    let head = write_head(client, &parts, &host, &target, policy, &request_id, &framing, upgrading);
+    if policy.upstream.http10 && framing == Framing::Chunked {
+        return Err(Error::LengthRequired);
+    }
+    let sent_host = policy.upstream.host.as_ref().and_then(Template::as_literal).unwrap_or(&host);
+    let head =
+        write_head(client, &parts, &host, sent_host, &target, policy, &request_id, &framing, upgrading);
     let outgoing = UpstreamRequest {
         head,
-        body: body,
+        body,
         chunked: framing == Framing::Chunked,
         expects_continue: expects_continue(&parts),
         wants_upgrade: upgrading,
         method: parts.method.clone(),
     };
-    let (answer, address) = forward(client, &mut choice, outgoing).await.inspect_err(|error| {
-        if error.fault() == Fault::Upstream {
-            choice.failed();
-        }
-    })?;
+    let (answer, address) =
+        forward(client, &mut choice, policy, sent_host, outgoing).await.inspect_err(|error| {
+            if error.fault() == Fault::Upstream {
+                choice.failed();
+            }
+        })?;
     let chosen = choice.answered(&CookieFacts {
         path: route.path.text(),
         https: client.is_https(&parts.headers),
@@ -176,6 +185,9 @@ async fn answer(
             let mut response = Response::new(Content::of_upstream(body, policy.body.buffer_response, worker));
             *response.status_mut() = head.status;
             *response.headers_mut() = head.headers;
+            rewrite(&policy.upstream.response, response.headers_mut(), |template| {
+                template.as_literal().unwrap_or_default().as_bytes().to_vec()
+            });
             if let Some(cookie) = chosen.cookie {
                 response.headers_mut().append(header::SET_COOKIE, cookie);
             }

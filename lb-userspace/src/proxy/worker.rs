@@ -24,7 +24,7 @@ use super::connection;
 use super::forwarded::RequestIds;
 use super::settings::Settings;
 use super::stats::Counters;
-use super::upstream::{Failing, Pool};
+use super::upstream::{Connections, Failing, Pool, RetryBudget, Transports};
 
 /// How long `accept` rests after it failed for want of something that only time brings back.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -58,7 +58,11 @@ pub(super) struct Worker {
     pub(super) settings: Arc<Settings>,
     pub(super) counters: Arc<Counters>,
     pub(super) pool: Rc<Pool>,
+    /// Those that speak HTTP/2.
+    pub(super) connections: Rc<Connections>,
+    pub(super) transports: Transports,
     pub(super) failing: Failing,
+    pub(super) retries: RetryBudget,
     pub(super) loads: Loads,
     pub(super) bodies: Rc<Budget>,
     pub(super) log: Option<Log>,
@@ -135,7 +139,10 @@ impl Seed {
         let worker = Rc::new(Worker {
             index: self.index,
             pool: Rc::new(Pool::new(self.settings.keep_alive_connections, timeouts.keep_alive)),
+            connections: Connections::new(timeouts.keep_alive, Arc::clone(&self.counters)),
+            transports: Transports::new(),
             failing: Failing::default(),
+            retries: RetryBudget::new(),
             loads: Loads::default(),
             bodies: Budget::new(self.settings.body_memory),
             settings: self.settings,
@@ -271,7 +278,8 @@ async fn sweep(worker: Rc<Worker>) {
         let now = std::time::Instant::now();
         worker.failing.sweep(now);
         worker.loads.sweep(now);
-        let mut kept = worker.pool.sweep() as u64;
+        worker.transports.sweep();
+        let mut kept = (worker.pool.sweep() + worker.connections.sweep()) as u64;
         let idle = &worker.counters.upstream_idle;
         kept = kept.wrapping_sub(idle.get());
         idle.add(kept);

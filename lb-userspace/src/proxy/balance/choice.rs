@@ -102,11 +102,6 @@ impl<'a> Choice<'a> {
         self.slot
     }
 
-    /// How many endpoints were tried.
-    pub(in crate::proxy) fn tries(&self) -> usize {
-        self.tried.len()
-    }
-
     /// The endpoint for the next try: one that was not tried and, if there is one, did not fail
     /// lately. `None` when there is none left.
     pub(in crate::proxy) fn next(&mut self) -> Option<SocketAddr> {

@@ -50,14 +50,15 @@ impl Failing {
         }
     }
 
-    /// Takes note of a connection that could not be opened, if that says something about the endpoint.
-    pub(in crate::proxy) fn failed(&self, address: SocketAddr, error: &Error, now: Instant) {
+    /// Takes note of a connection that could not be opened, if that says something about the
+    /// endpoint. Whether it is the first after the endpoint was fine, or unknown.
+    pub(in crate::proxy) fn failed(&self, address: SocketAddr, error: &Error, now: Instant) -> bool {
         if !is_of_endpoint(error) {
-            return;
+            return false;
         }
         let mut endpoints = self.endpoints.borrow_mut();
         let rest = endpoints.get(&address).map_or(FIRST_REST, |before| (before.rest * 2).min(LONGEST_REST));
-        endpoints.insert(address, Failed { rest, until: now + rest });
+        endpoints.insert(address, Failed { rest, until: now + rest }).is_none()
     }
 
     /// An endpoint accepted a connection.
@@ -80,7 +81,7 @@ fn is_of_endpoint(error: &Error) -> bool {
         ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut,
     };
     match error {
-        Error::ConnectTimeout(_) => true,
+        Error::ConnectTimeout(_) | Error::Tls { .. } => true,
         Error::Connection { source, .. } => matches!(
             source.kind(),
             ConnectionAborted
