@@ -8,6 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::error::Error;
 use super::finish::Finish;
+use super::policy::Throttled;
 use super::read_ahead::ReadAhead;
 use super::upstream::UpstreamBody;
 use super::worker::Worker;
@@ -22,6 +23,7 @@ pub(super) enum Content {
     Own(Bytes),
     Upstream(Box<UpstreamBody>),
     Ahead(ReadAhead),
+    Throttled(Box<Throttled<ResponseBody>>),
 }
 
 impl Content {
@@ -39,6 +41,11 @@ impl Content {
 impl ResponseBody {
     pub(super) fn new(content: Content, finish: Finish) -> Self {
         Self { content, finish: Some(finish) }
+    }
+
+    /// A part of another body, which is the one that is counted.
+    pub(super) fn uncounted(content: Content) -> Self {
+        Self { content, finish: None }
     }
 
     /// No body, and nothing counted: the request goes on in another form.
@@ -61,6 +68,7 @@ impl Body for ResponseBody {
             Content::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Content::Upstream(body) => body.poll_frame(cx),
             Content::Ahead(body) => body.poll_frame(cx),
+            Content::Throttled(body) => Pin::new(&mut **body).poll_frame(cx),
         };
         let Some(finish) = &mut this.finish else { return frame };
         match &frame {
@@ -83,6 +91,7 @@ impl Body for ResponseBody {
             Content::Own(bytes) => bytes.is_empty(),
             Content::Upstream(body) => body.is_end(),
             Content::Ahead(body) => body.is_end(),
+            Content::Throttled(body) => body.is_end_stream(),
         }
     }
 
@@ -90,6 +99,7 @@ impl Body for ResponseBody {
         match &self.content {
             Content::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Ahead(body) => body.exact_len().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Content::Throttled(body) => body.size_hint(),
             Content::Upstream(body) => body.exact_len().map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
