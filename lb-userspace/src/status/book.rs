@@ -22,7 +22,7 @@ use super::View;
 use super::addresses::of_ingress;
 use super::request::Failure;
 use crate::model::{Issue, ObjectKey, Severity};
-use crate::objects::{Kind, Object};
+use crate::objects::Kind;
 
 /// Of one object's issues so many become Events, the worst first; `sluice status` has them all.
 const MOST_PER_OBJECT: usize = 10;
@@ -124,8 +124,10 @@ impl Book {
             }
         }
         for key in self.fresh.keys() {
-            let Some(ingress) = self.known.get(key) else { continue };
-            let regarding = reference(&Object::Ingress(ingress.clone()));
+            if !self.known.contains_key(key) {
+                continue;
+            }
+            let regarding = reference(view, Kind::Ingress, key);
             let id = id(&regarding, &SYNCED);
             if let Some(count) = self.count(id, self.synced_again, now) {
                 let note = "Served as it is written now.".to_owned();
@@ -214,17 +216,16 @@ fn regarding(view: &View, issue: &Issue) -> Option<ObjectReference> {
     if kind == Kind::Ingress && !view.owned.contains(&issue.object.key) {
         return None;
     }
-    view.objects.get(kind, &issue.object.key).map(|object| reference(&object))
+    view.objects.contains(kind, &issue.object.key).then(|| reference(view, kind, &issue.object.key))
 }
 
-fn reference(object: &Object) -> ObjectReference {
-    let metadata = object.metadata();
+fn reference(view: &View, kind: Kind, key: &ObjectKey) -> ObjectReference {
     ObjectReference {
-        api_version: Some(object.kind().api_version().to_owned()),
-        kind: Some(object.kind().name().to_owned()),
-        namespace: metadata.namespace.clone(),
-        name: metadata.name.clone(),
-        uid: metadata.uid.clone(),
+        api_version: Some(kind.api_version().to_owned()),
+        kind: Some(kind.name().to_owned()),
+        namespace: (!key.namespace.is_empty()).then(|| key.namespace.to_string()),
+        name: Some(key.name.to_string()),
+        uid: view.objects.uid(kind, key).map(str::to_owned),
         ..ObjectReference::default()
     }
 }

@@ -13,6 +13,7 @@ use super::addresses::{Address, of_ingress};
 use super::pace::Backoff;
 use super::request::Failure;
 use crate::model::ObjectKey;
+use crate::objects::ObjectMap;
 
 /// A set of addresses that many Ingresses share.
 pub type Addresses = Arc<BTreeSet<Address>>;
@@ -113,7 +114,7 @@ impl Ledger {
     /// nothing is written to them: an old status is better than none.
     pub fn review(
         &mut self,
-        ingresses: &BTreeMap<ObjectKey, Arc<Ingress>>,
+        ingresses: &ObjectMap<Ingress>,
         owned: &BTreeSet<ObjectKey>,
         desired: Option<Addresses>,
         now: Instant,
