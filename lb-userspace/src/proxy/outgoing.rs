@@ -9,7 +9,6 @@ use hyper::body::{Body, Incoming};
 use super::connection::Client;
 use super::forwarded;
 use super::headers::{Connection, write_line};
-use crate::model::{RewriteTarget, RoutePolicy};
 use crate::route::Target;
 
 /// How the request's body is sent on.
@@ -30,7 +29,7 @@ impl Framing {
     }
 }
 
-/// The request's head as the endpoint gets it.
+/// The request's head as the endpoint gets it; `target` is what it is asked for.
 #[expect(
     clippy::too_many_arguments,
     reason = "each is one fact of the request; a struct would only rename them"
@@ -40,7 +39,6 @@ pub(super) fn write_head(
     parts: &Parts,
     host: &str,
     target: &Target,
-    policy: &RoutePolicy,
     request_id: &[u8; 32],
     framing: &Framing,
     upgrading: bool,
@@ -51,16 +49,7 @@ pub(super) fn write_head(
     let out: &mut BytesMut = &mut scratch;
     out.extend_from_slice(parts.method.as_str().as_bytes());
     out.extend_from_slice(b" ");
-    match &policy.rewrite {
-        Some(RewriteTarget::Replace(path)) if !target.is_asterisk() => {
-            out.extend_from_slice(path.as_bytes());
-            if let Some(query) = target.query() {
-                out.extend_from_slice(b"?");
-                out.extend_from_slice(query.as_bytes());
-            }
-        }
-        _ => out.extend_from_slice(target.path_and_query().as_bytes()),
-    }
+    out.extend_from_slice(target.path_and_query().as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     write_line(out, "host", host.as_bytes());
 

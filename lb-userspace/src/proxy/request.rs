@@ -20,8 +20,8 @@ use super::outgoing::{Framing, write_head};
 use super::respond;
 use super::upgrade;
 use super::upstream::{Answer, Request as UpstreamRequest};
-use crate::model::Backend;
-use crate::route::normalise_host;
+use crate::model::{Backend, Variable};
+use crate::route::{Rewritten, normalise_host};
 
 /// Answers one request of `client`.
 pub(super) async fn serve(
@@ -124,9 +124,19 @@ async fn answer(
         entry.cluster = Some(slot.key.to_string());
     }
 
+    let known = |variable: &Variable, text: &mut String| match variable {
+        Variable::Scheme => text.push_str(if client.is_https(&parts.headers) { "https" } else { "http" }),
+        Variable::Host => text.push_str(&host),
+        _ => {}
+    };
+    let upstream_target =
+        match found.rewrite(&target, known).map_err(|bad| Error::BadRequest(bad.to_string()))? {
+            Rewritten::Target(target) => target,
+            Rewritten::Redirect(url) => return Ok(Reply::Own(respond::elsewhere(&url)?)),
+        };
     let upgrading = on_upgrade.is_some() && body.is_end_stream();
     let framing = Framing::of(&parts, &body);
-    let head = write_head(client, &parts, &host, &target, policy, &request_id, &framing, upgrading);
+    let head = write_head(client, &parts, &host, &upstream_target, &request_id, &framing, upgrading);
     let outgoing = UpstreamRequest {
         head,
         body: (!body.is_end_stream()).then_some(body),

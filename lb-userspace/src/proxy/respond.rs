@@ -33,11 +33,22 @@ pub(super) fn to_https(
     };
     let location = HeaderValue::from_str(&location)
         .map_err(|_| Error::BadRequest("the host can't stand in a URL".to_owned()))?;
-    Ok(redirect(StatusCode::from_u16(status).unwrap_or(StatusCode::PERMANENT_REDIRECT), location))
+    Ok(redirect(
+        StatusCode::from_u16(status).unwrap_or(StatusCode::PERMANENT_REDIRECT),
+        location,
+        "this is served over https\n",
+    ))
 }
 
-fn redirect(status: StatusCode, location: HeaderValue) -> Response<Bytes> {
-    let mut response = plain(status, "this is served over https\n".to_owned());
+/// Another URL, for now (302): where a rewrite leads out of the host.
+pub(super) fn elsewhere(url: &str) -> Result<Response<Bytes>, Error> {
+    let location = HeaderValue::from_str(url)
+        .map_err(|_| Error::BadRequest("the rewritten URL can't stand in a header".to_owned()))?;
+    Ok(redirect(StatusCode::FOUND, location, "this is served elsewhere\n"))
+}
+
+fn redirect(status: StatusCode, location: HeaderValue, text: &str) -> Response<Bytes> {
+    let mut response = plain(status, text.to_owned());
     response.headers_mut().insert(LOCATION, location);
     response
 }
