@@ -40,8 +40,8 @@ pub struct Book {
     again: Duration,
     synced_again: Duration,
     told: HashMap<u64, Told>,
-    /// Ours, as they were when last looked at.
-    known: BTreeMap<ObjectKey, Arc<Ingress>>,
+    /// Ours, as they were when last looked at; `None` before the first look.
+    known: Option<BTreeMap<ObjectKey, Arc<Ingress>>>,
     /// Newly served, or served by a new text, and since when.
     fresh: BTreeMap<ObjectKey, Instant>,
 }
@@ -78,21 +78,23 @@ pub struct Telling {
 impl Book {
     /// An empty one. What goes on is told again after `again`, changes of one Ingress after `synced_again`.
     pub fn new(again: Duration, synced_again: Duration) -> Self {
-        Self { again, synced_again, told: HashMap::new(), known: BTreeMap::new(), fresh: BTreeMap::new() }
+        Self { again, synced_again, told: HashMap::new(), known: None, fresh: BTreeMap::new() }
     }
 
     /// Finds out which Ingresses are newly served. To be shown every view, leading or not.
     pub fn observe(&mut self, view: &View, now: Instant) {
-        self.known.retain(|key, _| view.owned.contains(key));
+        let first = self.known.is_none();
+        let all = self.known.get_or_insert_default();
+        all.retain(|key, _| view.owned.contains(key));
         for key in view.owned.iter() {
             let Some(ingress) = view.objects.ingresses.get(key) else { continue };
-            let fresh = match self.known.get(key) {
+            let fresh = match all.get(key) {
                 Some(known) if Arc::ptr_eq(known, ingress) => continue,
                 Some(known) => known.spec != ingress.spec || known.annotations() != ingress.annotations(),
                 // One that has an address was served before this process began.
-                None => of_ingress(ingress).is_empty(),
+                None => !first || of_ingress(ingress).is_empty(),
             };
-            self.known.insert(key.clone(), ingress.clone());
+            all.insert(key.clone(), ingress.clone());
             if fresh {
                 self.fresh.insert(key.clone(), now);
             }
@@ -124,7 +126,7 @@ impl Book {
             }
         }
         for key in self.fresh.keys() {
-            let Some(ingress) = self.known.get(key) else { continue };
+            let Some(ingress) = self.known.as_ref().and_then(|known| known.get(key)) else { continue };
             let regarding = reference(&Object::Ingress(ingress.clone()));
             let id = id(&regarding, &SYNCED);
             if let Some(count) = self.count(id, self.synced_again, now) {
@@ -401,7 +403,9 @@ mod tests {
             (20, vec![ingress("web", "b", &["192.0.2.1"])], &[]),
             (25, vec![annotated.clone()], &[]),
             (31, vec![annotated.clone()], &["web Synced 2"]),
-            (99, vec![annotated], &[]),
+            (99, vec![annotated.clone()], &[]),
+            // Ours from now on, with the status that it has.
+            (100, vec![annotated, ingress("came", "a", &["192.0.2.9"])], &["came Synced 1"]),
         ] {
             let now = start + Duration::from_secs(second);
             assert_eq!(told(&mut book, &view(&ingresses, vec![]), now), expect, "second {second}");
