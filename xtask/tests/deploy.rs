@@ -1,14 +1,16 @@
 //! What a cluster installs: that it parses, fits together, and asks for no more than it needs.
 
+#[path = "deploy/chart.rs"]
+mod chart;
+#[path = "deploy/render.rs"]
+mod render;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
 
 use serde_json::Value;
 
-fn deploy() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy"))
-}
+use render::deploy;
 
 /// All documents of a file.
 fn documents(path: &str) -> Vec<Value> {
@@ -99,6 +101,14 @@ fn the_daemonset_can_surge_and_keeps_its_pins() {
     assert_eq!(spec["updateStrategy"]["rollingUpdate"]["maxUnavailable"], 0);
     assert_eq!((&pod["hostNetwork"], &pod["dnsPolicy"]), (&true.into(), &"ClusterFirstWithHostNet".into()));
     assert_eq!(spec["selector"]["matchLabels"], spec["template"]["metadata"]["labels"]);
+    let drain = base["ConfigMap"][0]["data"]["SLUICE_DRAIN_TIMEOUT"].as_str().expect("a setting");
+    let grace = pod["terminationGracePeriodSeconds"].as_u64().expect("a number");
+    assert_eq!(
+        grace,
+        drain.parse::<u64>().expect("a number") + 15,
+        "handing over and draining end before SIGKILL"
+    );
+    assert_eq!(pod["initContainers"][0]["args"], serde_json::json!(["doctor", "--brief"]));
     assert_eq!(pod["serviceAccountName"], base["ServiceAccount"][0]["metadata"]["name"]);
     let volumes: BTreeMap<_, _> = pod["volumes"]
         .as_array()
@@ -118,6 +128,16 @@ fn the_daemonset_can_surge_and_keeps_its_pins() {
     let containers = ["initContainers", "containers"].map(|list| pod[list].as_array().expect("containers"));
     for container in containers.into_iter().flatten() {
         assert_eq!(container["ports"], Value::Null, "ports of hostNetwork pods keep a surge from starting");
+        let security = &container["securityContext"];
+        assert_eq!(
+            (&security["privileged"], &security["allowPrivilegeEscalation"]),
+            (&Value::Null, &false.into())
+        );
+        assert_eq!(security["readOnlyRootFilesystem"], true);
+        assert_eq!(
+            container["terminationMessagePolicy"], "FallbackToLogsOnError",
+            "the pod says why it fails"
+        );
         for mount in container["volumeMounts"].as_array().expect("mounts") {
             if let Some(path) = volumes.get(&mount["name"].to_string()) {
                 assert_eq!(*path, mount["mountPath"], "same path inside and outside");

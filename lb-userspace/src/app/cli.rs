@@ -390,10 +390,17 @@ pub enum MapsCommand {
 
 /// `sluice doctor`.
 #[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 fit; 1 something keeps Sluice from working; 2 wrong usage.")]
 pub struct DoctorArgs {
     /// The NIC to look at. May be repeated. Default: every NIC that is not virtual.
     #[arg(long, env = "SLUICE_INTERFACE", value_delimiter = ',', value_name = "IF")]
     pub interface: Vec<String>,
+    /// Look only at what ordinary sockets need.
+    #[arg(long, env = "SLUICE_NO_XDP", value_parser = BoolishValueParser::new())]
+    pub no_xdp: bool,
+    /// Only what is wrong, a line each: for the log of an init container.
+    #[arg(long)]
+    pub brief: bool,
     /// How the answer looks.
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: Output,
