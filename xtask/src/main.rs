@@ -54,6 +54,8 @@ enum Habit {
 enum Benchmark {
     /// ns per packet of the XDP program, by PROG_TEST_RUN (needs root)
     Xdp,
+    /// Time from API event to first request, memory and CPU with 5,000 Ingresses under change
+    Churn,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -65,6 +67,12 @@ fn main() -> anyhow::Result<()> {
             setup::run()?;
             // The kernel does the timing: how this side is compiled changes nothing but the wait.
             command::cargo(["bench", "--profile=dev", "--package=lb-userspace", "--bench=xdp", "--"])
+                .args(arguments)
+                .run()
+        }
+        Habit::Bench { name: Benchmark::Churn, arguments } => {
+            setup::run()?;
+            command::cargo(["bench", "--profile=release", "--package=lb-userspace", "--bench=churn", "--"])
                 .args(arguments)
                 .run()
         }

@@ -72,13 +72,24 @@ fn rights_are_what_is_watched_and_no_more() {
     grant("discovery.k8s.io/endpointslices", &watch);
     grant("services", &watch);
     grant("secrets", &["get", "list", "watch"]);
+    grant("networking.k8s.io/ingresses/status", &["patch"]);
+    grant("events.k8s.io/events", &["create", "patch"]);
     assert_eq!(base["ClusterRole"].len(), 1);
     assert_eq!(grants(&base["ClusterRole"][0]), expected);
-    assert!(!base.contains_key("Role") && !base.contains_key("RoleBinding"));
+    // Leases only in the namespace of the installation.
+    assert_eq!(base["Role"].len(), 1);
+    let leases = ["get", "list", "create", "update", "delete"];
+    let expected = leases.map(|verb| ("coordination.k8s.io/leases".to_owned(), verb.to_owned()));
+    assert_eq!(grants(&base["Role"][0]), BTreeSet::from(expected));
 
-    let binding = &base["ClusterRoleBinding"][0];
-    assert_eq!(binding["subjects"].as_array().map(Vec::len), Some(1));
-    assert_eq!(binding["subjects"][0]["name"], base["ServiceAccount"][0]["metadata"]["name"]);
+    for kind in ["ClusterRoleBinding", "RoleBinding"] {
+        let binding = &base[kind][0];
+        assert_eq!(binding["subjects"].as_array().map(Vec::len), Some(1));
+        assert_eq!(binding["subjects"][0]["name"], base["ServiceAccount"][0]["metadata"]["name"]);
+        let role = kind.trim_end_matches("Binding");
+        assert_eq!(binding["roleRef"]["kind"], role);
+        assert_eq!(binding["roleRef"]["name"], base[role][0]["metadata"]["name"]);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use ahash::AHashMap;
 
 use super::cluster::ClusterSlot;
 use super::policy::{Policies, Policy};
-use super::tls::TlsBuilder;
+use super::tls::{Termination, TlsBuilder};
 use crate::model::{Backend, Cluster, ClusterKey, Protocol, Snapshot};
 use crate::route::RouteTable;
 
@@ -18,7 +18,7 @@ pub(super) struct Config {
     pub(super) table: Arc<RouteTable<Served>>,
     pub(super) clusters: Arc<Slots>,
     policies: Arc<Policies>,
-    pub(super) tls: Arc<rustls::ServerConfig>,
+    pub(super) tls: Arc<Termination>,
     listeners: Arc<AHashMap<SocketAddr, Protocol>>,
 }
 

@@ -16,7 +16,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 
 use super::error::Error;
 use super::finish::Finish;
@@ -24,6 +23,7 @@ use super::forwarded;
 use super::guard::{MAX_HEAD, MAX_HEADERS};
 use super::request;
 use super::stream::{ClientStream, Gate};
+use super::tls::ClientTls;
 use super::worker::Worker;
 use crate::model::Protocol;
 
@@ -40,6 +40,8 @@ pub(super) struct Client {
     pub(super) local: SocketAddr,
     pub(super) ip: String,
     pub(super) tls: bool,
+    /// What its TLS handshake said; `None` without TLS.
+    pub(super) handshake: Option<ClientTls>,
     /// The peer is a proxy whose word counts.
     pub(super) trusted: bool,
     h2: Cell<bool>,
@@ -76,19 +78,19 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
         tracing::debug!(%local, "no listener for this address any more");
         return;
     };
-    let client = Rc::new(Client {
+    let client = |handshake: Option<ClientTls>| Client {
         local,
         ip: peer.ip().to_string(),
         tls: protocol == Protocol::Https,
+        handshake,
         trusted: forwarded::is_trusted(peer.ip(), &worker.settings.trusted_proxies),
         h2: Cell::new(false),
         gate: Gate::new(),
         requests: Cell::new(0),
         last_active: Cell::new(Instant::now()),
         worker: Rc::clone(&worker),
-    });
+    };
     let timeouts = worker.settings.timeouts;
-    let gate = Arc::clone(&client.gate);
     match protocol {
         Protocol::Http => {
             let mut stream = stream;
@@ -97,21 +99,26 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
             else {
                 return;
             };
+            let client = client(None);
+            let gate = Arc::clone(&client.gate);
             let stream = ClientStream::new(stream, prefix.freeze(), !is_h2, gate, timeouts);
-            run(client, stream, is_h2).await;
+            run(Rc::new(client), stream, is_h2).await;
         }
         Protocol::Https => {
-            let acceptor = TlsAcceptor::from(Arc::clone(&config.tls));
+            let tls = Arc::clone(&config.tls);
             drop(config);
-            let accepted = tokio::time::timeout(timeouts.handshake, acceptor.accept(stream)).await;
-            let Ok(Ok(stream)) = accepted else {
+            let accepted = tokio::time::timeout(timeouts.handshake, tls.accept(stream)).await;
+            let Ok(Ok((stream, handshake))) = accepted else {
                 worker.counters.tls_failures.add(1);
                 return;
             };
             worker.counters.tls_handshakes.add(1);
             let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            drop(tls);
+            let client = client(Some(handshake));
+            let gate = Arc::clone(&client.gate);
             let stream = ClientStream::new(stream, bytes::Bytes::new(), !is_h2, gate, timeouts);
-            run(client, stream, is_h2).await;
+            run(Rc::new(client), stream, is_h2).await;
         }
     }
 }

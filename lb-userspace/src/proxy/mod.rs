@@ -14,6 +14,7 @@
 
 mod access_log;
 mod body;
+mod buffers;
 mod cluster;
 mod config;
 mod connection;
@@ -24,6 +25,7 @@ mod forwarded;
 mod guard;
 mod headers;
 mod incoming;
+mod incoming_body;
 mod listen;
 mod outgoing;
 mod policy;

@@ -4,11 +4,12 @@ use bytes::{Bytes, BytesMut};
 use http::Version;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 
 use super::connection::Client;
 use super::forwarded;
 use super::headers::{Connection, write_line};
+use super::incoming_body::RequestBody;
 use crate::model::{RewriteTarget, RoutePolicy};
 use crate::route::Target;
 
@@ -21,7 +22,7 @@ pub(super) enum Framing {
 }
 
 impl Framing {
-    pub(super) fn of(parts: &Parts, body: &Incoming) -> Self {
+    pub(super) fn of(parts: &Parts, body: &RequestBody) -> Self {
         match body.size_hint().exact() {
             Some(0) if !parts.headers.contains_key(header::CONTENT_LENGTH) => Self::None,
             Some(length) => Self::Length(length),

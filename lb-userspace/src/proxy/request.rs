@@ -16,6 +16,7 @@ use super::error::Error;
 use super::finish::Finish;
 use super::forward::forward;
 use super::incoming::{expects_continue, host_of, target_of, wants_upgrade};
+use super::incoming_body::RequestBody;
 use super::outgoing::{Framing, write_head};
 use super::respond;
 use super::upgrade;
@@ -79,7 +80,7 @@ async fn answer(
 ) -> Result<Reply, Error> {
     let worker = &client.worker;
     let on_upgrade = wants_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let request_id = worker.ids.next();
     if let Some(entry) = &mut finish.entry {
         entry.method = parts.method.to_string();
@@ -98,14 +99,14 @@ async fn answer(
     }
 
     let config = worker.config();
-    let routed = match host.as_str() {
-        "" => config.table.find(None, target.path()),
-        name => {
-            let name = normalise_host(name).map_err(|bad| Error::BadRequest(bad.to_string()))?;
-            config.table.find(Some(&name), target.path())
-        }
+    let name = match host.as_str() {
+        "" => None,
+        name => Some(normalise_host(name).map_err(|bad| Error::BadRequest(bad.to_string()))?),
     };
-    let found = routed.ok_or(Error::NoRoute)?;
+    if client.handshake.as_ref().is_some_and(|tls| config.tls.is_misdirected(tls, name.as_deref())) {
+        return Err(Error::Misdirected);
+    }
+    let found = config.table.find(name.as_deref(), target.path()).ok_or(Error::NoRoute)?;
     let route = found.route;
     let policy = &found.served.policy.rules;
     if let Some(entry) = &mut finish.entry {
@@ -124,12 +125,13 @@ async fn answer(
         entry.cluster = Some(slot.key.to_string());
     }
 
+    let body = RequestBody::receive(worker, &mut parts, body, policy).await?;
     let upgrading = on_upgrade.is_some() && body.is_end_stream();
     let framing = Framing::of(&parts, &body);
     let head = write_head(client, &parts, &host, &target, policy, &request_id, &framing, upgrading);
     let outgoing = UpstreamRequest {
         head,
-        body: (!body.is_end_stream()).then_some(body),
+        body: body,
         chunked: framing == Framing::Chunked,
         expects_continue: expects_continue(&parts),
         wants_upgrade: upgrading,

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, LocalSet};
 
 use super::access_log::Log;
+use super::buffers::Budget;
 use super::config::Config;
 use super::connection;
 use super::forwarded::RequestIds;
@@ -57,6 +58,7 @@ pub(super) struct Worker {
     pub(super) counters: Arc<Counters>,
     pub(super) pool: Rc<Pool>,
     pub(super) failing: Failing,
+    pub(super) bodies: Rc<Budget>,
     pub(super) log: Option<Log>,
     pub(super) ids: RequestIds,
     pub(super) drain: Drain,
@@ -132,6 +134,7 @@ impl Seed {
             index: self.index,
             pool: Rc::new(Pool::new(self.settings.keep_alive_connections, timeouts.keep_alive)),
             failing: Failing::default(),
+            bodies: Budget::new(self.settings.body_memory),
             settings: self.settings,
             counters: self.counters,
             log: self.log,

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::body::{Source, UpstreamBody};
@@ -17,6 +16,7 @@ use super::head::{BodyLength, ResponseHead};
 use super::send::{Blocked, SendError, Sender};
 use super::{Pool, Upstream};
 use crate::proxy::error::Error;
+use crate::proxy::incoming_body::RequestBody;
 use crate::proxy::settings::Timeouts;
 
 /// How long an endpoint may think about `Expect: 100-continue` before the body is sent anyway.
@@ -29,7 +29,7 @@ const MAX_INTERIM: usize = 16;
 pub(in crate::proxy) struct Request {
     pub(in crate::proxy) head: Bytes,
     pub(in crate::proxy) method: Method,
-    pub(in crate::proxy) body: Option<Incoming>,
+    pub(in crate::proxy) body: RequestBody,
     pub(in crate::proxy) chunked: bool,
     pub(in crate::proxy) expects_continue: bool,
     pub(in crate::proxy) wants_upgrade: bool,
@@ -64,7 +64,7 @@ pub(in crate::proxy) struct Failure {
 impl Exchange {
     pub(in crate::proxy) fn new(request: Request) -> Self {
         let Request { head, method, body, chunked, expects_continue, wants_upgrade } = request;
-        let held = expects_continue && body.is_some();
+        let held = expects_continue && !matches!(body, RequestBody::None);
         let sender = Sender::new(head.clone(), body, chunked, held);
         Self { head, held, method, wants_upgrade, sender }
     }
@@ -92,7 +92,7 @@ impl Exchange {
                 if !sent {
                     match sender.poll(&mut upstream.stream, cx) {
                         Poll::Ready(Ok(())) => sent = true,
-                        Poll::Ready(Err(SendError::Client)) => return Poll::Ready(Err(Error::ClientGone)),
+                        Poll::Ready(Err(SendError::Client(why))) => return Poll::Ready(Err(why.into())),
                         // It may have answered before it closed its ear: read on.
                         Poll::Ready(Err(SendError::Upstream)) => {
                             (sent, send_broken) = (true, true);
