@@ -21,7 +21,7 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::model::{ClusterKey, Compat, Issue, Listener, ObjectKey, Snapshot};
@@ -111,7 +111,7 @@ pub fn translate(
     let mut services = service::Services::new(objects);
     let routing =
         merge::merge(&ingresses, settings.default_backend.as_ref(), objects, &mut services, &mut issues);
-    let clusters: BTreeMap<_, _> = services
+    let clusters: imbl::OrdMap<_, _> = services
         .into_clusters(&mut issues)
         .map(|cluster| {
             let old = previous.clusters.get(&cluster.key).filter(|old| ***old == cluster);
