@@ -4,6 +4,7 @@ mod command;
 mod demo;
 mod fuzz;
 mod image;
+mod kube_tools;
 mod setup;
 mod test;
 mod tidy;
@@ -22,7 +23,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Habit {
-    /// Install what the build needs: rust-src, and bpf-linker into target/tools
+    /// Install what build and tests need: rust-src; into target/tools bpf-linker, helm and kubectl
     Setup,
     /// Run the whole road from client to endpoint in a laboratory of network namespaces
     ///
@@ -59,7 +60,7 @@ enum Benchmark {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().habit {
-        Habit::Setup => setup::run(),
+        Habit::Setup => setup::run().and_then(|()| kube_tools::install()),
         Habit::Demo(options) => demo::run(&options),
         Habit::Test => test::run(),
         Habit::Bench { name: Benchmark::Xdp, arguments } => {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,14 +16,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 
 use super::error::Error;
 use super::finish::Finish;
 use super::forwarded;
 use super::guard::{MAX_HEAD, MAX_HEADERS};
+use super::passthrough;
 use super::request;
 use super::stream::{ClientStream, Gate};
+use super::tls::ClientTls;
 use super::worker::Worker;
 use crate::model::Protocol;
 
@@ -38,8 +39,12 @@ pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
     /// Where the client connected to: the VIP.
     pub(super) local: SocketAddr,
+    pub(super) peer: IpAddr,
+    /// `peer` as text.
     pub(super) ip: String,
     pub(super) tls: bool,
+    /// What its TLS handshake said; `None` without TLS.
+    pub(super) handshake: Option<ClientTls>,
     /// The peer is a proxy whose word counts.
     pub(super) trusted: bool,
     h2: Cell<bool>,
@@ -76,19 +81,20 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
         tracing::debug!(%local, "no listener for this address any more");
         return;
     };
-    let client = Rc::new(Client {
+    let client = |handshake: Option<ClientTls>| Client {
         local,
+        peer: peer.ip(),
         ip: peer.ip().to_string(),
         tls: protocol == Protocol::Https,
+        handshake,
         trusted: forwarded::is_trusted(peer.ip(), &worker.settings.trusted_proxies),
         h2: Cell::new(false),
         gate: Gate::new(),
         requests: Cell::new(0),
         last_active: Cell::new(Instant::now()),
         worker: Rc::clone(&worker),
-    });
+    };
     let timeouts = worker.settings.timeouts;
-    let gate = Arc::clone(&client.gate);
     match protocol {
         Protocol::Http => {
             let mut stream = stream;
@@ -97,21 +103,41 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
             else {
                 return;
             };
+            let client = client(None);
+            let gate = Arc::clone(&client.gate);
             let stream = ClientStream::new(stream, prefix.freeze(), !is_h2, gate, timeouts);
-            run(client, stream, is_h2).await;
+            run(Rc::new(client), stream, is_h2).await;
         }
         Protocol::Https => {
-            let acceptor = TlsAcceptor::from(Arc::clone(&config.tls));
+            if config.tls.has_passthrough() {
+                let found =
+                    tokio::time::timeout(timeouts.handshake, passthrough::find(&stream, &config)).await;
+                match found {
+                    Ok(Ok(None)) => {}
+                    Ok(Ok(Some(passage))) => {
+                        tokio::task::spawn_local(passage.serve(Rc::clone(&worker), stream, peer));
+                        return;
+                    }
+                    Ok(Err(_)) | Err(_) => {
+                        worker.counters.tls_failures.add(1);
+                        return;
+                    }
+                }
+            }
+            let tls = Arc::clone(&config.tls);
             drop(config);
-            let accepted = tokio::time::timeout(timeouts.handshake, acceptor.accept(stream)).await;
-            let Ok(Ok(stream)) = accepted else {
+            let accepted = tokio::time::timeout(timeouts.handshake, tls.accept(stream)).await;
+            let Ok(Ok((stream, handshake))) = accepted else {
                 worker.counters.tls_failures.add(1);
                 return;
             };
             worker.counters.tls_handshakes.add(1);
             let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            drop(tls);
+            let client = client(Some(handshake));
+            let gate = Arc::clone(&client.gate);
             let stream = ClientStream::new(stream, bytes::Bytes::new(), !is_h2, gate, timeouts);
-            run(client, stream, is_h2).await;
+            run(Rc::new(client), stream, is_h2).await;
         }
     }
 }

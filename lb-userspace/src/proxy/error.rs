@@ -25,10 +25,14 @@ pub(super) enum Error {
     BadRequest(String),
     #[error("CONNECT is not served here")]
     Connect,
+    #[error("the request's body is longer than the {0} bytes that the route takes")]
+    BodyTooLarge(u64),
     #[error("the client did not send the request's body in time")]
     ClientTimeout,
     #[error("the client went away before its request was complete")]
     ClientGone,
+    #[error("this host is not served on a connection that was opened for another name")]
+    Misdirected,
     #[error("no route for this host and path")]
     NoRoute,
     #[error("the route can't be served: {0}")]
@@ -39,24 +43,35 @@ pub(super) enum Error {
     Connection { address: SocketAddr, source: io::Error },
     #[error("endpoint {0} did not accept the connection in time")]
     ConnectTimeout(SocketAddr),
+    #[error("no TLS with endpoint {address}: {source}")]
+    Tls { address: SocketAddr, source: io::Error },
     #[error("endpoint {0} did not take the request in time")]
     SendTimeout(SocketAddr),
     #[error("endpoint {0} did not answer in time")]
     ReadTimeout(SocketAddr),
     #[error("endpoint {address} closed the connection before its answer was complete: {source}")]
     Closed { address: SocketAddr, source: io::Error },
-    #[error("endpoint {address} sent what is not HTTP/1.1: {what}")]
+    #[error("endpoint {address} sent what is not valid: {what}")]
     Protocol { address: SocketAddr, what: &'static str },
+    #[error("the request's body has no length, which its endpoint needs")]
+    LengthRequired,
 }
 
 impl Error {
     /// Who has to change something.
     pub(super) fn fault(&self) -> Fault {
         match self {
-            Self::BadRequest(_) | Self::Connect | Self::ClientTimeout | Self::ClientGone => Fault::Client,
+            Self::BadRequest(_)
+            | Self::Connect
+            | Self::BodyTooLarge(_)
+            | Self::ClientTimeout
+            | Self::ClientGone
+            | Self::LengthRequired
+            | Self::Misdirected => Fault::Client,
             Self::NoRoute | Self::Unavailable(_) | Self::NoEndpoint(_) => Fault::Configuration,
             Self::Connection { .. }
             | Self::ConnectTimeout(_)
+            | Self::Tls { .. }
             | Self::SendTimeout(_)
             | Self::ReadTimeout(_)
             | Self::Closed { .. }
@@ -69,10 +84,15 @@ impl Error {
         match self {
             Self::BadRequest(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Unavailable(_) | Self::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Connection { .. } | Self::Closed { .. } | Self::Protocol { .. } => StatusCode::BAD_GATEWAY,
+            Self::Connection { .. } | Self::Tls { .. } | Self::Closed { .. } | Self::Protocol { .. } => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::ConnectTimeout(_) | Self::SendTimeout(_) | Self::ReadTimeout(_) => {
                 StatusCode::GATEWAY_TIMEOUT
             }

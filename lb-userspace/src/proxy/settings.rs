@@ -77,6 +77,10 @@ pub struct Settings {
     pub max_connections: usize,
     /// How many unused connections one worker keeps to one endpoint.
     pub keep_alive_connections: usize,
+    /// How many bytes of bodies one worker holds for those who wait: requests' bodies until they
+    /// are complete, answers for slow clients, copies for mirrors. Above, bodies are passed on
+    /// as they come.
+    pub body_memory: usize,
     /// How long the proxy waits for whom.
     pub timeouts: Timeouts,
 }
@@ -90,6 +94,7 @@ impl Default for Settings {
             trusted_proxies: Vec::new(),
             max_connections: 32_768,
             keep_alive_connections: 32,
+            body_memory: 32 * 1024 * 1024,
             timeouts: Timeouts::default(),
         }
     }

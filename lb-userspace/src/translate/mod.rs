@@ -30,6 +30,8 @@ mod translator;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use crate::model::{ClusterKey, Compat, Issue, Listener, ObjectKey, Snapshot};
 use crate::objects::Objects;
 
@@ -99,4 +101,16 @@ pub fn translate(
     previous: &Snapshot,
 ) -> Snapshot {
     Translator::default().translate(objects, settings, source_issues, now_unix, previous)
+}
+
+/// The Ingresses that are ours by their class, whether or not all they ask for can be served.
+pub fn owned(objects: &Objects, settings: &Settings) -> BTreeSet<ObjectKey> {
+    let mut issues = Vec::new();
+    let classes = class::Classes::new(objects, settings, &mut issues);
+    let ours = objects.ingresses.iter().filter(|(key, ingress)| {
+        // Said by `translate`.
+        issues.clear();
+        classes.claim(key, ingress, &mut issues).is_some()
+    });
+    ours.map(|(key, _)| key.clone()).collect()
 }

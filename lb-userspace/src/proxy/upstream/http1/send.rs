@@ -6,11 +6,11 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use crate::proxy::headers;
+use crate::proxy::incoming_body::{BodyError, RequestBody};
+use crate::proxy::upstream::Stream;
 
 /// A request on its way to an endpoint. Holds at most one piece of the body.
 pub(super) struct Sender {
@@ -19,12 +19,12 @@ pub(super) struct Sender {
     line: Line,
     data: Bytes,
     end: Bytes,
-    body: Option<Incoming>,
+    body: RequestBody,
+    /// The body's last piece was taken.
+    complete: bool,
     chunked: bool,
     /// The body waits until the endpoint asks for it (`Expect: 100-continue`).
     pub(super) held: bool,
-    /// A piece of the body was taken: the request can't be sent again.
-    body_taken: bool,
     /// Something was written.
     wrote: bool,
     /// Rises whenever the client delivered or the endpoint took something.
@@ -43,21 +43,21 @@ pub(super) enum Blocked {
 /// Who broke the request.
 #[derive(Debug)]
 pub(super) enum SendError {
-    Client,
+    Client(BodyError),
     Upstream,
 }
 
 impl Sender {
-    pub(super) fn new(head: Bytes, body: Option<Incoming>, chunked: bool, held: bool) -> Self {
+    pub(super) fn new(head: Bytes, body: RequestBody, chunked: bool, held: bool) -> Self {
         Self {
             head,
             line: Line::default(),
             data: Bytes::new(),
             end: Bytes::new(),
+            complete: matches!(body, RequestBody::None),
             body,
             chunked,
             held,
-            body_taken: false,
             wrote: false,
             progress: 0,
             blocked: Blocked::Upstream,
@@ -75,19 +75,17 @@ impl Sender {
         if !self.wrote {
             return true;
         }
-        if self.body_taken {
+        if !self.body.rewind() {
             return false;
         }
+        self.complete = matches!(self.body, RequestBody::None);
+        (self.line, self.data, self.end) = (Line::default(), Bytes::new(), Bytes::new());
         (self.head, self.held, self.wrote) = (head.clone(), held, false);
         true
     }
 
     /// Sends what can be sent now. Ready when the request is complete.
-    pub(super) fn poll(
-        &mut self,
-        stream: &mut TcpStream,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), SendError>> {
+    pub(super) fn poll(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         loop {
             let mut waits_for_client = false;
             if self.data.is_empty() && self.end.is_empty() && self.line.rest().is_empty() {
@@ -99,15 +97,21 @@ impl Sender {
             }
             let parts = [&self.head[..], self.line.rest(), &self.data[..], &self.end[..]];
             if parts.iter().all(|part| part.is_empty()) {
-                if waits_for_client {
-                    self.blocked = Blocked::Client;
-                    return Poll::Pending;
+                if !waits_for_client && !self.complete {
+                    // An empty piece of body.
+                    continue;
                 }
-                if self.body.is_none() {
-                    return Poll::Ready(Ok(()));
-                }
-                // An empty piece of body.
-                continue;
+                // TLS says that it wrote what it only holds.
+                let flushed = Pin::new(&mut *stream).poll_flush(cx);
+                self.blocked = match &flushed {
+                    Poll::Pending => Blocked::Upstream,
+                    Poll::Ready(_) => Blocked::Client,
+                };
+                return match flushed {
+                    Poll::Ready(Err(_)) => Poll::Ready(Err(SendError::Upstream)),
+                    Poll::Ready(Ok(())) if self.complete => Poll::Ready(Ok(())),
+                    _ => Poll::Pending,
+                };
             }
             let slices = parts.map(IoSlice::new);
             match Pin::new(&mut *stream).poll_write_vectored(cx, &slices) {
@@ -126,24 +130,25 @@ impl Sender {
 
     /// Takes the next piece of the body.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(Ok(())) };
+        if self.complete {
+            return Poll::Ready(Ok(()));
+        }
         if self.held {
             return Poll::Pending;
         }
-        let frame = match Pin::new(&mut *body).poll_frame(cx) {
+        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(None) => {
                 self.finish(None);
                 return Poll::Ready(Ok(()));
             }
-            Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(SendError::Client)),
+            Poll::Ready(Some(Err(why))) => return Poll::Ready(Err(SendError::Client(why))),
             Poll::Ready(Some(Ok(frame))) => frame,
         };
-        self.body_taken = true;
         self.progress += 1;
         match frame.into_data() {
             Ok(data) => {
-                let last = body.is_end_stream();
+                let last = self.body.is_end_stream();
                 if self.chunked && !data.is_empty() {
                     self.line = Line::size(data.len());
                     self.end = Bytes::from_static(b"\r\n");
@@ -160,8 +165,7 @@ impl Sender {
 
     /// The body is complete.
     fn finish(&mut self, trailers: Option<http::HeaderMap>) {
-        self.body = None;
-        self.body_taken = true;
+        self.complete = true;
         if !self.chunked {
             return;
         }

@@ -1,0 +1,288 @@
+//! The bodies of requests: passed on as the client delivers them, or read to their end first.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_TYPE, EXPECT};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::buffers::Reserved;
+use super::error::Error;
+use super::worker::Worker;
+use crate::model::{RoutePolicy, UpstreamProtocol};
+
+/// Largest body that is read to its end before an endpoint sees the request. Larger ones are read
+/// so far and then passed on as they come: they cost no more memory, and no disk.
+const MAX_BUFFERED: usize = 1024 * 1024;
+
+/// The body of a request on its way to an endpoint.
+#[derive(Debug)]
+pub(super) enum RequestBody {
+    /// There is none.
+    None,
+    /// As the client delivers it. What was taken is gone.
+    Streaming(Streaming),
+    /// Complete, to be sent as often as it takes.
+    Buffered(Buffered),
+}
+
+/// A body as the client delivers it, up to a limit.
+#[derive(Debug)]
+pub(super) struct Streaming {
+    /// Read ahead and not taken yet.
+    ahead: Bytes,
+    /// For `ahead`.
+    reserved: Option<Reserved>,
+    incoming: Incoming,
+    limit: Limit,
+    taken: bool,
+}
+
+/// A complete body.
+#[derive(Debug)]
+pub(super) struct Buffered {
+    data: Bytes,
+    trailers: Option<HeaderMap>,
+    next: Next,
+    _reserved: Reserved,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Data,
+    Trailers,
+    Nothing,
+}
+
+/// Why a body does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BodyError {
+    /// The client left, or sent what is no body.
+    #[error("the client went away before its request was complete")]
+    ClientGone,
+    /// It is longer than the route takes.
+    #[error("the request's body is longer than {0} bytes")]
+    TooLarge(u64),
+}
+
+impl From<BodyError> for Error {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::ClientGone => Self::ClientGone,
+            BodyError::TooLarge(limit) => Self::BodyTooLarge(limit),
+        }
+    }
+}
+
+impl RequestBody {
+    /// The body of a request as its route's policy has it: refused if it says that it is too
+    /// long, read to its end if the endpoint is to wait for it. Then nobody is left to answer
+    /// `Expect`, which is taken out.
+    ///
+    /// # Errors
+    /// If the body is too long, or the client does not deliver what is waited for.
+    pub(super) async fn receive(
+        worker: &Worker,
+        parts: &mut Parts,
+        incoming: Incoming,
+        policy: &RoutePolicy,
+    ) -> Result<Self, Error> {
+        if incoming.is_end_stream() {
+            return Ok(Self::None);
+        }
+        let limit = Limit::new(policy.body.max_request);
+        let announced = incoming.size_hint().lower();
+        limit.check(announced)?;
+        let streaming = Streaming { ahead: Bytes::new(), reserved: None, incoming, limit, taken: false };
+        let waits = policy.body.buffer_request && announced <= MAX_BUFFERED as u64 && !is_grpc(parts, policy);
+        if !waits {
+            return Ok(Self::Streaming(streaming));
+        }
+        let body = streaming.read_ahead(worker).await?;
+        parts.headers.remove(EXPECT);
+        Ok(body)
+    }
+
+    /// Begins anew; false if part of the body is gone.
+    pub(super) fn rewind(&mut self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Streaming(body) => !body.taken,
+            Self::Buffered(body) => {
+                body.next = Next::Data;
+                true
+            }
+        }
+    }
+}
+
+impl Streaming {
+    /// Reads the body to its end, or as far as there is memory for it.
+    async fn read_ahead(mut self, worker: &Worker) -> Result<RequestBody, Error> {
+        let mut reserved = worker.bodies.open();
+        let mut data = BytesMut::new();
+        let mut trailers = None;
+        // The client's other piece, for which there was no room.
+        let mut rest = Bytes::new();
+        while !self.incoming.is_end_stream() {
+            let frame = tokio::time::timeout(worker.settings.timeouts.client, self.incoming.frame()).await;
+            let Some(frame) = frame.map_err(|_| Error::ClientTimeout)? else { break };
+            match frame.map_err(|_| Error::ClientGone)?.into_data() {
+                Ok(piece) => {
+                    self.limit.take(piece.len())?;
+                    let length = data.len() + piece.len();
+                    let space = length.next_power_of_two();
+                    if length > MAX_BUFFERED || !reserved.grow_to(space) {
+                        rest = piece;
+                        break;
+                    }
+                    // Copied: the pieces are slices of what the connection reads into, and a few
+                    // bytes would hold all of it.
+                    if space > data.capacity() {
+                        data.reserve(space - data.len());
+                    }
+                    data.extend_from_slice(&piece);
+                }
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        if rest.is_empty() {
+            let data = data.freeze();
+            return Ok(RequestBody::Buffered(Buffered {
+                data,
+                trailers,
+                next: Next::Data,
+                _reserved: reserved,
+            }));
+        }
+        data.extend_from_slice(&rest);
+        (self.ahead, self.reserved) = (data.freeze(), Some(reserved));
+        Ok(RequestBody::Streaming(self))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::None => Poll::Ready(None),
+            Self::Streaming(body) => body.poll_frame(cx),
+            Self::Buffered(body) => Poll::Ready(body.next_frame().map(Ok)),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Streaming(body) => body.ahead.is_empty() && body.incoming.is_end_stream(),
+            Self::Buffered(body) => match body.next {
+                Next::Data => body.data.is_empty() && body.trailers.is_none(),
+                Next::Trailers => body.trailers.is_none(),
+                Next::Nothing => true,
+            },
+        }
+    }
+
+    /// Exact where the body's length is known and nothing follows it: then it needs no chunks.
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::None => SizeHint::with_exact(0),
+            Self::Streaming(body) => {
+                let (ahead, incoming) = (body.ahead.len() as u64, body.incoming.size_hint());
+                let mut hint = SizeHint::new();
+                hint.set_lower(ahead + incoming.lower());
+                if let Some(upper) = incoming.upper() {
+                    hint.set_upper(ahead + upper);
+                }
+                hint
+            }
+            Self::Buffered(body) if body.trailers.is_some() => SizeHint::new(),
+            Self::Buffered(body) => match body.next {
+                Next::Data => SizeHint::with_exact(body.data.len() as u64),
+                Next::Trailers | Next::Nothing => SizeHint::with_exact(0),
+            },
+        }
+    }
+}
+
+impl Streaming {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if !self.ahead.is_empty() {
+            self.taken = true;
+            // Once it is taken, it is the endpoint's connection that bounds it.
+            self.reserved = None;
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.ahead)))));
+        }
+        let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            None => return Poll::Ready(None),
+            Some(Err(_)) => return Poll::Ready(Some(Err(BodyError::ClientGone))),
+            Some(Ok(frame)) => frame,
+        };
+        self.taken = true;
+        if let Err(error) = self.limit.take(frame.data_ref().map_or(0, Bytes::len)) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+impl Buffered {
+    fn next_frame(&mut self) -> Option<Frame<Bytes>> {
+        if self.next == Next::Data {
+            self.next = Next::Trailers;
+            if !self.data.is_empty() {
+                return Some(Frame::data(self.data.clone()));
+            }
+        }
+        if self.next == Next::Trailers {
+            self.next = Next::Nothing;
+            return self.trailers.clone().map(Frame::trailers);
+        }
+        None
+    }
+}
+
+/// How many bytes a body may still have.
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    max: u64,
+    left: u64,
+}
+
+impl Limit {
+    /// Nothing and 0 are no limit.
+    fn new(max: Option<u64>) -> Self {
+        let max = max.filter(|max| *max > 0).unwrap_or(u64::MAX);
+        Self { max, left: max }
+    }
+
+    fn check(&self, bytes: u64) -> Result<(), BodyError> {
+        if bytes <= self.left { Ok(()) } else { Err(BodyError::TooLarge(self.max)) }
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<(), BodyError> {
+        self.check(bytes as u64)?;
+        self.left -= bytes as u64;
+        Ok(())
+    }
+}
+
+/// gRPC is a conversation: a client may wait for the first answer before it sends its second message.
+fn is_grpc(parts: &Parts, policy: &RoutePolicy) -> bool {
+    matches!(policy.upstream.protocol, UpstreamProtocol::Grpc | UpstreamProtocol::Grpcs)
+        || parts
+            .headers
+            .get(CONTENT_TYPE)
+            .map(HeaderValue::as_bytes)
+            .is_some_and(|value| value.starts_with(b"application/grpc"))
+}
