@@ -32,7 +32,7 @@ impl Framing {
     }
 }
 
-/// The request's head as the endpoint gets it; `target` is what it is asked for.
+/// The request's head as the endpoint gets it.
 #[expect(
     clippy::too_many_arguments,
     reason = "each is one fact of the request; a struct would only rename them"

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressRule, IngressSpec};
 
-use super::annotations::Annotations;
+use super::annotations::{Annotations, Defaults};
 use super::path::{self, Closing, RulePath};
 use super::report::issue;
 use crate::model::{
@@ -68,14 +68,15 @@ pub(super) struct Tls {
 }
 
 impl Draft {
-    pub(super) fn new(key: &ObjectKey, ingress: &Ingress, compat: Compat) -> Self {
+    pub(super) fn new(key: &ObjectKey, ingress: &Ingress, defaults: &Defaults) -> Self {
         let mut issues = Vec::new();
-        let annotations = Annotations::read(key, ingress.metadata.annotations.as_ref(), compat, &mut issues);
+        let annotations =
+            Annotations::read(key, ingress.metadata.annotations.as_ref(), defaults, &mut issues);
         let created = ingress.metadata.creation_timestamp.as_ref();
         let mut draft = Self {
             key: key.clone(),
             created: created.map_or(i128::MAX, |time| time.0.as_nanosecond()),
-            compat,
+            compat: defaults.compat,
             annotations,
             rules: BTreeMap::new(),
             tls: Vec::new(),

@@ -5,19 +5,32 @@ use std::sync::Arc;
 use super::annotations::Redirect;
 use super::ingress::{Draft, DraftBackend};
 use super::report::issue;
-use crate::model::{Access, ClusterKey, Issue, IssueReason, ObjectKey, PortRef, RoutePolicy, Severity, Via};
+use crate::model::{
+    Access, ClientAuth, ClusterKey, Issue, IssueReason, ObjectKey, PortRef, RoutePolicy, Severity, Via,
+};
 use crate::objects::Objects;
 
-/// An Ingress of ours. What of it depends on Secrets, ConfigMaps and Services is read again when
-/// those change.
+/// An Ingress of ours.
 pub(super) struct Member {
     pub(super) draft: Draft,
+    pub(super) refers: Refers,
+}
+
+/// What of an Ingress depends on Secrets, ConfigMaps and Services. Read again when those change.
+#[derive(PartialEq)]
+pub(super) struct Refers {
     /// Without what depends on the host.
     policy: RoutePolicy,
     /// Statuses whose answers come from another cluster, which also steps in for clusters without an
     /// endpoint.
     pub(super) error_pages: Option<(Vec<u16>, ClusterKey)>,
-    /// The annotation that restricts access, if any does, whether it can be followed or not.
+    /// What the handshake for its hosts asks clients for.
+    pub(super) client_auth: Option<Arc<ClientAuth>>,
+    /// The annotation that restricts access and can't be followed: nobody gets in.
+    pub(super) closed_by: Option<Arc<str>>,
+    /// The same for the routes of its namespace's other Ingresses on its hosts.
+    pub(super) closes_hosts: Option<Arc<str>>,
+    /// The annotation that restricts access, whether it can be followed or not.
     pub(super) restricted_by: Option<Arc<str>>,
     pub(super) issues: Vec<Issue>,
 }
@@ -25,26 +38,19 @@ pub(super) struct Member {
 impl Member {
     /// `default` is the controller's default backend.
     pub(super) fn new(draft: Draft, objects: &Objects, default: Option<&ClusterKey>) -> Self {
-        let mut issues = Vec::new();
-        let policy = draft.annotations.policy(&draft.key, objects, &mut issues);
-        let restricted_by = draft.annotations.closed_by.clone().or_else(|| restriction(&policy.access));
-        let error_pages = error_pages(&draft, objects, default, &mut issues);
-        Self { draft, policy, error_pages, restricted_by, issues }
+        let refers = Refers::new(&draft, objects, default);
+        Self { draft, refers }
     }
 
-    /// Reads again what it refers to; gives the member before if that differs.
-    pub(super) fn read_again(
-        self,
-        objects: &Objects,
-        default: Option<&ClusterKey>,
-    ) -> (Self, Option<Before>) {
-        let Self { draft, policy, error_pages, restricted_by, issues } = self;
-        let new = Self::new(draft, objects, default);
-        let same = new.policy == policy
-            && new.error_pages == error_pages
-            && new.restricted_by == restricted_by
-            && new.issues == issues;
-        (new, (!same).then_some(Before { error_pages, issues }))
+    /// Reads again what it refers to; gives what was before if that differs.
+    pub(super) fn read_again(&mut self, objects: &Objects, default: Option<&ClusterKey>) -> Option<Refers> {
+        let new = Refers::new(&self.draft, objects, default);
+        (new != self.refers).then(|| std::mem::replace(&mut self.refers, new))
+    }
+
+    /// Whether it says how connections for its hosts begin.
+    pub(super) fn shapes_tls(&self) -> bool {
+        self.draft.annotations.passthrough || self.refers.client_auth.is_some()
     }
 
     /// Whether other hosts stand in for its own.
@@ -59,7 +65,7 @@ impl Member {
             DraftBackend::Service(key) => Some((key, Field::Rule(&rule.place))),
             DraftBackend::Unavailable(_) => None,
         });
-        rules.chain(self.error_pages.iter().map(|(_, key)| (key, Field::DefaultBackend)))
+        rules.chain(self.refers.error_pages.iter().map(|(_, key)| (key, Field::DefaultBackend)))
     }
 
     /// The Service that it names without a port.
@@ -82,16 +88,28 @@ impl Member {
         RoutePolicy {
             https_redirect: self.redirects(has_tls).then_some(HTTPS_REDIRECT),
             // Browsers take it from hosts that they reached over https only, and then for good.
-            hsts: self.policy.hsts.filter(|_| has_tls),
-            ..self.policy.clone()
+            hsts: self.refers.policy.hsts.filter(|_| has_tls),
+            ..self.refers.policy.clone()
         }
     }
 }
 
-/// What a member had before it was read again.
-pub(super) struct Before {
-    pub(super) error_pages: Option<(Vec<u16>, ClusterKey)>,
-    pub(super) issues: Vec<Issue>,
+impl Refers {
+    fn new(draft: &Draft, objects: &Objects, default: Option<&ClusterKey>) -> Self {
+        let annotations = &draft.annotations;
+        let mut issues = Vec::new();
+        let policy = annotations.policy(&draft.key, objects, &mut issues);
+        // What is wrong with its Secret was said by the policy.
+        let client_auth = annotations.client_auth(&draft.key, objects, &mut Vec::new());
+        let failed = policy.as_ref().err().cloned();
+        let policy = policy.unwrap_or_default();
+        let closed_by = annotations.closed_by.clone().or(failed);
+        let closes_hosts = annotations.closes_hosts.clone().or_else(|| client_auth.as_ref().err().cloned());
+        let restricted_by = closed_by.clone().or_else(|| restriction(&policy.access));
+        let error_pages = error_pages(draft, objects, default, &mut issues);
+        let client_auth = client_auth.ok().flatten();
+        Self { policy, error_pages, client_auth, closed_by, closes_hosts, restricted_by, issues }
+    }
 }
 
 /// The status of redirects to https: 308 keeps the method and the body.

@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::annotations::Edits;
 use super::clusters::Clusters;
 use super::ingress::{DraftBackend, Rule, Slot};
 use super::member::Member;
@@ -13,11 +14,14 @@ use super::policies::Policies;
 use super::report::issue;
 use super::{canary, slash};
 use crate::model::{
-    Backend, ClusterKey, Compat, ErrorPages, HostPattern, Issue, IssueReason, ObjectKey, PathMatch,
-    RewriteTarget, Route, RoutePolicy, Severity, TemplatePart, Unavailable, Variable, VirtualHost,
+    Backend, ClientAuth, ClientCertificate, ClusterKey, Compat, ErrorPages, HostPattern, Issue, IssueReason,
+    ObjectKey, PathMatch, RewriteTarget, Route, RoutePolicy, Severity, TemplatePart, Unavailable, Variable,
+    VirtualHost,
 };
 use crate::objects::excerpt;
 use crate::route::{Pattern, normalise_rule};
+
+const AUTH_TLS_SECRET: &str = "nginx.ingress.kubernetes.io/auth-tls-secret";
 
 /// How much memory the regular expressions of one host may need when compiled.
 const HOST_PATTERN_BYTES: usize = 8 << 20;
@@ -45,13 +49,15 @@ pub(super) struct Built {
 pub(super) fn host(pattern: &HostPattern, members: &[&Member], ground: &mut Ground<'_>) -> Option<Built> {
     let mut host = Host::new(pattern);
     host.read_regexes(members);
-    let closing = members.iter().filter_map(|member| {
-        Some((member.draft.key.clone(), member.draft.annotations.closes_hosts.clone()?))
-    });
+    let closing = members
+        .iter()
+        .filter_map(|member| Some((member.draft.key.clone(), member.refers.closes_hosts.clone()?)));
     host.closed.extend(closing);
+    host.read_host_wide(members);
     for member in members.iter().filter(|member| member.draft.annotations.canary.is_none()) {
         // The policy is the same for all of them, but where a rewrite has nothing to do.
         let policy = host.policy(member, ground);
+        host.closed_by = host.closing(member);
         for rule in member.draft.rules.get(pattern).into_iter().flatten() {
             host.add_rule(member, rule, &policy, ground);
         }
@@ -76,6 +82,13 @@ pub(super) fn host(pattern: &HostPattern, members: &[&Member], ground: &mut Grou
     host.finish()
 }
 
+/// What an Ingress asks of all clients of a host.
+struct Certificate {
+    ingress: ObjectKey,
+    handshake: Arc<ClientAuth>,
+    request: Option<Arc<ClientCertificate>>,
+}
+
 /// A host while routes are still added.
 pub(super) struct Host {
     pub(super) rules: VirtualHost,
@@ -91,6 +104,12 @@ pub(super) struct Host {
     exact: HashSet<Arc<str>>,
     /// Namespaces whose routes are closed, by which Ingress and annotation.
     closed: Vec<(ObjectKey, Arc<str>)>,
+    /// Who asks the host's clients for certificates.
+    certificate: Option<Certificate>,
+    /// The server-snippet of the host, and whose it is.
+    edits: Option<(ObjectKey, Arc<Edits>)>,
+    /// Why the Ingress whose rules are added is closed.
+    closed_by: Option<Arc<str>>,
     patterns: HashMap<Arc<str>, Arc<Pattern>>,
     pattern_bytes: usize,
     pub(super) issues: Vec<Issue>,
@@ -108,6 +127,9 @@ impl Host {
             regex: false,
             exact: HashSet::new(),
             closed: Vec::new(),
+            certificate: None,
+            edits: None,
+            closed_by: None,
             patterns: HashMap::new(),
             pattern_bytes: 0,
             issues: Vec::new(),
@@ -139,15 +161,67 @@ impl Host {
         }
     }
 
-    fn policy(&mut self, member: &Member, ground: &mut Ground<'_>) -> RoutePolicy {
+    /// What ingress-nginx writes into the host's server block: the first Ingress's counts.
+    fn read_host_wide(&mut self, members: &[&Member]) {
+        self.certificate = members.iter().find_map(|member| {
+            Some(Certificate {
+                ingress: member.draft.key.clone(),
+                handshake: member.refers.client_auth.clone()?,
+                request: member.policy(false).access.certificate,
+            })
+        });
+        self.edits = members
+            .iter()
+            .find_map(|member| Some((member.draft.key.clone(), member.draft.annotations.for_hosts.clone()?)));
+    }
+
+    /// The policy of a member's routes. What its namespace's other Ingresses say for the whole host
+    /// is in it; nobody changes the routes of another namespace.
+    fn policy(&self, member: &Member, ground: &Ground<'_>) -> RoutePolicy {
         let mut policy = member.policy(ground.has_tls);
-        if let Some((statuses, key)) = &member.error_pages {
+        let key = &member.draft.key;
+        if let Some((by, edits)) = &self.edits
+            && by != key
+            && by.namespace == key.namespace
+        {
+            edits.apply(&mut policy);
+        }
+        if let Some(first) =
+            self.certificate.as_ref().filter(|first| first.ingress.namespace == key.namespace)
+            && policy.access.certificate.is_none()
+        {
+            policy.access.certificate.clone_from(&first.request);
+        }
+        if let Some((statuses, key)) = &member.refers.error_pages {
             let backend = ground.clusters.backend(key);
             if matches!(backend, Backend::Cluster(_)) {
                 policy.error_pages = Some(Arc::new(ErrorPages { statuses: statuses.clone(), backend }));
             }
         }
         policy
+    }
+
+    /// Why nobody gets in to a member's routes. A host has one handshake: who wants certificates of
+    /// other authorities than it asks for can't have them checked.
+    fn closing(&mut self, member: &Member) -> Option<Arc<str>> {
+        if member.refers.closed_by.is_some() {
+            return member.refers.closed_by.clone();
+        }
+        let own = member.refers.client_auth.as_ref()?;
+        let first = self.certificate.as_ref().filter(|first| first.handshake != *own)?;
+        self.issues.push(issue(
+            Severity::Error,
+            IssueReason::Conflict,
+            "Ingress",
+            &member.draft.key,
+            format!("metadata.annotations[{AUTH_TLS_SECRET}]"),
+            format!(
+                "Ingress {} asks the clients of host {} for other certificates and came first; the routes of this \
+                 Ingress answer 503 there. Use the same Secret and depth in both.",
+                first.ingress, self.rules.host
+            ),
+        ));
+        Some(AUTH_TLS_SECRET.into())
     }
 
     fn add_rule(&mut self, member: &Member, rule: &Rule, policy: &RoutePolicy, ground: &mut Ground<'_>) {
@@ -170,13 +244,16 @@ impl Host {
             },
             Slot::Fallback => (everything(), self.backend(&rule.backend, ground)),
             Slot::Open => match ground.default {
-                Some(default) => (everything(), ground.clusters.backend(default)),
+                Some(default) => {
+                    (everything(), self.backend(&DraftBackend::Service(default.clone()), ground))
+                }
                 None => return,
             },
         };
         let mut policy = policy.clone();
         if draft.compat == Compat::IngressNginx
             && written.is_some_and(|path| rewrites_to_itself(member, path))
+            && policy.rewrite == draft.annotations.rewrite
         {
             policy.rewrite = None;
         }
@@ -222,9 +299,10 @@ impl Host {
     }
 
     fn backend(&self, backend: &DraftBackend, ground: &Ground<'_>) -> Backend {
-        match backend {
-            DraftBackend::Unavailable(why) => Backend::Unavailable(why.clone()),
-            DraftBackend::Service(key) => ground.clusters.backend(key),
+        match (&self.closed_by, backend) {
+            (Some(by), _) => Backend::Unavailable(Unavailable::AccessControl(by.clone())),
+            (None, DraftBackend::Unavailable(why)) => Backend::Unavailable(why.clone()),
+            (None, DraftBackend::Service(key)) => ground.clusters.backend(key),
         }
     }
 
@@ -240,7 +318,7 @@ impl Host {
         if !path.regex && !enforced {
             return Ok(path.plain());
         }
-        if draft.annotations.closed_by.is_some() {
+        if self.closed_by.is_some() {
             return Ok(PathMatch::Regex(path::literal_pattern(&path.text).into()));
         }
         // Beside an Exact path ingress-nginx writes the same Prefix path with a slash.
@@ -284,7 +362,7 @@ impl Host {
         member: &Member,
         closing: Option<&path::Closing>,
     ) -> Option<(PathMatch, Backend)> {
-        let by = member.restricted_by.clone()?;
+        let by = self.closed_by.clone().or_else(|| member.refers.restricted_by.clone())?;
         let closing = closing?;
         if closing.host {
             self.closed.push((member.draft.key.clone(), by.clone()));

@@ -14,6 +14,7 @@ pub mod annotations;
 mod canary;
 mod class;
 mod clusters;
+mod config_map;
 mod ingress;
 mod member;
 mod merge;
@@ -35,6 +36,7 @@ use std::collections::BTreeSet;
 use crate::model::{ClusterKey, Compat, Issue, Listener, ObjectKey, Snapshot};
 use crate::objects::Objects;
 
+pub use config_map::{ClassDefaults, ClusterSettings};
 pub use translator::Translator;
 
 /// The name that an IngressClass's `spec.controller` has for its Ingresses to be ours.
@@ -67,6 +69,8 @@ pub struct Settings {
     /// `sluice.dev/compat: kubernetes | ingress-nginx`, or by `compat` in the ConfigMap that its
     /// `parameters` name.
     pub compat: Compat,
+    /// What applies where annotations say nothing, for either behaviour.
+    pub defaults: ClassDefaults,
     /// Takes what no rule and no Ingress's `defaultBackend` takes.
     pub default_backend: Option<ClusterKey>,
     /// The Secret whose certificate is for server names without one.
@@ -82,6 +86,7 @@ impl Default for Settings {
             serve_classless: false,
             unknown_class: UnknownClass::default(),
             compat: Compat::default(),
+            defaults: ClassDefaults::default(),
             default_backend: None,
             default_certificate: None,
         }

@@ -8,8 +8,8 @@ use super::report::issue;
 use super::secrets::Certificates;
 use super::standin::{Hosts, StandIns};
 use crate::model::{
-    Backend, Certificate, ClusterKey, HostPattern, Issue, IssueReason, ObjectKey, PathMatch, Severity,
-    TlsConfig,
+    Backend, Certificate, ClientAuth, ClusterKey, HostPattern, Issue, IssueReason, ObjectKey, PathMatch,
+    Severity, TlsConfig,
 };
 
 /// The hosts that Ingresses have TLS for, with how many entries name each.
@@ -130,7 +130,7 @@ pub(super) fn config(
     TlsConfig {
         by_host: by_host.into_iter().collect(),
         default: default.or(nameless),
-        client_auth: Vec::new(),
+        client_auth: client_auth(members, stand_ins),
         passthrough: passthrough(members, hosts, issues),
     }
 }
@@ -160,6 +160,24 @@ fn add_stand_in(
     if !chosen.is_empty() {
         by_host.insert(host.clone(), chosen);
     }
+}
+
+/// Which names' clients are asked for certificates: the first Ingress with the host decides. The
+/// routes of others that want something else are closed.
+fn client_auth(members: &[&Member], stand_ins: &StandIns) -> Vec<(HostPattern, Arc<ClientAuth>)> {
+    let mut found = BTreeMap::new();
+    for member in members {
+        let Some(asked) = &member.refers.client_auth else { continue };
+        for host in member.draft.rules.keys() {
+            found.entry(host.clone()).or_insert_with(|| Arc::clone(asked));
+        }
+    }
+    let aliases = stand_ins.hosts.iter().filter(|(_, stand_in)| stand_in.alias);
+    let aliases: Vec<_> = aliases
+        .filter_map(|(host, stand_in)| Some((host.clone(), found.get(&stand_in.source)?.clone())))
+        .collect();
+    found.extend(aliases);
+    found.into_iter().collect()
 }
 
 /// Which names' connections go on as they are, and where to: to the backend of the host's `/`, or

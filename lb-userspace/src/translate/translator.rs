@@ -201,8 +201,10 @@ impl Translator {
             let mut issues = Vec::new();
             let compat = self.classes.claim(key, ingress, &mut issues);
             let default = self.settings.default_backend.as_ref();
-            let member =
-                compat.map(|compat| Member::new(Draft::new(key, ingress, compat), &self.objects, default));
+            let member = compat.map(|compat| {
+                let draft = Draft::new(key, ingress, self.settings.defaults.of(compat));
+                Member::new(draft, &self.objects, default)
+            });
             Known { issues, problems: Vec::new(), member }
         });
         work.issues |= [&old, &new].into_iter().flatten().any(Known::has_issues);
@@ -215,7 +217,7 @@ impl Translator {
         }
         match (old, member) {
             (Some(old), _) => self.leave(old, member, work),
-            (None, Some(new)) => work.tls |= !new.draft.tls.is_empty() || new.draft.annotations.passthrough,
+            (None, Some(new)) => work.tls |= !new.draft.tls.is_empty() || new.shapes_tls(),
             (None, None) => {}
         }
         if let Some(new) = new {
@@ -225,24 +227,23 @@ impl Translator {
 
     /// Reads again what an Ingress refers to.
     fn refer(&mut self, key: &ObjectKey, work: &mut Work) {
-        let Some(known) = self.ingresses.get_mut(key) else { return };
-        let Some(old) = known.member.take() else { return };
+        let Some(member) = self.ingresses.get_mut(key).and_then(|known| known.member.as_mut()) else {
+            return;
+        };
         let default = self.settings.default_backend.as_ref();
-        let (new, old) = old.read_again(&self.objects, default);
-        if let Some(old) = old {
-            work.issues |= old.issues != new.issues;
-            work.hosts.extend(new.draft.rules.keys().cloned());
-            work.backends.insert(key.clone());
-            let named = |pages: &Option<(Vec<u16>, ClusterKey)>| pages.as_ref().map(|(_, key)| key.clone());
-            let (new_key, old_key) = (named(&new.error_pages), named(&old.error_pages));
-            if let Some(cluster) = &new_key {
-                self.clusters.ask(cluster, key);
-            }
-            if let Some(cluster) = old_key.filter(|cluster| new.clusters().all(|(key, _)| key != cluster)) {
-                self.clusters.forget(&cluster, key);
-            }
+        let Some(old) = member.read_again(&self.objects, default) else { return };
+        let new = &member.refers;
+        work.issues |= old.issues != new.issues;
+        work.tls |= old.client_auth != new.client_auth;
+        work.hosts.extend(member.draft.rules.keys().cloned());
+        work.backends.insert(key.clone());
+        if let Some((_, cluster)) = &new.error_pages {
+            self.clusters.ask(cluster, key);
         }
-        known.member = Some(new);
+        let named = |cluster: &ClusterKey| member.clusters().any(|(key, _)| key == cluster);
+        if let Some((_, cluster)) = old.error_pages.filter(|(_, cluster)| !named(cluster)) {
+            self.clusters.forget(&cluster, key);
+        }
     }
 
     fn enter(&mut self, member: &Member, work: &mut Work) {
@@ -306,7 +307,7 @@ impl Translator {
         }
         let tls = now.map_or(&[][..], |now| &now.draft.tls);
         work.tls |= draft.tls != tls || (!same_rank && !tls.is_empty());
-        work.tls |= draft.annotations.passthrough || now.is_some_and(|now| now.draft.annotations.passthrough);
+        work.tls |= member.shapes_tls() || now.is_some_and(Member::shapes_tls);
     }
 
     /// Some Ingress has TLS for the host now and none had, or the other way round.
@@ -443,7 +444,7 @@ impl Translator {
         });
         let known = self.ingresses.values().flat_map(|known| {
             let member = known.member.iter();
-            let members = member.flat_map(|member| member.draft.issues.iter().chain(&member.issues));
+            let members = member.flat_map(|member| member.draft.issues.iter().chain(&member.refers.issues));
             known.issues.iter().chain(&known.problems).chain(members)
         });
         let hosts =
@@ -456,7 +457,7 @@ impl Translator {
 
 impl Known {
     fn has_issues(&self) -> bool {
-        let of_member = |member: &Member| !member.draft.issues.is_empty() || !member.issues.is_empty();
+        let of_member = |member: &Member| !member.draft.issues.is_empty() || !member.refers.issues.is_empty();
         !self.issues.is_empty() || !self.problems.is_empty() || self.member.as_ref().is_some_and(of_member)
     }
 }
