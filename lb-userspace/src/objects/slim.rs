@@ -73,7 +73,6 @@ fn class(class: &mut IngressClass) {
 
 fn service(service: &mut Service) {
     metadata(&mut service.metadata);
-    service.metadata.uid = None;
     let Some(spec) = &mut service.spec else { return };
     spec.selector = None;
     spec.ip_families = None;

@@ -120,6 +120,33 @@ impl Objects {
         keys.cloned()
     }
 
+    /// Whether there is an object of this kind and key.
+    pub fn contains(&self, kind: Kind, key: &ObjectKey) -> bool {
+        match kind {
+            Kind::Ingress => self.ingresses.contains_key(key),
+            Kind::IngressClass => self.classes.contains_key(key),
+            Kind::Service => self.services.contains_key(key),
+            Kind::EndpointSlice => self.slices.contains_key(key),
+            Kind::Endpoints => self.endpoints.contains_key(key),
+            Kind::Secret => self.secrets.contains_key(key),
+            Kind::ConfigMap => self.config_maps.contains_key(key),
+        }
+    }
+
+    /// The object's `metadata.uid`, as far as it is kept: EndpointSlices are without.
+    pub fn uid(&self, kind: Kind, key: &ObjectKey) -> Option<&str> {
+        let metadata = match kind {
+            Kind::Ingress => &self.ingresses.get(key)?.metadata,
+            Kind::IngressClass => &self.classes.get(key)?.metadata,
+            Kind::Service => &self.services.get(key)?.metadata,
+            Kind::EndpointSlice => return None,
+            Kind::Endpoints => &self.endpoints.get(key)?.metadata,
+            Kind::Secret => &self.secrets.get(key)?.metadata,
+            Kind::ConfigMap => &self.config_maps.get(key)?.metadata,
+        };
+        metadata.uid.as_deref()
+    }
+
     /// Every EndpointSlice, in the order of keys.
     pub fn slices(&self) -> &ObjectMap<Slice> {
         &self.slices

@@ -63,8 +63,6 @@ impl Error {
         match self {
             Self::BadRequest(_)
             | Self::Connect
-            Self::BadRequest(_)
-            | Self::Connect
             | Self::BodyTooLarge(_)
             | Self::ClientTimeout
             | Self::ClientGone

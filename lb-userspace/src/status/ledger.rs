@@ -13,6 +13,7 @@ use super::addresses::{Address, of_ingress};
 use super::pace::Backoff;
 use super::request::Failure;
 use crate::model::ObjectKey;
+use crate::objects::ObjectMap;
 
 /// A set of addresses that many Ingresses share.
 pub type Addresses = Arc<BTreeSet<Address>>;
@@ -23,6 +24,8 @@ pub struct Ledger {
     entries: BTreeMap<ObjectKey, Entry>,
     turns: BTreeSet<(Instant, ObjectKey)>,
     desired: Option<Addresses>,
+    /// What was looked at last.
+    seen: Option<(ObjectMap<Ingress>, Arc<BTreeSet<ObjectKey>>)>,
     backoff: Backoff,
 }
 
@@ -106,19 +109,26 @@ impl Entry {
 impl Ledger {
     /// One that knows nothing yet.
     pub fn new(backoff: Backoff) -> Self {
-        Self { entries: BTreeMap::new(), turns: BTreeSet::new(), desired: None, backoff }
+        Self { entries: BTreeMap::new(), turns: BTreeSet::new(), desired: None, seen: None, backoff }
     }
 
     /// Looks at everything anew. `desired`: what ours shall say; while that is not known, or empty,
     /// nothing is written to them: an old status is better than none.
     pub fn review(
         &mut self,
-        ingresses: &BTreeMap<ObjectKey, Arc<Ingress>>,
-        owned: &BTreeSet<ObjectKey>,
+        ingresses: &ObjectMap<Ingress>,
+        owned: &Arc<BTreeSet<ObjectKey>>,
         desired: Option<Addresses>,
         now: Instant,
     ) {
-        self.desired = desired.filter(|desired| !desired.is_empty());
+        let desired = desired.filter(|desired| !desired.is_empty());
+        let known = self.seen.replace((ingresses.clone(), owned.clone()));
+        if known.is_some_and(|(i, o)| i.ptr_eq(ingresses) && Arc::ptr_eq(&o, owned))
+            && self.desired == desired
+        {
+            return;
+        }
+        self.desired = desired;
         let turns = &mut self.turns;
         self.entries.retain(|key, entry| {
             let there = ingresses.contains_key(key);
@@ -250,7 +260,7 @@ mod tests {
             let key = ObjectKey::new("d", "a");
             let all = ingress.map(|ingress| (key.clone(), ingress.clone())).into_iter().collect();
             let owned = if ours { BTreeSet::from([key]) } else { BTreeSet::new() };
-            self.ledger.review(&all, &owned, Some(set(desired)), self.now);
+            self.ledger.review(&all, &Arc::new(owned), Some(set(desired)), self.now);
             self
         }
 
