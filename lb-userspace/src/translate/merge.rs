@@ -477,7 +477,7 @@ fn everything() -> PathMatch {
 }
 
 fn rewrites_to_itself(member: &Member, path: &RulePath) -> bool {
-    matches!(&member.draft.annotations.rewrite, Some(RewriteTarget::Replace(target)) if *target == path.text)
+    matches!(&member.draft.annotations.rewrite, Some(RewriteTarget::Replace(target)) if **target == *path.text)
 }
 
 fn conflict(loser: &ObjectKey, place: &str, host: &HostPattern, winner: &Route) -> Issue {
