@@ -20,7 +20,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("dataplane::kernel", &["model", "dataplane"]),
     ("proxy", &["model", "route"]),
     ("source", &["model", "objects"]),
-    ("status", &["model", "objects"]),
+    ("status", &["model", "objects", "translate"]),
 ];
 
 /// Where each foreign crate may be named inside lb-userspace.

@@ -7,6 +7,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::model::Compat;
+use crate::status::Address;
 
 /// Where the daemon listens for the other subcommands unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/sluice/sluice.sock";
@@ -199,6 +200,46 @@ pub struct RunArgs {
     #[arg(long, env = "SLUICE_DEFAULT_CERTIFICATE", value_name = "NS/SECRET", help_heading = "Ingress")]
     pub default_certificate: Option<String>,
 
+    /// Say in the status of Ingresses that they are reached at this address or name. May be repeated.
+    /// Default: the addresses of all nodes that run Sluice.
+    #[arg(
+        long,
+        env = "SLUICE_PUBLISH_ADDRESS",
+        value_delimiter = ',',
+        value_name = "ADDR",
+        conflicts_with_all = ["publish_service", "manifests", "no_status"],
+        help_heading = "Status"
+    )]
+    pub publish_address: Vec<Address>,
+    /// Say that they are reached at what this Service is reached at.
+    #[arg(
+        long,
+        env = "SLUICE_PUBLISH_SERVICE",
+        value_name = "NS/SVC",
+        conflicts_with_all = ["manifests", "no_status"],
+        help_heading = "Status"
+    )]
+    pub publish_service: Option<String>,
+    /// The Lease by which one of all daemons is chosen to write status and Events. Default: sluice
+    /// in the namespace of the pod, or of the kubeconfig's context.
+    #[arg(
+        long,
+        env = "SLUICE_LEASE",
+        value_name = "NS/LEASE",
+        conflicts_with_all = ["manifests", "no_status"],
+        help_heading = "Status"
+    )]
+    pub lease: Option<String>,
+    /// Write neither status nor Events, and take no part in the election of who does.
+    #[arg(
+        long,
+        env = "SLUICE_NO_STATUS",
+        value_parser = BoolishValueParser::new(),
+        conflicts_with = "manifests",
+        help_heading = "Status"
+    )]
+    pub no_status: bool,
+
     /// While another daemon holds the pin directory, stand by for so long to take over from it.
     /// Default: refuse at once.
     #[arg(
@@ -349,10 +390,17 @@ pub enum MapsCommand {
 
 /// `sluice doctor`.
 #[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 fit; 1 something keeps Sluice from working; 2 wrong usage.")]
 pub struct DoctorArgs {
     /// The NIC to look at. May be repeated. Default: every NIC that is not virtual.
     #[arg(long, env = "SLUICE_INTERFACE", value_delimiter = ',', value_name = "IF")]
     pub interface: Vec<String>,
+    /// Look only at what ordinary sockets need.
+    #[arg(long, env = "SLUICE_NO_XDP", value_parser = BoolishValueParser::new())]
+    pub no_xdp: bool,
+    /// Only what is wrong, a line each: for the log of an init container.
+    #[arg(long)]
+    pub brief: bool,
     /// How the answer looks.
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: Output,

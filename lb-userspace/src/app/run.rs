@@ -144,8 +144,9 @@ async fn probe(args: &ProbeArgs) -> Result<u8, String> {
 }
 
 async fn run_doctor(args: &DoctorArgs) -> Result<u8, String> {
-    let findings = doctor::examine(&args.interface).await;
-    print(args.output, &findings, render::findings(&findings))?;
+    let findings = doctor::examine(&args.interface, !args.no_xdp).await;
+    let text = if args.brief { doctor::brief(&findings) } else { render::findings(&findings) };
+    print(args.output, &findings, text)?;
     let failed = findings.iter().any(|finding| finding.level == doctor::Level::Fail);
     Ok(if failed { NEGATIVE } else { 0 })
 }

@@ -20,7 +20,7 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::{ClusterKey, Compat, Issue, Listener, ObjectKey, Snapshot};
@@ -132,6 +132,18 @@ pub fn translate(
         next.generation += 1;
     }
     next
+}
+
+/// The Ingresses that are ours by their class, whether or not all they ask for can be served.
+pub fn owned(objects: &Objects, settings: &Settings) -> BTreeSet<ObjectKey> {
+    let mut issues = Vec::new();
+    let classes = class::Classes::new(objects, settings, &mut issues);
+    let ours = objects.ingresses.iter().filter(|(key, ingress)| {
+        // Said by `translate`.
+        issues.clear();
+        classes.claim(key, ingress, &mut issues).is_some()
+    });
+    ours.map(|(key, _)| key.clone()).collect()
 }
 
 /// The old slice if it says the same.

@@ -28,7 +28,7 @@ pub struct Gatherer {
     settings: Settings,
     changed: mpsc::Receiver<Change>,
     sender: watch::Sender<Update>,
-    objects: Arc<Objects>,
+    objects: Objects,
     listed: BTreeSet<Kind>,
     failing: BTreeMap<Kind, String>,
     since: Option<i64>,
@@ -43,16 +43,15 @@ pub struct Gatherer {
 impl Gatherer {
     /// A gatherer that knows nothing yet, and its readers' end.
     pub fn new(settings: Settings, changed: mpsc::Receiver<Change>) -> (Self, watch::Receiver<Update>) {
-        let objects = Arc::<Objects>::default();
         let update =
-            Update { objects: objects.clone(), issues: Vec::new(), synced: false, health: Health::Ok };
+            Update { objects: Arc::default(), issues: Vec::new(), synced: false, health: Health::Ok };
         let (sender, receiver) = watch::channel(update);
         let gatherer = Self {
             wanted: settings.default_certificate.iter().cloned().collect(),
             settings,
             changed,
             sender,
-            objects,
+            objects: Objects::default(),
             listed: BTreeSet::new(),
             failing: BTreeMap::new(),
             since: None,
@@ -121,10 +120,10 @@ impl Gatherer {
                     self.fetching.remove(&key);
                 }
                 if kind == Kind::Secret && !self.wanted.contains(&key) {
-                    Arc::make_mut(&mut self.objects).remove(kind, &key);
+                    self.objects.remove(kind, &key);
                     self.passed_over.insert(key);
                 } else {
-                    Arc::make_mut(&mut self.objects).insert(object);
+                    self.objects.insert(object);
                 }
                 self.follow_ingresses(kind);
             }
@@ -134,7 +133,7 @@ impl Gatherer {
                     self.passed_over.remove(&key);
                     self.fetching.remove(&key);
                 }
-                Arc::make_mut(&mut self.objects).remove(kind, &key);
+                self.objects.remove(kind, &key);
                 self.follow_ingresses(kind);
             }
             Change::Failing(kind, reason) => return self.failing.insert(kind, reason).is_none(),
@@ -143,7 +142,7 @@ impl Gatherer {
         true
     }
 
-    /// Keeps what the list holds, and the very same object where its version is the same.
+    /// Keeps what the list holds.
     fn replace(&mut self, kind: Kind, mut listed: Vec<Object>) {
         if kind == Kind::Secret {
             self.fetching.clear();
@@ -153,15 +152,7 @@ impl Gatherer {
                 self.passed_over.remove(&object.key());
             }
         }
-        for object in &mut listed {
-            let version = |o: &Object| (o.metadata().uid.clone(), o.metadata().resource_version.clone());
-            if let Some(known) = self.objects.get(kind, &object.key())
-                && version(&known) == version(object)
-            {
-                *object = known;
-            }
-        }
-        Arc::make_mut(&mut self.objects).replace_all(kind, listed);
+        self.objects.replace_all(kind, listed);
     }
 
     /// After a change of Ingresses: which Secrets are wanted now.
@@ -182,7 +173,7 @@ impl Gatherer {
         let unwanted: Vec<ObjectKey> =
             self.objects.secrets.keys().filter(|key| !self.wanted.contains(key)).cloned().collect();
         for key in unwanted {
-            Arc::make_mut(&mut self.objects).remove(Kind::Secret, &key);
+            self.objects.remove(Kind::Secret, &key);
             self.passed_over.insert(key);
         }
     }
@@ -204,7 +195,7 @@ impl Gatherer {
         }
         match secret {
             Some(secret) if self.wanted.contains(key) => {
-                Arc::make_mut(&mut self.objects).insert(secret);
+                self.objects.insert(secret);
             }
             Some(_) => drop(self.passed_over.insert(key.clone())),
             None => {}
@@ -224,7 +215,7 @@ impl Gatherer {
         };
         let synced = KINDS.iter().all(|kind| self.listed.contains(kind));
         // Before that, half a state would only be misread.
-        let objects = if synced { self.objects.clone() } else { Arc::default() };
+        let objects = if synced { Arc::new(self.objects.clone()) } else { Arc::default() };
         let update = Update { objects, issues: Vec::new(), synced, health };
         self.sender.send_replace(update);
     }

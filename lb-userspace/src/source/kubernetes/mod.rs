@@ -15,7 +15,7 @@ use self::gather::Gatherer;
 use self::reflector::{Change, Reflector};
 use super::Update;
 use crate::model::ObjectKey;
-use crate::objects::{Kind, SERVICE_NAME_LABEL};
+use crate::objects::Kind;
 
 mod gather;
 mod reflector;
@@ -98,10 +98,10 @@ pub fn watch(client: Client, settings: Settings) -> watch::Receiver<Update> {
     let (changes, changed) = mpsc::channel(1024);
     let mut tasks = JoinSet::new();
     let all = Starter { client: client.clone(), settings: settings.clone(), changes };
-    all.start::<IngressClass>(&mut tasks, Kind::IngressClass, |_| {});
-    all.start::<Ingress>(&mut tasks, Kind::Ingress, |_| {});
-    all.start::<Service>(&mut tasks, Kind::Service, |_| {});
-    all.start(&mut tasks, Kind::EndpointSlice, slim_slice);
+    all.start::<IngressClass>(&mut tasks, Kind::IngressClass);
+    all.start::<Ingress>(&mut tasks, Kind::Ingress);
+    all.start::<Service>(&mut tasks, Kind::Service);
+    all.start::<EndpointSlice>(&mut tasks, Kind::EndpointSlice);
     let (gatherer, receiver) = Gatherer::new(settings, changed);
     tokio::spawn(gatherer.run(all, tasks));
     receiver
@@ -115,7 +115,7 @@ struct Starter {
 }
 
 impl Starter {
-    fn start<K>(&self, tasks: &mut JoinSet<()>, kind: Kind, slim: fn(&mut K))
+    fn start<K>(&self, tasks: &mut JoinSet<()>, kind: Kind)
     where
         K: kube::Resource + Clone + std::fmt::Debug + Send + Sync + 'static,
         K: serde::de::DeserializeOwned + Into<crate::objects::Object>,
@@ -126,26 +126,12 @@ impl Starter {
             api: Api::<K>::all(self.client.clone()),
             fields: (kind == Kind::Secret).then_some("type=kubernetes.io/tls"),
             settings: self.settings.clone(),
-            slim,
             changes: self.changes.clone(),
         };
         tasks.spawn(reflector.run());
     }
 
     fn start_secrets(&self, tasks: &mut JoinSet<()>) {
-        self.start::<Secret>(tasks, Kind::Secret, |_| {});
-    }
-}
-
-/// Slices are most of what a big cluster has; of 50,000 endpoints, every field counts.
-fn slim_slice(slice: &mut EndpointSlice) {
-    slice.metadata.annotations = None;
-    slice.metadata.owner_references = None;
-    if let Some(labels) = &mut slice.metadata.labels {
-        labels.retain(|name, _| name == SERVICE_NAME_LABEL);
-    }
-    for endpoint in slice.endpoints.iter_mut() {
-        endpoint.deprecated_topology = None;
-        endpoint.target_ref = None;
+        self.start::<Secret>(tasks, Kind::Secret);
     }
 }

@@ -44,8 +44,6 @@ pub struct Reflector<K> {
     pub fields: Option<&'static str>,
     /// How patient to be.
     pub settings: Settings,
-    /// Drops what nobody reads, to save memory.
-    pub slim: fn(&mut K),
     /// Who listens.
     pub changes: mpsc::Sender<Change>,
 }
@@ -185,11 +183,10 @@ where
         Failure::Other { reason, retry_after: Duration::from_secs(retry_after.into()) }
     }
 
-    fn keep(&self, mut object: K) -> Object {
-        object.managed_fields_mut().clear();
-        object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
-        (self.slim)(&mut object);
-        object.into()
+    fn keep(&self, object: K) -> Object {
+        let mut object = object.into();
+        object.slim();
+        object
     }
 
     async fn tell(&self, change: Change) -> Result<(), Failure> {

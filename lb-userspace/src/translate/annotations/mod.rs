@@ -17,7 +17,7 @@ use crate::model::{
 };
 use crate::objects::{Objects, excerpt};
 
-pub use catalogue::{CATALOGUE, Entry, Support};
+pub use catalogue::{CATALOGUE, Entry, Support, entry};
 
 const PREFIX: &str = "nginx.ingress.kubernetes.io/";
 

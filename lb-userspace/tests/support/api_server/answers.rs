@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::store::{Shared, merge, name_of};
+use super::rbac::authorize;
+use super::store::Shared;
 use super::watches::open_watch;
+use super::writes::write;
 use super::{Fault, Seen};
 
 pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -65,7 +67,7 @@ impl Target {
         Some(Self { collection, namespace, name: rest.get(1).cloned(), subresource: rest.get(2).cloned() })
     }
 
-    fn resource(&self) -> String {
+    pub(super) fn resource(&self) -> String {
         let plural = self.collection.rsplit('/').next().unwrap_or_default();
         match &self.subresource {
             Some(subresource) => format!("{plural}/{subresource}"),
@@ -95,6 +97,9 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Bod
         _ => "delete",
     };
     let resource = target.resource();
+    if let Some(refusal) = authorize(&shared, verb, &target) {
+        return refusal;
+    }
     let (outage, fault) = {
         let mut state = shared.lock();
         state.seen.push(Seen { verb, resource: resource.clone(), query: query.clone() });
@@ -114,11 +119,11 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Bod
             Some(object) => reply(StatusCode::OK, object),
             None => status(404, "not found"),
         },
-        _ => write(verb, request, &shared, &target).await,
+        _ => write(verb, request, &shared, &target, &query).await,
     }
 }
 
-fn key(target: &Target) -> (String, String) {
+pub(super) fn key(target: &Target) -> (String, String) {
     (target.namespace.clone().unwrap_or_default(), target.name.clone().unwrap_or_default())
 }
 
@@ -166,42 +171,7 @@ pub(super) fn fits(object: &Value, target: &Target, query: &BTreeMap<String, Str
         })
 }
 
-/// Creates, replaces, merges or deletes. Status is kept apart from the rest, as the API does.
-async fn write(verb: &str, request: Request<Incoming>, shared: &Shared, target: &Target) -> Response<Body> {
-    let Ok(body) = request.into_body().collect().await else { return status(400, "the body broke off") };
-    let body: Value = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
-    let name = if verb == "create" { name_of(&body) } else { key(target) };
-    let known = shared.lock().objects.get(&target.collection).and_then(|all| all.get(&name)).cloned();
-    let object = match (verb, known) {
-        ("create", Some(_)) => return status(409, "already exists"),
-        ("create", None) => body,
-        (_, None) => return status(404, "not found"),
-        ("delete", Some(known)) => {
-            shared.remove(&target.collection, &name);
-            return reply(StatusCode::OK, &known);
-        }
-        ("update", Some(known)) => {
-            let expected = &body["metadata"]["resourceVersion"];
-            if !expected.is_null() && *expected != known["metadata"]["resourceVersion"] {
-                return status(409, "the object has been modified");
-            }
-            if target.subresource.is_some() {
-                let mut object = known;
-                object["status"] = body["status"].clone();
-                object
-            } else {
-                body
-            }
-        }
-        (_, Some(mut known)) => {
-            merge(&mut known, body);
-            known
-        }
-    };
-    reply(StatusCode::OK, &shared.put(&target.collection, object))
-}
-
-fn reply(code: StatusCode, value: &Value) -> Response<Body> {
+pub(super) fn reply(code: StatusCode, value: &Value) -> Response<Body> {
     let body = http_body_util::Full::new(Bytes::from(value.to_string()))
         .map_err(|never| match never {})
         .boxed_unsync();
@@ -219,6 +189,7 @@ pub(super) fn status(code: u16, message: &str) -> Response<Body> {
 pub(super) fn status_object(code: u16, message: &str) -> Value {
     let reason = match code {
         404 => "NotFound",
+        403 => "Forbidden",
         409 => "Conflict",
         410 => "Expired",
         429 => "TooManyRequests",

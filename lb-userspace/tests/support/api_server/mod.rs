@@ -15,8 +15,13 @@ use self::answers::accept;
 use self::store::{Shared, collection_of, name_of};
 
 mod answers;
+mod rbac;
 mod store;
 mod watches;
+mod writes;
+
+pub use self::rbac::Rights;
+pub use self::writes::Written;
 
 /// One request that the server has seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
