@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 
+use super::balance::CanarySlot;
 use super::cluster::ClusterSlot;
 use super::policy::{Policies, Policy};
 use super::tls::{Termination, TlsBuilder};
@@ -31,8 +32,7 @@ pub(super) struct Served {
     pub(super) policy: Arc<Policy>,
     /// `None` where the route's backend is no cluster.
     pub(super) cluster: Option<Arc<ClusterSlot>>,
-    /// The canary's.
-    pub(super) canary: Option<Arc<ClusterSlot>>,
+    pub(super) canary: Option<CanarySlot>,
     /// That of the backend that gives answers in the place of failures.
     pub(super) pages: Option<Arc<ClusterSlot>>,
 }
@@ -56,7 +56,9 @@ impl Config {
                 let table = RouteTable::build_with(&snapshot.routing, old, |route| Served {
                     policy: policies.get(&route.policy, previous.map(|old| &*old.policies)),
                     cluster: slot_of(&clusters, &route.backend),
-                    canary: route.canary.as_ref().and_then(|canary| slot_of(&clusters, &canary.backend)),
+                    canary: route.canary.as_ref().and_then(|canary| {
+                        Some(CanarySlot::new(canary, slot_of(&clusters, &canary.backend)?))
+                    }),
                     pages: route
                         .policy
                         .error_pages

@@ -21,6 +21,7 @@ use super::error::Error;
 use super::finish::Finish;
 use super::forwarded;
 use super::guard::{MAX_HEAD, MAX_HEADERS};
+use super::passthrough;
 use super::request;
 use super::stream::{ClientStream, Gate};
 use super::tls::ClientTls;
@@ -108,6 +109,21 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
             run(Rc::new(client), stream, is_h2).await;
         }
         Protocol::Https => {
+            if config.tls.has_passthrough() {
+                let found =
+                    tokio::time::timeout(timeouts.handshake, passthrough::find(&stream, &config)).await;
+                match found {
+                    Ok(Ok(None)) => {}
+                    Ok(Ok(Some(passage))) => {
+                        tokio::task::spawn_local(passage.serve(Rc::clone(&worker), stream, peer));
+                        return;
+                    }
+                    Ok(Err(_)) | Err(_) => {
+                        worker.counters.tls_failures.add(1);
+                        return;
+                    }
+                }
+            }
             let tls = Arc::clone(&config.tls);
             drop(config);
             let accepted = tokio::time::timeout(timeouts.handshake, tls.accept(stream)).await;

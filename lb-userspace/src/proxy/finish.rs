@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::access_log::Entry;
+use super::balance::Lease;
 use super::connection::Client;
 use super::policy::Held;
 
@@ -20,6 +21,8 @@ pub(super) struct Finish {
     /// `None` until there is an answer.
     pub(super) status: Option<u16>,
     pub(super) bytes: u64,
+    /// The endpoint's share of the request.
+    pub(super) lease: Option<Lease>,
     /// What the request's client has of its limits.
     pub(super) held: Option<Held>,
     /// `None` with the log off.
@@ -40,7 +43,15 @@ impl Finish {
                 ..Entry::default()
             })
         });
-        Self { client: Rc::clone(client), started: Instant::now(), status: None, bytes: 0, held: None, entry }
+        Self {
+            client: Rc::clone(client),
+            started: Instant::now(),
+            status: None,
+            bytes: 0,
+            lease: None,
+            held: None,
+            entry,
+        }
     }
 }
 

@@ -64,7 +64,8 @@ pub(super) fn write_head(
         }
         _ => out.extend_from_slice(target.path_and_query().as_bytes()),
     }
-    out.extend_from_slice(b" HTTP/1.1\r\n");
+    let upstream = &policy.upstream;
+    out.extend_from_slice(if upstream.http10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
     write_line(out, "host", edits.host().map_or(host.as_bytes(), HeaderValue::as_bytes));
 
     let connections = parts.headers.get_all(header::CONNECTION);
@@ -107,8 +108,13 @@ pub(super) fn write_head(
         }
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }
+    match &upstream.connection {
+        Some(value) => write_line(out, "connection", value.as_bytes()),
+        None if upgrading => out.extend_from_slice(b"connection: upgrade\r\n"),
+        None if upstream.http10 => out.extend_from_slice(b"connection: close\r\n"),
+        None => {}
+    }
     if let Some(protocol) = parts.headers.get(header::UPGRADE).filter(|_| upgrading) {
-        out.extend_from_slice(b"connection: upgrade\r\n");
         write_line(out, "upgrade", protocol.as_bytes());
     }
     out.extend_from_slice(b"\r\n");

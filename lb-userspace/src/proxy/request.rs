@@ -12,20 +12,22 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::access_log::clip;
+use super::balance::{Choice, CookieFacts};
 use super::body::{Content, ResponseBody};
 use super::cluster::ClusterSlot;
 use super::config::{Config, Served};
 use super::connection::Client;
-use super::error::Error;
+use super::error::{Error, Fault};
 use super::finish::Finish;
 use super::forward::forward;
+use super::grpc;
 use super::incoming::{expects_continue, host_of, target_of, wants_upgrade};
 use super::incoming_body::RequestBody;
 use super::outgoing::{Framing, write_head};
-use super::policy::{Edits, Facts, Passage, describe, page, stands_in};
+use super::policy::{Edits, Facts, Passage, Place, describe, page, stands_in};
 use super::respond;
 use super::upgrade;
-use super::upstream::{Answer, Request as UpstreamRequest};
+use super::upstream::{Answer, Request as UpstreamRequest, rewrite};
 use crate::model::{Backend, Route};
 use crate::route::{Found, Target, normalise_host};
 
@@ -37,6 +39,7 @@ pub(super) async fn serve(
     client.last_active.set(Instant::now());
     let mut finish = Finish::new(&client);
     let is_head = request.method() == Method::HEAD;
+    let is_grpc = grpc::is_call(request.headers());
     let reply = match answer(&client, request, &mut finish).await {
         Ok(reply) => reply,
         Err(error) => Reply::Answer(fail(&client, &error, &mut finish)),
@@ -45,6 +48,7 @@ pub(super) async fn serve(
         Reply::Answer(mut response) => {
             finish.status = Some(response.status().as_u16());
             response.headers_mut().entry(header::SERVER).or_insert(respond::SERVER_NAME);
+            let response = if is_grpc { for_grpc(response) } else { response };
             response.map(|content| match content {
                 Content::Own(_) if is_head => ResponseBody::new(Content::Own(Bytes::new()), finish),
                 content => ResponseBody::new(content, finish),
@@ -198,21 +202,44 @@ async fn send(
     pass: &mut Passage,
     finish: &mut Finish,
 ) -> Result<Reply, Error> {
-    let policy = &found.served.policy;
+    let worker = &client.worker;
+    let rules = &found.served.policy.rules;
     let (slot, stands_in) = destination(found)?;
     if stands_in {
         describe(&asked.facts(client, found.route), StatusCode::SERVICE_UNAVAILABLE, &mut pass.edits);
     }
+    let facts = asked.facts(client, found.route);
+    let mut choice = match stands_in {
+        true => Choice::in_turn(worker, slot),
+        false => {
+            let fill = |template: &_| facts.fill(template, Place::Text);
+            Choice::of(worker, found.served, &asked.parts.headers, fill).ok_or(Error::NoRoute)?
+        }
+    };
     if let Some(entry) = &mut finish.entry {
-        entry.cluster = Some(slot.key.to_string());
+        entry.cluster = Some(choice.slot().key.to_string());
     }
-    let body = RequestBody::receive(&client.worker, &mut asked.parts, body, &policy.rules).await?;
-    let request = outgoing(client, asked, body, found, &pass.edits);
-    let (answer, address) = forward(client, slot, request).await?;
+    let body = RequestBody::receive(worker, &mut asked.parts, body, rules).await?;
+    let request = outgoing(client, asked, body, found, &pass.edits)?;
+    let host = pass.edits.host().and_then(|host| host.to_str().ok()).unwrap_or(&asked.host);
+    let answer = forward(client, &mut choice, rules, host, request).await;
+    let (answer, address) = answer.inspect_err(|error| {
+        if error.fault() == Fault::Upstream {
+            choice.failed();
+        }
+    })?;
+    let on_upgrade = asked.on_upgrade.take();
+    let facts = asked.facts(client, found.route);
+    let chosen = choice.answered(&CookieFacts {
+        path: found.route.path.text(),
+        https: facts.is_https(),
+        user_agent: facts.header("user-agent").and_then(|value| value.to_str().ok()).unwrap_or_default(),
+    });
+    finish.lease = chosen.lease;
     if let Some(entry) = &mut finish.entry {
         entry.upstream = Some(address.to_string());
     }
-    Ok(match (answer, asked.on_upgrade.take()) {
+    Ok(match (answer, on_upgrade) {
         (Answer::Switched(head, upstream), Some(on_upgrade)) => {
             let mut response = Response::new(());
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -220,15 +247,24 @@ async fn send(
             let headers = response.headers_mut();
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.extend(head.upgrade.map(|protocol| (header::UPGRADE, protocol)));
+            if let Some(cookie) = chosen.cookie {
+                headers.append(header::SET_COOKIE, cookie);
+            }
             Reply::Switched(response, upgrade::Tunnel { on_upgrade, upstream })
         }
         (Answer::Switched(..), None) => {
             return Err(Error::Protocol { address, what: "101 that nobody asked for" });
         }
         (Answer::Response(head, body), _) => {
-            let mut response = Response::new(Content::Upstream(body));
+            let mut response = Response::new(Content::of_upstream(body, rules.body.buffer_response, worker));
             *response.status_mut() = head.status;
             *response.headers_mut() = head.headers;
+            rewrite(&rules.upstream.response, response.headers_mut(), |template| {
+                facts.fill(template, Place::Text)
+            });
+            if let Some(cookie) = chosen.cookie {
+                response.headers_mut().append(header::SET_COOKIE, cookie);
+            }
             Reply::Answer(response)
         }
     })
@@ -241,22 +277,25 @@ fn outgoing(
     body: RequestBody,
     found: &Found<'_, Served>,
     edits: &Edits,
-) -> UpstreamRequest {
+) -> Result<UpstreamRequest, Error> {
     use hyper::body::Body;
 
     let Asked { parts, host, target, request_id, on_upgrade } = asked;
     let upgrading = on_upgrade.is_some() && body.is_end_stream();
     let framing = Framing::of(parts, &body);
     let rules = &found.served.policy.rules;
+    if rules.upstream.http10 && framing == Framing::Chunked {
+        return Err(Error::LengthRequired);
+    }
     let head = write_head(client, parts, host, target, rules, request_id, &framing, upgrading, edits);
-    UpstreamRequest {
+    Ok(UpstreamRequest {
         head,
         body,
         chunked: framing == Framing::Chunked,
         expects_continue: expects_continue(parts),
         wants_upgrade: upgrading,
         method: parts.method.clone(),
-    }
+    })
 }
 
 /// An answer as the client gets it: another backend's if it is a failure that has a page, with
@@ -287,6 +326,14 @@ fn fail(client: &Client, error: &Error, finish: &mut Finish) -> Response<Content
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response.map(Content::Own)
+}
+
+/// An answer of the proxy's own as gRPC clients understand it.
+fn for_grpc(response: Response<Content>) -> Response<Content> {
+    match response.into_parts() {
+        (parts, Content::Own(text)) => grpc::answer(Response::from_parts(parts, text)).map(Content::Own),
+        (parts, content) => Response::from_parts(parts, content),
+    }
 }
 
 fn protocol_name(version: Version) -> &'static str {

@@ -11,6 +11,7 @@ use super::Policy;
 use super::facts::Facts;
 use super::headers::Edits;
 use crate::model::{RoutePolicy, Unavailable};
+use crate::proxy::balance::Choice;
 use crate::proxy::body::Content;
 use crate::proxy::cluster::ClusterSlot;
 use crate::proxy::forward::forward;
@@ -75,7 +76,8 @@ pub(in crate::proxy) async fn page(
         wants_upgrade: false,
         method,
     };
-    match forward(facts.client, backend, question).await {
+    let mut choice = Choice::in_turn(&facts.client.worker, backend);
+    match forward(facts.client, &mut choice, &rules, facts.host, question).await {
         Ok((Answer::Response(head, body), _)) => {
             let mut response = Response::new(Content::Upstream(body));
             *response.status_mut() = head.status;

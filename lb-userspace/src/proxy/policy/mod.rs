@@ -54,6 +54,7 @@ pub(super) use errors::{describe, page, stands_in};
 pub(super) use facts::Facts;
 pub(super) use headers::Edits;
 pub(super) use ledger::Held;
+pub(super) use template::Place;
 pub(super) use throttle::Throttled;
 
 use super::body::{Content, ResponseBody};
