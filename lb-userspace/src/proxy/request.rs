@@ -1,5 +1,6 @@
 //! One request: checked, routed, let in, sent to an endpoint, answered.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Instant;
@@ -28,8 +29,8 @@ use super::policy::{Edits, Facts, Passage, Place, describe, page, stands_in};
 use super::respond;
 use super::upgrade;
 use super::upstream::{Answer, Request as UpstreamRequest, rewrite};
-use crate::model::{Backend, Route};
-use crate::route::{Found, Target, normalise_host};
+use crate::model::{Backend, Route, RoutePolicy, Variable};
+use crate::route::{Found, Rewritten, Target, normalise_host};
 
 /// Answers one request of `client`.
 pub(super) async fn serve(
@@ -204,6 +205,11 @@ async fn send(
 ) -> Result<Reply, Error> {
     let worker = &client.worker;
     let rules = &found.served.policy.rules;
+    let rewritten = match rewritten(client, asked, found)? {
+        Rewritten::Target(Cow::Borrowed(_)) => None,
+        Rewritten::Target(Cow::Owned(target)) => Some(target),
+        Rewritten::Redirect(url) => return Ok(Reply::Answer(respond::elsewhere(&url)?.map(Content::Own))),
+    };
     let (slot, stands_in) = destination(found)?;
     if stands_in {
         describe(&asked.facts(client, found.route), StatusCode::SERVICE_UNAVAILABLE, &mut pass.edits);
@@ -220,7 +226,8 @@ async fn send(
         entry.cluster = Some(choice.slot().key.to_string());
     }
     let body = RequestBody::receive(worker, &mut asked.parts, body, rules).await?;
-    let request = outgoing(client, asked, body, found, &pass.edits)?;
+    let target = rewritten.as_ref().unwrap_or(&asked.target);
+    let request = outgoing(client, asked, target, body, rules, &pass.edits)?;
     let host = pass.edits.host().and_then(|host| host.to_str().ok()).unwrap_or(&asked.host);
     let answer = forward(client, &mut choice, rules, host, request).await;
     let (answer, address) = answer.inspect_err(|error| {
@@ -270,20 +277,31 @@ async fn send(
     })
 }
 
-/// The request as its endpoint gets it.
+/// What the endpoint is asked for.
+fn rewritten<'a>(
+    client: &Client,
+    asked: &'a Asked,
+    found: &Found<'_, Served>,
+) -> Result<Rewritten<'a>, Error> {
+    let facts = asked.facts(client, found.route);
+    let known = |variable: &Variable, text: &mut String| facts.fill_variable(variable, text);
+    found.rewrite(&asked.target, known).map_err(|bad| Error::BadRequest(bad.to_string()))
+}
+
+/// The request as its endpoint gets it; `target` is what it is asked for.
 fn outgoing(
     client: &Client,
     asked: &Asked,
+    target: &Target,
     body: RequestBody,
-    found: &Found<'_, Served>,
+    rules: &RoutePolicy,
     edits: &Edits,
 ) -> Result<UpstreamRequest, Error> {
     use hyper::body::Body;
 
-    let Asked { parts, host, target, request_id, on_upgrade } = asked;
+    let Asked { parts, host, request_id, on_upgrade, .. } = asked;
     let upgrading = on_upgrade.is_some() && body.is_end_stream();
     let framing = Framing::of(parts, &body);
-    let rules = &found.served.policy.rules;
     if rules.upstream.http10 && framing == Framing::Chunked {
         return Err(Error::LengthRequired);
     }

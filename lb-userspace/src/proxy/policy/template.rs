@@ -35,6 +35,13 @@ impl Facts<'_> {
         out
     }
 
+    /// Appends what a variable stands for in a URL.
+    pub(in crate::proxy) fn fill_variable(&self, variable: &Variable, out: &mut String) {
+        let mut value = Vec::new();
+        self.append(variable, Place::Url, &mut value);
+        out.push_str(&String::from_utf8_lossy(&value));
+    }
+
     /// A URL as text; `None` if something in it can't stand in one.
     pub(in crate::proxy) fn fill_url(&self, template: &Template) -> Option<String> {
         let text = String::from_utf8(self.fill(template, Place::Url)).ok()?;
