@@ -277,6 +277,34 @@ fn by_name_and_over_tls() {
     }
 }
 
+/// Each worker asks over few connections, again and again.
+#[test]
+fn connections_are_kept() {
+    let opened = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&opened);
+    let server = endpoint(move |stream| {
+        count.fetch_add(1, SeqCst);
+        while read_head(stream).is_some() {
+            drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+        }
+    });
+    let proxy = asking(ask(server));
+    for _ in 0..20 {
+        assert_eq!(get(proxy.http, "/", "").status, 200);
+    }
+    assert!(opened.load(SeqCst) <= 2, "{opened:?} connections by two workers");
+
+    // One that was closed meanwhile costs nobody an answer.
+    let fickle = endpoint(|stream| {
+        drop(read_head(stream));
+        drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+    });
+    let proxy = asking(ask(fickle));
+    for _ in 0..20 {
+        assert_eq!(get(proxy.http, "/", "").status, 200);
+    }
+}
+
 #[test]
 fn other_methods_and_requests_with_bodies() {
     let proxy = asking(ExternalAuth {

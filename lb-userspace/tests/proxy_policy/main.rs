@@ -10,6 +10,7 @@ mod certificate;
 mod cors;
 mod errors;
 mod external;
+mod h2;
 mod headers;
 mod limits;
 mod redirects;

@@ -1,6 +1,6 @@
 //! Answers that send clients elsewhere, or end their requests.
 
-use sluice::model::Redirect;
+use sluice::model::{PathMatch, Redirect};
 
 use crate::{get, single, template};
 
@@ -27,6 +27,26 @@ fn where_to() {
         let proxy = single(|policy| policy.redirect = Some(Redirect { status, to: template(to) }));
         let seen = get(proxy.http, path, HEADERS);
         assert_eq!((seen.status, seen.header("location")), (status, expect), "{to}, {path}: {}", seen.text());
+    }
+}
+
+/// What the groups of the route's expression matched.
+#[test]
+fn captures() {
+    for (path, to, asked, expect) in [
+        ("/old/(.*)/(.*)", "https://new.test/$2/$1", "/old/a/b%20c", "https://new.test/b%20c/a"),
+        ("/old/(.*)", "https://new.test/$1", "/OLD/", "https://new.test/"),
+        ("/old/.*", "https://new.test/$1", "/old/x", "https://new.test/"),
+        ("/old/(.*)", "https://new.test/ü/$1", "/old/x", "https://new.test/%C3%BC/x"),
+    ] {
+        let proxy = crate::several(|rig| {
+            rig.route_with("a.test", "/", "web", |draft| {
+                draft.path = PathMatch::Regex(path.into());
+                draft.policy.redirect = Some(Redirect { status: 301, to: template(to) });
+            });
+        });
+        let seen = get(proxy.http, asked, "");
+        assert_eq!((seen.status, seen.header("location")), (301, Some(expect)), "{path} {to} {asked}");
     }
 }
 
