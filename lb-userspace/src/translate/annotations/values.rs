@@ -224,7 +224,8 @@ fn variables(text: &str) -> Read<Template> {
 }
 
 fn without_captures(template: Template) -> Read<Template> {
-    match template.variables().find(|variable| matches!(variable, Variable::Capture(_))) {
+    let capture = template.variables().find(|variable| matches!(variable, Variable::Capture(_))).cloned();
+    match capture {
         Some(capture) => Err(Bad::new(
             format!("uses ${capture}, a capture of a regular expression"),
             "only rewrite-target knows captures",
