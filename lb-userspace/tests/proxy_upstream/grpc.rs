@@ -64,6 +64,16 @@ async fn serve(log: Arc<Log>, number: usize, stream: impl AsyncRead + AsyncWrite
         match request.uri().path() {
             // Not the first one.
             "/refuse" if seen == 0 => respond.send_reset(Reason::REFUSED_STREAM),
+            "/refuse-late" if seen == 0 => drop(tokio::spawn(async move {
+                let (mut body, mut count) = (request.into_body(), 0);
+                while count < 100_000
+                    && let Some(Ok(data)) = body.data().await
+                {
+                    drop(body.flow_control().release_capacity(data.len()));
+                    count += data.len();
+                }
+                respond.send_reset(Reason::REFUSED_STREAM);
+            })),
             "/broken" if seen == 0 => respond.send_reset(Reason::INTERNAL_ERROR),
             // The first connection answers this one and takes no more.
             "/leave" if number == 0 => {
@@ -356,7 +366,7 @@ fn what_is_sent_again() {
         ("/refuse", 100, "0", 2, 1),
         ("/refuse", 50_000, "0", 2, 1),
         // Too much to be remembered.
-        ("/refuse", 1_000_000, "14", 1, 1),
+        ("/refuse-late", 1_000_000, "14", 1, 1),
         // It may have done something.
         ("/broken", 100, "14", 1, 1),
     ] {

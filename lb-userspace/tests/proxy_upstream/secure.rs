@@ -95,7 +95,10 @@ fn certificates_names_and_depth() {
 fn what_is_spoken() {
     use UpstreamProtocol::{Auto, Http, Https};
     let tls_endpoint = secure(&Authority::root("root").sign("web.test"), &[]);
-    let plain_endpoint = endpoint(echo);
+    let plain_endpoint = endpoint(|stream| match is_tls(stream) {
+        true => drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")),
+        false => echo(stream),
+    });
     for (route, cluster, over_tls, address, status) in [
         (Https, Http, false, tls_endpoint, 200),
         (Https, Http, false, plain_endpoint, 502),
@@ -119,6 +122,11 @@ fn what_is_spoken() {
         };
         assert_eq!(seen.status, status, "{route:?} {cluster:?} over TLS: {over_tls}: {seen:?}");
     }
+}
+
+fn is_tls(stream: &std::net::TcpStream) -> bool {
+    let mut first = [0];
+    stream.peek(&mut first).is_ok() && first == [22]
 }
 
 #[test]
