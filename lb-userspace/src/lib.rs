@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Nobody imports upwards: `model` knows nobody; `objects`, `route`, `translate` and
-//! `dataplane::{image, diff}` are pure; `proxy`, `dataplane::kernel` and `source` do I/O;
+//! `dataplane::{image, diff}` are pure; `proxy`, `dataplane::kernel`, `source` and `status` do I/O;
 //! `app` ties everything together. `cargo xtask test` checks the rule.
 
 pub mod model;
@@ -18,8 +18,11 @@ pub mod route;
 pub mod objects;
 pub mod translate;
 
+pub mod migrate;
+
 pub mod dataplane;
 pub mod proxy;
 pub mod source;
+pub mod status;
 
 pub mod app;

@@ -52,7 +52,7 @@ fn run(documents: impl Iterator<Item = Value>, settings: &Settings, previous: &S
         let parsed = parse(document, "in.yaml");
         issues.extend(parsed.issues);
         for object in parsed.objects {
-            assert!(objects.insert(object).is_none(), "a case has each object once");
+            assert!(objects.insert(object), "a case has each object once");
         }
     }
     translate(&objects, settings, &issues, NOW, previous)

@@ -4,6 +4,7 @@ mod command;
 mod demo;
 mod fuzz;
 mod image;
+mod kube_tools;
 mod setup;
 mod test;
 mod tidy;
@@ -22,7 +23,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Habit {
-    /// Install what the build needs: rust-src, and bpf-linker into target/tools
+    /// Install what build and tests need: rust-src; into target/tools bpf-linker, helm and kubectl
     Setup,
     /// Run the whole road from client to endpoint in a laboratory of network namespaces
     ///
@@ -53,17 +54,25 @@ enum Habit {
 enum Benchmark {
     /// ns per packet of the XDP program, by PROG_TEST_RUN (needs root)
     Xdp,
+    /// Time from API event to first request, memory and CPU with 5,000 Ingresses under change
+    Churn,
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().habit {
-        Habit::Setup => setup::run(),
+        Habit::Setup => setup::run().and_then(|()| kube_tools::install()),
         Habit::Demo(options) => demo::run(&options),
         Habit::Test => test::run(),
         Habit::Bench { name: Benchmark::Xdp, arguments } => {
             setup::run()?;
             // The kernel does the timing: how this side is compiled changes nothing but the wait.
             command::cargo(["bench", "--profile=dev", "--package=lb-userspace", "--bench=xdp", "--"])
+                .args(arguments)
+                .run()
+        }
+        Habit::Bench { name: Benchmark::Churn, arguments } => {
+            setup::run()?;
+            command::cargo(["bench", "--profile=release", "--package=lb-userspace", "--bench=churn", "--"])
                 .args(arguments)
                 .run()
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::command::{Command, cargo, is_root, root};
-use crate::{demo, setup, tidy};
+use crate::{demo, kube_tools, setup, tidy};
 
 /// The integration test target of lb-userspace that makes namespaces and loads kernel programs.
 const PRIVILEGED: &str = "privileged";
@@ -14,6 +14,7 @@ const PRIVILEGED: &str = "privileged";
 pub fn run() -> Result<()> {
     let start = Instant::now();
     setup::run()?;
+    kube_tools::install()?;
     for component in ["rustfmt", "clippy"] {
         // A minimal rustup profile comes without them.
         if cargo([if component == "rustfmt" { "fmt" } else { component }, "--version"]).output().is_err() {

@@ -1,14 +1,16 @@
 //! What a cluster installs: that it parses, fits together, and asks for no more than it needs.
 
+#[path = "deploy/chart.rs"]
+mod chart;
+#[path = "deploy/render.rs"]
+mod render;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
 
 use serde_json::Value;
 
-fn deploy() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy"))
-}
+use render::deploy;
 
 /// All documents of a file.
 fn documents(path: &str) -> Vec<Value> {
@@ -70,13 +72,24 @@ fn rights_are_what_is_watched_and_no_more() {
     grant("discovery.k8s.io/endpointslices", &watch);
     grant("services", &watch);
     grant("secrets", &["get", "list", "watch"]);
+    grant("networking.k8s.io/ingresses/status", &["patch"]);
+    grant("events.k8s.io/events", &["create", "patch"]);
     assert_eq!(base["ClusterRole"].len(), 1);
     assert_eq!(grants(&base["ClusterRole"][0]), expected);
-    assert!(!base.contains_key("Role") && !base.contains_key("RoleBinding"));
+    // Leases only in the namespace of the installation.
+    assert_eq!(base["Role"].len(), 1);
+    let leases = ["get", "list", "create", "update", "delete"];
+    let expected = leases.map(|verb| ("coordination.k8s.io/leases".to_owned(), verb.to_owned()));
+    assert_eq!(grants(&base["Role"][0]), BTreeSet::from(expected));
 
-    let binding = &base["ClusterRoleBinding"][0];
-    assert_eq!(binding["subjects"].as_array().map(Vec::len), Some(1));
-    assert_eq!(binding["subjects"][0]["name"], base["ServiceAccount"][0]["metadata"]["name"]);
+    for kind in ["ClusterRoleBinding", "RoleBinding"] {
+        let binding = &base[kind][0];
+        assert_eq!(binding["subjects"].as_array().map(Vec::len), Some(1));
+        assert_eq!(binding["subjects"][0]["name"], base["ServiceAccount"][0]["metadata"]["name"]);
+        let role = kind.trim_end_matches("Binding");
+        assert_eq!(binding["roleRef"]["kind"], role);
+        assert_eq!(binding["roleRef"]["name"], base[role][0]["metadata"]["name"]);
+    }
 }
 
 #[test]
@@ -88,6 +101,14 @@ fn the_daemonset_can_surge_and_keeps_its_pins() {
     assert_eq!(spec["updateStrategy"]["rollingUpdate"]["maxUnavailable"], 0);
     assert_eq!((&pod["hostNetwork"], &pod["dnsPolicy"]), (&true.into(), &"ClusterFirstWithHostNet".into()));
     assert_eq!(spec["selector"]["matchLabels"], spec["template"]["metadata"]["labels"]);
+    let drain = base["ConfigMap"][0]["data"]["SLUICE_DRAIN_TIMEOUT"].as_str().expect("a setting");
+    let grace = pod["terminationGracePeriodSeconds"].as_u64().expect("a number");
+    assert_eq!(
+        grace,
+        drain.parse::<u64>().expect("a number") + 15,
+        "handing over and draining end before SIGKILL"
+    );
+    assert_eq!(pod["initContainers"][0]["args"], serde_json::json!(["doctor", "--brief"]));
     assert_eq!(pod["serviceAccountName"], base["ServiceAccount"][0]["metadata"]["name"]);
     let volumes: BTreeMap<_, _> = pod["volumes"]
         .as_array()
@@ -107,6 +128,16 @@ fn the_daemonset_can_surge_and_keeps_its_pins() {
     let containers = ["initContainers", "containers"].map(|list| pod[list].as_array().expect("containers"));
     for container in containers.into_iter().flatten() {
         assert_eq!(container["ports"], Value::Null, "ports of hostNetwork pods keep a surge from starting");
+        let security = &container["securityContext"];
+        assert_eq!(
+            (&security["privileged"], &security["allowPrivilegeEscalation"]),
+            (&Value::Null, &false.into())
+        );
+        assert_eq!(security["readOnlyRootFilesystem"], true);
+        assert_eq!(
+            container["terminationMessagePolicy"], "FallbackToLogsOnError",
+            "the pod says why it fails"
+        );
         for mount in container["volumeMounts"].as_array().expect("mounts") {
             if let Some(path) = volumes.get(&mount["name"].to_string()) {
                 assert_eq!(*path, mount["mountPath"], "same path inside and outside");

@@ -24,6 +24,7 @@ use super::check::now_unix;
 use super::cli::{AccessLog, RunArgs};
 use super::handover::stand_by;
 use super::health::{self, HealthError};
+use super::publisher::Publisher;
 use super::settings::{BadSettings, Settings, SourceKind, node_addresses};
 use super::state::State;
 use super::steering::{Steering, route_vips};
@@ -139,7 +140,7 @@ async fn follow(
     stop: &mut Stop,
     probes: &AbortHandle,
 ) -> Result<Ended, DaemonError> {
-    let mut updates = source(settings).await?;
+    let (mut updates, client) = source(settings).await?;
     let mut lock = None;
     if !args.no_xdp {
         lock = stand_by(args, state, &updates, stop).await?;
@@ -148,11 +149,21 @@ async fn follow(
         }
     }
     let translation = translation(args, settings);
+    let plan = settings.status.as_ref();
+    let publisher =
+        client.zip(plan).map(|(client, plan)| Publisher::start(client, plan, translation.clone()));
+    if let Some(publisher) = &publisher {
+        // Set once: this runs once.
+        let _ = state.publishing.set(publisher.reporter.clone());
+    }
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let update = updates.borrow_and_update().clone();
         take(args, &translation, state, &mut lock, &update).await?;
+        if let Some(publisher) = publisher.as_ref().filter(|_| update.synced) {
+            publisher.publish(&update.objects, state.snapshot.load_full());
+        }
         tokio::select! {
             biased;
             () = stop.asked() => break,
@@ -160,7 +171,13 @@ async fn follow(
             _ = resync.tick() => {}
         }
     }
-    Ok(drain(args, state, stop, probes).await)
+    let finish = async {
+        if let Some(publisher) = publisher {
+            publisher.finish().await;
+        }
+    };
+    let (ended, ()) = tokio::join!(drain(args, state, stop, probes), finish);
+    Ok(ended)
 }
 
 /// Keeps what the source says of itself, and logs what is new of it.
@@ -180,13 +197,18 @@ pub fn observe(state: &State, update: &Update) {
     }
 }
 
-async fn source(settings: &Settings) -> Result<watch::Receiver<Update>, DaemonError> {
+/// The source's updates, and the way to the API if that is the source.
+async fn source(settings: &Settings) -> Result<(watch::Receiver<Update>, Option<kube::Client>), DaemonError> {
     Ok(match &settings.source {
-        SourceKind::Manifests(dir) => manifests::watch(dir.clone())?,
+        SourceKind::Manifests(dir) => (manifests::watch(dir.clone())?, None),
         SourceKind::Kubernetes(kubeconfig) => {
             let client = kubernetes::connect(kubeconfig.as_deref().map(Path::new)).await?;
-            let default_certificate = settings.default_certificate.clone();
-            kubernetes::watch(client, kubernetes::Settings { default_certificate, ..Default::default() })
+            let settings = kubernetes::Settings {
+                default_certificate: settings.default_certificate.clone(),
+                config_map: settings.config_map.clone(),
+                ..Default::default()
+            };
+            (kubernetes::watch(client.clone(), settings), Some(client))
         }
     })
 }

@@ -12,6 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 use serde_json::{Map, Value};
 
 use super::admin::views::{Status, VipCount};
+use crate::status::Report;
 
 /// How many VIPs, server names or clusters get time series of their own. Chosen by name, not by
 /// size: a counter must not change its place as traffic goes up and down.
@@ -90,6 +91,29 @@ impl Metrics {
             (vec![("severity", severity.to_owned())], n as u64)
         });
         self.gauge("issues", "What is wrong with objects, by severity", issues);
+        if let Some(report) = &status.publishing {
+            self.publishing(report);
+        }
+    }
+
+    fn publishing(&mut self, report: &Report) {
+        self.number("leader", "1 when this daemon writes Ingress status and Events", report.is_leader.into());
+        let one = |n: u64| [(Vec::new(), n)];
+        self.counter("status_writes", "Ingress statuses written", one(report.writes));
+        self.counter(
+            "status_taken_back",
+            "Ingress statuses taken back after a change of class",
+            one(report.taken_back),
+        );
+        self.number("status_waiting", "Ingress statuses that wait to be written", report.writes_waiting);
+        self.counter("events", "Events made or counted up", one(report.events));
+        self.counter("events_dropped", "Events that the server refused", one(report.events_dropped));
+        self.number("events_waiting", "Events that wait for their turn", report.events_waiting);
+        self.counter(
+            "status_failures",
+            "Requests for status, Events and Leases that failed",
+            one(report.failures),
+        );
     }
 
     fn kernel(&mut self, status: &Status) {
@@ -204,6 +228,7 @@ mod tests {
         }))
         .expect("a status");
         status.xdp = Some(Xdp { interfaces: Vec::new() });
+        status.publishing = Some(Report { is_leader: true, writes: 9, ..Report::default() });
         status
     }
 
@@ -224,6 +249,8 @@ mod tests {
             "sluice_vip_connections_total{vip=\"192.0.2.1:80/tcp\"} 2",
             "sluice_build_info{version=\"1.2.3\"} 1",
             "sluice_generation 7",
+            "sluice_leader 1",
+            "sluice_status_writes_total 9",
             "# EOF",
         ] {
             assert!(text.lines().any(|have| have == line), "{line:?} in\n{text}");

@@ -6,9 +6,10 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 
 use super::admin::views::{Backend, Host, Issue, Maps, RouteView, Status, Verification};
-use super::check::Report;
+use super::check::Report as CheckReport;
 use super::doctor::{Finding, Level};
 use super::explain::{Explanation, Match};
+use crate::status::Report;
 
 /// `sluice status`.
 pub fn status(status: &Status) -> String {
@@ -49,6 +50,11 @@ pub fn status(status: &Status) -> String {
         }
         None => fact("XDP", "off".to_owned()),
     }
+    if let Some(publishing) = &status.publishing {
+        for (name, value) in publishing_facts(publishing) {
+            fact(name, value);
+        }
+    }
     if let Some(error) = &status.trouble {
         fact("Trouble", error.clone());
     }
@@ -88,6 +94,40 @@ pub fn status(status: &Status) -> String {
         let _ = write!(text, "\n{}", issues(&status.issues));
     }
     text
+}
+
+/// Who writes Ingress status, and how that is getting on.
+fn publishing_facts(report: &Report) -> Vec<(&'static str, String)> {
+    let leader = match &report.leader {
+        _ if report.is_leader => format!("this daemon ({})", report.identity),
+        Some(leader) => leader.clone(),
+        None => "nobody yet".to_owned(),
+    };
+    let mut facts = vec![("Leader", leader)];
+    if report.is_leader {
+        let addresses = match report.addresses.as_slice() {
+            [] => "no address known: give --publish-address".to_owned(),
+            addresses => addresses.join(", "),
+        };
+        let waiting = |n: u64| if n == 0 { String::new() } else { format!(" ({n} waiting)") };
+        facts.push(("Publishing", addresses));
+        facts.push((
+            "Written",
+            format!(
+                "{} Ingress statuses{}, {} taken back; {} Events{}, {} refused",
+                report.writes,
+                waiting(report.writes_waiting),
+                report.taken_back,
+                report.events,
+                waiting(report.events_waiting),
+                report.events_dropped
+            ),
+        ));
+    }
+    if let Some(error) = &report.last_error {
+        facts.push(("API trouble", format!("{} so far, the last: {error}", report.failures)));
+    }
+    facts
 }
 
 /// `sluice routes`.
@@ -272,7 +312,7 @@ pub fn findings(findings: &[Finding]) -> String {
 }
 
 /// `sluice check`.
-pub fn report(report: &Report) -> String {
+pub fn report(report: &CheckReport) -> String {
     let mut text = String::new();
     if !report.issues.is_empty() {
         let _ = writeln!(text, "{}", issues(&report.issues));
@@ -377,6 +417,30 @@ mod tests {
             "  error   missing-service        p[0]: x is not there",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expect);
+    }
+
+    #[test]
+    fn who_writes_status_is_told() {
+        let mut report = Report { identity: "a-1".to_owned(), ..Report::default() };
+        let text = |report: &Report| {
+            publishing_facts(report)
+                .iter()
+                .map(|(name, value)| format!("{name}: {value}\n"))
+                .collect::<String>()
+        };
+        assert_eq!(text(&report), "Leader: nobody yet\n");
+        report.leader = Some("b-2".to_owned());
+        assert_eq!(text(&report), "Leader: b-2\n");
+        report.is_leader = true;
+        (report.writes, report.writes_waiting, report.events) = (3, 2, 1);
+        let expect = "Leader: this daemon (a-1)\nPublishing: no address known: give --publish-address\n\
+            Written: 3 Ingress statuses (2 waiting), 0 taken back; 1 Events, 0 refused\n";
+        assert_eq!(text(&report), expect);
+        report.addresses = vec!["192.0.2.1".to_owned(), "lb.example".to_owned()];
+        (report.failures, report.last_error) = (4, Some("500".to_owned()));
+        let got = text(&report);
+        assert!(got.contains("Publishing: 192.0.2.1, lb.example\n"), "{got}");
+        assert!(got.ends_with("API trouble: 4 so far, the last: 500\n"), "{got}");
     }
 
     #[test]

@@ -68,8 +68,12 @@ async fn dispatch(command: Command) -> Result<u8, String> {
         Command::Probe(args) => probe(&args).await,
         Command::Doctor(args) => run_doctor(&args).await,
         Command::Check(args) => {
+            if let Some(file) = &args.replay {
+                let fine = check::replay(&args, file)?;
+                return Ok(if fine { 0 } else { NEGATIVE });
+            }
             let report = check::check(&args).map_err(text)?;
-            print(args.output, &report, render::report(&report))?;
+            print(args.output, &report, render::report(&report) + &check::migration_text(&report))?;
             Ok(if report.passes(args.strict) { 0 } else { NEGATIVE })
         }
     }
@@ -144,8 +148,9 @@ async fn probe(args: &ProbeArgs) -> Result<u8, String> {
 }
 
 async fn run_doctor(args: &DoctorArgs) -> Result<u8, String> {
-    let findings = doctor::examine(&args.interface).await;
-    print(args.output, &findings, render::findings(&findings))?;
+    let findings = doctor::examine(&args.interface, !args.no_xdp).await;
+    let text = if args.brief { doctor::brief(&findings) } else { render::findings(&findings) };
+    print(args.output, &findings, text)?;
     let failed = findings.iter().any(|finding| finding.level == doctor::Level::Fail);
     Ok(if failed { NEGATIVE } else { 0 })
 }

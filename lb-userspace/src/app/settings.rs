@@ -5,8 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use crate::model::{ClusterKey, Listener, ObjectKey, PortRef, Protocol, SniMode, Transport, Vip};
+use crate::status::Publish;
 
 use super::cli::RunArgs;
+use super::publisher::Plan;
 
 /// Why the arguments make no settings.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +72,10 @@ pub struct Settings {
     pub default_backend: Option<ClusterKey>,
     /// For names without a certificate.
     pub default_certificate: Option<ObjectKey>,
+    /// The ConfigMap with settings of the cluster.
+    pub config_map: Option<ObjectKey>,
+    /// How status is written; `None`: not at all.
+    pub status: Option<Plan>,
 }
 
 impl Settings {
@@ -112,8 +118,29 @@ impl Settings {
             listeners,
             default_backend: args.default_backend.as_deref().map(cluster_key).transpose()?,
             default_certificate: args.default_certificate.as_deref().map(secret_key).transpose()?,
+            config_map: args.config_map.as_deref().map(config_map_key).transpose()?,
+            status: status(args)?,
         })
     }
+}
+
+/// Only a cluster has anybody to say it to.
+fn status(args: &RunArgs) -> Result<Option<Plan>, BadSettings> {
+    if args.manifests.is_some() || args.no_status {
+        return Ok(None);
+    }
+    let key = |option, text: &str, form| {
+        object_key(text).ok_or_else(|| BadSettings::BadReference { option, text: text.to_owned(), form })
+    };
+    let service = args.publish_service.as_deref();
+    let service = service.map(|text| key("publish-service", text, "namespace/service")).transpose()?;
+    let lease = args.lease.as_deref().map(|text| key("lease", text, "namespace/lease")).transpose()?;
+    let publish = match service {
+        Some(service) => Publish::Service(service),
+        None if args.publish_address.is_empty() => Publish::Nodes,
+        None => Publish::Fixed(args.publish_address.iter().cloned().collect()),
+    };
+    Ok(Some(Plan { lease, publish }))
 }
 
 /// The node's NICs and addresses, from the kernel.
@@ -181,6 +208,14 @@ fn secret_key(text: &str) -> Result<ObjectKey, BadSettings> {
         option: "default-certificate",
         text: text.to_owned(),
         form: "namespace/secret",
+    })
+}
+
+fn config_map_key(text: &str) -> Result<ObjectKey, BadSettings> {
+    object_key(text).ok_or_else(|| BadSettings::BadReference {
+        option: "config-map",
+        text: text.to_owned(),
+        form: "namespace/name",
     })
 }
 
@@ -265,6 +300,54 @@ mod tests {
         ] {
             let error = settings(line).expect_err(line).to_string();
             assert!(error.contains(expect), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_published() {
+        for (line, expect) in [
+            ("--kubernetes", Ok(Some("None Nodes"))),
+            ("--kubernetes --lease a/b", Ok(Some("Some(a/b) Nodes"))),
+            (
+                "--kubernetes --publish-address B.example --publish-address 192.0.2.1,192.0.2.1",
+                Ok(Some("None 192.0.2.1 b.example")),
+            ),
+            ("--kubernetes --publish-service a/b", Ok(Some("None Service a/b"))),
+            ("--kubernetes --no-status", Ok(None)),
+            ("--manifests d", Ok(None)),
+            ("--kubernetes --publish-service b", Err("namespace/service")),
+            ("--kubernetes --lease a/b/c", Err("namespace/lease")),
+        ] {
+            let text = format!("sluice run --no-xdp {line}");
+            let cli = Cli::try_parse_from(text.split_whitespace()).expect("usage");
+            let Command::Run(args) = cli.command else { panic!("not run") };
+            let got = Settings::new(&args, &[]).map_err(|error| error.to_string());
+            let got = got.map(|settings| {
+                settings.status.map(|plan| {
+                    let publish = match plan.publish {
+                        Publish::Nodes => "Nodes".to_owned(),
+                        Publish::Service(key) => format!("Service {key}"),
+                        Publish::Fixed(all) => {
+                            all.iter().map(|a| a.to_string()).collect::<Vec<_>>().join(" ")
+                        }
+                    };
+                    let lease = plan.lease.map_or("None".to_owned(), |lease| format!("Some({lease})"));
+                    format!("{lease} {publish}")
+                })
+            });
+            match (got, expect) {
+                (Ok(got), Ok(expect)) => assert_eq!(got.as_deref(), expect, "{line}"),
+                (Err(got), Err(expect)) => assert!(got.contains(expect), "{line}: {got}"),
+                (got, expect) => panic!("{line}: {got:?}, not {expect:?}"),
+            }
+        }
+        for line in [
+            "--kubernetes --publish-address 0.0.0.0",
+            "--manifests d --lease a/b",
+            "--kubernetes --no-status --lease a/b",
+        ] {
+            let text = format!("sluice run --no-xdp {line}");
+            assert!(Cli::try_parse_from(text.split_whitespace()).is_err(), "{line}");
         }
     }
 

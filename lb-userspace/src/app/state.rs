@@ -12,6 +12,7 @@ use crate::model::Snapshot;
 use crate::proxy::Proxy;
 use crate::route::RouteTable;
 use crate::source::Health;
+use crate::status::Reporter;
 
 use super::admin::server::{Answer, Answers};
 use super::admin::views::{self, Serving, Source, Status, Verification, word};
@@ -45,6 +46,8 @@ pub struct State {
     pub trouble: ArcSwapOption<String>,
     /// Going down: no longer ready.
     pub draining: AtomicBool,
+    /// How status writing is getting on; set where status is written.
+    pub publishing: OnceLock<Reporter>,
 }
 
 impl State {
@@ -61,6 +64,7 @@ impl State {
             serving: AtomicBool::new(false),
             trouble: ArcSwapOption::empty(),
             draining: AtomicBool::new(false),
+            publishing: OnceLock::new(),
         }
     }
 
@@ -210,6 +214,7 @@ impl Probed for State {
                 .unwrap_or(Value::Null),
             issues: snapshot.issues.iter().map(views::Issue::from).collect(),
             trouble: self.trouble.load().as_deref().cloned(),
+            publishing: self.publishing.get().map(Reporter::report),
         }
     }
 }

@@ -5,12 +5,17 @@
 
 mod kind;
 mod parse;
+mod references;
+mod slice;
+mod slim;
 mod store;
 mod v1beta1;
 
 pub use kind::{Kind, Object};
 pub use parse::{Parsed, parse};
-pub use store::Objects;
+pub use references::secrets_of;
+pub use slice::{Slice, SliceAddress, SliceEndpoint, SlicePort};
+pub use store::{ObjectMap, Objects};
 
 /// The label by which an EndpointSlice names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";

@@ -70,8 +70,9 @@ impl ClusterSlot {
         self.endpoints.load()
     }
 
-    pub(super) fn has_endpoints(&self) -> bool {
-        !self.endpoints.load().cluster.endpoints.is_empty()
+    /// Whether there is nobody to send a request to.
+    pub(super) fn is_empty(&self) -> bool {
+        self.endpoints.load().cluster.endpoints.is_empty()
     }
 
     /// What stands for the cluster in cookies.

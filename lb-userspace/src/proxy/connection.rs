@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,6 +39,8 @@ pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
     /// Where the client connected to: the VIP.
     pub(super) local: SocketAddr,
+    pub(super) peer: IpAddr,
+    /// `peer` as text.
     pub(super) ip: String,
     pub(super) tls: bool,
     /// What its TLS handshake said; `None` without TLS.
@@ -81,6 +83,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     };
     let client = |handshake: Option<ClientTls>| Client {
         local,
+        peer: peer.ip(),
         ip: peer.ip().to_string(),
         tls: protocol == Protocol::Https,
         handshake,

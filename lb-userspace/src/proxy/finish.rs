@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::access_log::Entry;
 use super::balance::Lease;
 use super::connection::Client;
+use super::policy::Held;
 
 /// nginx's status for a client that left before the answer; only ever seen in the log.
 const CLIENT_GONE: u16 = 499;
@@ -22,6 +23,8 @@ pub(super) struct Finish {
     pub(super) bytes: u64,
     /// The endpoint's share of the request.
     pub(super) lease: Option<Lease>,
+    /// What the request's client has of its limits.
+    pub(super) held: Option<Held>,
     /// `None` with the log off.
     pub(super) entry: Option<Box<Entry>>,
 }
@@ -46,6 +49,7 @@ impl Finish {
             status: None,
             bytes: 0,
             lease: None,
+            held: None,
             entry,
         }
     }

@@ -32,6 +32,7 @@ mod listen;
 mod outgoing;
 mod passthrough;
 mod policy;
+mod read_ahead;
 mod request;
 mod respond;
 mod settings;

@@ -22,6 +22,7 @@ use super::buffers::Budget;
 use super::config::Config;
 use super::connection;
 use super::forwarded::RequestIds;
+use super::policy::Asker;
 use super::settings::Settings;
 use super::stats::Counters;
 use super::upstream::{Connections, Failing, Pool, RetryBudget, Transports};
@@ -67,6 +68,8 @@ pub(super) struct Worker {
     pub(super) bodies: Rc<Budget>,
     pub(super) log: Option<Log>,
     pub(super) ids: RequestIds,
+    /// The way to authentication servers.
+    pub(super) asker: Asker,
     pub(super) drain: Drain,
     /// What heads of requests to endpoints are written into.
     pub(super) heads: RefCell<BytesMut>,
@@ -149,6 +152,7 @@ impl Seed {
             counters: self.counters,
             log: self.log,
             ids: RequestIds::new(),
+            asker: Asker::default(),
             drain: Drain::default(),
             heads: RefCell::default(),
             current: RefCell::new(Rc::new(Held(self.config.load_full()))),

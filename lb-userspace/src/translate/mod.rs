@@ -10,6 +10,7 @@
 
 pub mod annotations;
 mod class;
+mod config_map;
 mod ingress;
 mod merge;
 mod report;
@@ -20,11 +21,13 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::{ClusterKey, Compat, Issue, Listener, ObjectKey, Snapshot};
 use crate::objects::Objects;
+
+pub use config_map::{ClassDefaults, ClusterSettings};
 
 /// The name that an IngressClass's `spec.controller` has for its Ingresses to be ours.
 pub const CONTROLLER: &str = "sluice.dev/ingress-controller";
@@ -55,6 +58,8 @@ pub struct Settings {
     /// Whose defaults Ingresses get, unless their IngressClass says so by the annotation
     /// `sluice.dev/compat: kubernetes | ingress-nginx`.
     pub compat: Compat,
+    /// What applies where annotations say nothing, for either behaviour.
+    pub defaults: ClassDefaults,
     /// Takes what no rule and no Ingress's `defaultBackend` takes.
     pub default_backend: Option<ClusterKey>,
     /// The Secret whose certificate is for server names without one.
@@ -70,6 +75,7 @@ impl Default for Settings {
             serve_classless: false,
             unknown_class: UnknownClass::default(),
             compat: Compat::default(),
+            defaults: ClassDefaults::default(),
             default_backend: None,
             default_certificate: None,
         }
@@ -93,7 +99,7 @@ pub fn translate(
     let mut ingresses = Vec::new();
     for (key, ingress) in &objects.ingresses {
         if let Some(compat) = classes.claim(key, ingress, &mut issues) {
-            ingresses.push(ingress::Draft::new(key, ingress, compat));
+            ingresses.push(ingress::Draft::new(key, ingress, settings.defaults.of(compat)));
         }
     }
     // From here on, who comes first wins.
@@ -132,6 +138,18 @@ pub fn translate(
         next.generation += 1;
     }
     next
+}
+
+/// The Ingresses that are ours by their class, whether or not all they ask for can be served.
+pub fn owned(objects: &Objects, settings: &Settings) -> BTreeSet<ObjectKey> {
+    let mut issues = Vec::new();
+    let classes = class::Classes::new(objects, settings, &mut issues);
+    let ours = objects.ingresses.iter().filter(|(key, ingress)| {
+        // Said by `translate`.
+        issues.clear();
+        classes.claim(key, ingress, &mut issues).is_some()
+    });
+    ours.map(|(key, _)| key.clone()).collect()
 }
 
 /// The old slice if it says the same.

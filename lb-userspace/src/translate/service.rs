@@ -6,14 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Endpoints, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::report::issue;
 use crate::model::{
     Cluster, ClusterKey, Endpoint, Issue, IssueReason, ObjectKey, PortRef, Severity, Unavailable,
     UpstreamProtocol,
 };
-use crate::objects::{Objects, SERVICE_NAME_LABEL, excerpt};
+use crate::objects::{Objects, SERVICE_NAME_LABEL, Slice, SliceAddress, excerpt};
 
 /// The Service ports that backends asked for, each looked up once.
 pub(super) struct Services<'a> {
@@ -149,11 +148,11 @@ struct Candidate {
 impl Found {
     /// Ready beats terminating where two slices have the same address, as they do for a moment
     /// when an endpoint moves from one to the other.
-    fn add(&mut self, address: SocketAddr, ready: bool, zone: Option<&str>) {
+    fn add(&mut self, address: SocketAddr, ready: bool, zone: Option<&Arc<str>>) {
         let known = self.addresses.entry(address).or_insert(Candidate { ready, zone: None });
         known.ready |= ready;
         if known.zone.is_none() {
-            known.zone = zone.filter(|zone| !zone.is_empty()).map(Into::into);
+            known.zone = zone.cloned();
         }
     }
 
@@ -208,13 +207,7 @@ impl Found {
         }
     }
 
-    fn read_slice(
-        &mut self,
-        key: &ObjectKey,
-        slice: &EndpointSlice,
-        port: &ServicePort,
-        issues: &mut Vec<Issue>,
-    ) {
+    fn read_slice(&mut self, key: &ObjectKey, slice: &Slice, port: &ServicePort, issues: &mut Vec<Issue>) {
         let mut say = |field: String, message: String| {
             issues.push(issue(
                 Severity::Warning,
@@ -225,7 +218,7 @@ impl Found {
                 message,
             ));
         };
-        if slice.address_type == "FQDN" {
+        if slice.fqdn {
             say(
                 "addressType".into(),
                 "slices of type FQDN are not supported and are ignored; list IPv4 or IPv6 addresses.".into(),
@@ -233,17 +226,18 @@ impl Found {
             return;
         }
         if !slice.endpoints.is_empty() {
-            let ports = slice.ports.iter().flatten();
-            self.note_ports(port, ports.map(|port| (port.name.as_deref(), port.protocol.as_deref())));
+            self.note_ports(
+                port,
+                slice.ports.iter().map(|port| (Some(&*port.name), port.protocol.as_deref())),
+            );
         }
         // A slice's ports have the names of the Service's; the numbers may differ from slice to slice.
-        let numbers = slice.ports.iter().flatten().filter(|candidate| {
-            is_tcp(candidate.protocol.as_deref())
-                && same_name(candidate.name.as_deref(), port.name.as_deref())
+        let numbers = slice.ports.iter().filter(|candidate| {
+            is_tcp(candidate.protocol.as_deref()) && same_name(Some(&candidate.name), port.name.as_deref())
         });
         for candidate in numbers {
             // "All ports" of something that is no Service's: there is none to connect to.
-            let Some(number) = candidate.port else {
+            let Some(number) = candidate.number else {
                 say(
                     "ports".into(),
                     "a port without a number is ignored; write the number that the endpoints listen on."
@@ -259,21 +253,19 @@ impl Found {
                 continue;
             };
             for (e, endpoint) in slice.endpoints.iter().enumerate() {
-                // The API gives no meaning to addresses beyond the first.
-                let Some(text) = endpoint.addresses.first() else { continue };
-                let Ok(address) = text.parse::<IpAddr>() else {
-                    say(
-                        format!("endpoints[{e}].addresses[0]"),
-                        format!("{:?} is no IP address and is ignored; correct it.", excerpt(text)),
-                    );
-                    continue;
+                let address = match &endpoint.address {
+                    SliceAddress::Ip(address) => *address,
+                    SliceAddress::None => continue,
+                    SliceAddress::Other(text) => {
+                        say(
+                            format!("endpoints[{e}].addresses[0]"),
+                            format!("{:?} is no IP address and is ignored; correct it.", excerpt(text)),
+                        );
+                        continue;
+                    }
                 };
-                let conditions = endpoint.conditions.as_ref();
-                let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
-                let serving = conditions.and_then(|c| c.serving).unwrap_or(true);
-                let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
-                if ready || (serving && terminating) {
-                    self.add(SocketAddr::new(address, number), ready, endpoint.zone.as_deref());
+                if endpoint.ready || (endpoint.serving && endpoint.terminating) {
+                    self.add(SocketAddr::new(address, number), endpoint.ready, endpoint.zone.as_ref());
                 }
             }
         }

@@ -8,6 +8,7 @@ mod kernel_modes;
 mod kernel_node;
 mod kernel_restart;
 mod kernel_steering;
+mod rights;
 
 /// Fails a test that was started without the rights it needs.
 pub fn need_root() {

@@ -41,6 +41,9 @@ pub struct Status {
     /// Why the kernel or the listeners are not as the snapshot asks.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub trouble: Option<String>,
+    /// How Ingress status and Events are getting on; `None` where none are written.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub publishing: Option<crate::status::Report>,
 }
 
 /// Where objects come from, and how that is.

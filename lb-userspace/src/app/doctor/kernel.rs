@@ -6,8 +6,9 @@ use super::{Finding, read};
 /// `bpf_xdp_load_bytes` and multi-buffer programs came with it.
 const OLDEST: (u32, u32) = (5, 18);
 
-/// What the loaded programs need, by number in include/uapi/linux/capability.h.
-const CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")];
+/// What the loaded programs need, by number in include/uapi/linux/capability.h. Without CAP_PERFMON
+/// the verifier takes every program for one that might leak pointers, and refuses ours.
+const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 const CAP_SYS_ADMIN: u32 = 21;
 
 pub(super) fn examine() -> Vec<Finding> {
@@ -67,12 +68,14 @@ fn capabilities(status: &str) -> Finding {
         .filter(|(bit, _)| !has(*bit) && !has(CAP_SYS_ADMIN))
         .map(|(_, name)| *name)
         .collect();
-    let remedy = "run as root, or give the process CAP_BPF and CAP_NET_ADMIN; --no-xdp needs neither";
-    if missing.is_empty() {
-        Finding::new("rights", "capabilities", Ok, "may load and attach BPF programs", remedy)
+    let remedy =
+        "run as root, or give the process CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; --no-xdp needs none";
+    let (level, found) = if missing.is_empty() {
+        (Ok, "may load and attach BPF programs".to_owned())
     } else {
-        Finding::new("rights", "capabilities", Fail, format!("without {}", missing.join(" and ")), remedy)
-    }
+        (Fail, format!("without {}", missing.join(" and ")))
+    };
+    Finding::new("rights", "capabilities", level, found, remedy)
 }
 
 fn bpffs(mounts: &str) -> Finding {
@@ -101,7 +104,8 @@ mod tests {
             (jit(Some("1")), Ok),
             (jit(None), Ok),
             (capabilities("CapEff:\t000001ffffffffff\n"), Ok),
-            (capabilities("CapEff:\t0000008000001000\n"), Ok),
+            (capabilities("CapEff:\t0000008000001000\n"), Fail),
+            (capabilities("CapEff:\t000000c000001000\n"), Ok),
             (capabilities("CapEff:\t0000000000001000\n"), Fail),
             (capabilities(""), Fail),
             (bpffs("none /sys/fs/bpf bpf rw 0 0"), Ok),

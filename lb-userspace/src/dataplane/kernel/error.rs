@@ -25,7 +25,7 @@ pub enum KernelError {
     #[error("another sluice runs with the pin directory {0}: stop it, or give this one its own --pin-dir")]
     Locked(PathBuf),
     /// The object or its maps can't be loaded.
-    #[error("the kernel refuses the maps: {}; Sluice takes CAP_BPF, CAP_NET_ADMIN and Linux 5.18 or newer", chain(.0.as_ref()))]
+    #[error("the kernel refuses the maps: {}; Sluice takes CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and Linux 5.18 or newer", chain(.0.as_ref()))]
     Load(#[source] Box<EbpfError>),
     /// The object lacks something.
     #[error("the embedded object has no {0}: build it anew")]

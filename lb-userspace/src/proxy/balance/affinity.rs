@@ -93,7 +93,7 @@ impl<'a> Affinity<'a> {
             }
             Claim::Key(key) => {
                 let seeds = endpoints.seeds();
-                let owner = |key: &str| hash::best(seeds, hash::key(key), |_| false);
+                let owner = |key: &str| hash::best(seeds, hash::key(key.as_bytes()), |_| false);
                 let own = owner(key)?;
                 if !skip(own) {
                     return Some(own);
@@ -107,7 +107,7 @@ impl<'a> Affinity<'a> {
                         }
                     }
                 }
-                hash::best(seeds, hash::key(key), skip)
+                hash::best(seeds, hash::key(key.as_bytes()), skip)
             }
         }
     }

@@ -65,7 +65,7 @@ impl<'a> Choice<'a> {
         worker: &'a Worker,
         served: &'a Served,
         headers: &HeaderMap,
-        fill: impl Fn(&Template) -> String,
+        fill: impl Fn(&Template) -> Vec<u8>,
     ) -> Option<Self> {
         let own = &**served.cluster.as_ref()?;
         let policy = &*served.policy.rules;
@@ -73,7 +73,7 @@ impl<'a> Choice<'a> {
         let sent = affinity.and_then(|rules| Sent::find(headers, rules));
         let sticky = affinity.is_none_or(|rules| rules.canary == CanaryStickiness::Sticky);
         // Without endpoints a canary is as good as none.
-        let canary = served.canary.as_ref().filter(|canary| canary.cluster.has_endpoints());
+        let canary = served.canary.as_ref().filter(|canary| !canary.cluster.is_empty());
         let canary = canary.filter(|canary| match sent.as_ref().filter(|_| sticky) {
             Some(sent) if sent.is_of(own.token()) => false,
             Some(sent) if sent.is_of(canary.cluster.token()) => true,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{Fault, Seen};
+use super::{Fault, Rights, Seen, Written};
 
 #[derive(Default)]
 pub(super) struct State {
@@ -22,6 +22,11 @@ pub(super) struct State {
     pub(super) faults: VecDeque<(&'static str, String, Fault)>,
     pub(super) outage: Option<u16>,
     pub(super) seen: Vec<Seen>,
+    pub(super) written: Vec<Written>,
+    pub(super) rights: Option<Rights>,
+    pub(super) no_streams: bool,
+    /// What [`super::ApiServer::send`] was told to.
+    pub(super) raw: Option<(String, String)>,
 }
 
 pub(super) struct Logged {
@@ -39,6 +44,8 @@ pub(super) struct Signal {
     pub(super) gone: u64,
     pub(super) ended: u64,
     pub(super) cut: u64,
+    pub(super) stalled: u64,
+    pub(super) raw: u64,
 }
 
 pub(super) struct Shared {

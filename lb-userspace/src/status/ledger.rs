@@ -1,0 +1,430 @@
+//! Which Ingress statuses are to be written: the decisions, without any I/O. Time is an argument.
+//!
+//! Level-triggered: each look at the objects finds out what is to be written *now*; nothing is
+//! queued but names, and what a name leads to is decided when its turn comes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::networking::v1::Ingress;
+use tokio::time::Instant;
+
+use super::addresses::{Address, of_ingress};
+use super::pace::Backoff;
+use super::request::Failure;
+use crate::model::ObjectKey;
+use crate::objects::ObjectMap;
+
+/// A set of addresses that many Ingresses share.
+pub type Addresses = Arc<BTreeSet<Address>>;
+
+/// What is known of each Ingress, and whose turn comes when.
+#[derive(Debug)]
+pub struct Ledger {
+    entries: BTreeMap<ObjectKey, Entry>,
+    turns: BTreeSet<(Instant, ObjectKey)>,
+    desired: Option<Addresses>,
+    /// What was looked at last.
+    seen: Option<(ObjectMap<Ingress>, Arc<BTreeSet<ObjectKey>>)>,
+    backoff: Backoff,
+}
+
+/// One status to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Of which Ingress.
+    pub key: ObjectKey,
+    /// The version that this was decided on. The server refuses it for any other.
+    pub version: Option<String>,
+    /// What it shall say; empty to take back what it says.
+    pub addresses: Addresses,
+}
+
+/// What comes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// This, now. To be followed by [`Ledger::settle`].
+    Write(Write),
+    /// Nothing before then.
+    At(Instant),
+    /// Nothing, until something changes.
+    Nothing,
+}
+
+#[derive(Debug)]
+struct Entry {
+    ingress: Arc<Ingress>,
+    says: BTreeSet<Address>,
+    /// It is ours.
+    ours: bool,
+    /// It was ours and went over to another class; what we wrote may still have to be taken back.
+    leaving: bool,
+    /// What was written last.
+    wrote: Option<Addresses>,
+    /// The version that was last written over: until the watch brings the next one, there is nothing to do.
+    answered: Option<Option<String>>,
+    failures: u32,
+    writing: bool,
+    turn: Option<Instant>,
+}
+
+impl Entry {
+    fn new(ingress: Arc<Ingress>) -> Self {
+        let says = of_ingress(&ingress);
+        Self {
+            ingress,
+            says,
+            ours: false,
+            leaving: false,
+            wrote: None,
+            answered: None,
+            failures: 0,
+            writing: false,
+            turn: None,
+        }
+    }
+
+    /// What its status shall say, if that is not what it says.
+    fn wanted(&self, desired: Option<&Addresses>) -> Option<Addresses> {
+        if self.ingress.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let wanted = match (self.ours, self.leaving) {
+            (true, _) => desired.filter(|desired| ***desired != self.says)?.clone(),
+            (false, true) if self.is_own_word(desired) => Addresses::default(),
+            (false, _) => return None,
+        };
+        let repeated = self.answered.as_ref() == Some(&self.ingress.metadata.resource_version)
+            && self.wrote.as_ref() == Some(&wanted);
+        (!repeated).then_some(wanted)
+    }
+
+    /// Whether what it says is what we write or wrote, rather than another controller's word.
+    fn is_own_word(&self, desired: Option<&Addresses>) -> bool {
+        let mut own = [desired, self.wrote.as_ref()].into_iter().flatten();
+        !self.says.is_empty() && own.any(|own| **own == self.says)
+    }
+}
+
+impl Ledger {
+    /// One that knows nothing yet.
+    pub fn new(backoff: Backoff) -> Self {
+        Self { entries: BTreeMap::new(), turns: BTreeSet::new(), desired: None, seen: None, backoff }
+    }
+
+    /// Looks at everything anew. `desired`: what ours shall say; while that is not known, or empty,
+    /// nothing is written to them: an old status is better than none.
+    pub fn review(
+        &mut self,
+        ingresses: &ObjectMap<Ingress>,
+        owned: &Arc<BTreeSet<ObjectKey>>,
+        desired: Option<Addresses>,
+        now: Instant,
+    ) {
+        let desired = desired.filter(|desired| !desired.is_empty());
+        let known = self.seen.replace((ingresses.clone(), owned.clone()));
+        if known.is_some_and(|(i, o)| i.ptr_eq(ingresses) && Arc::ptr_eq(&o, owned))
+            && self.desired == desired
+        {
+            return;
+        }
+        self.desired = desired;
+        let turns = &mut self.turns;
+        self.entries.retain(|key, entry| {
+            let there = ingresses.contains_key(key);
+            if let (false, Some(turn)) = (there, entry.turn) {
+                turns.remove(&(turn, key.clone()));
+            }
+            there
+        });
+        for (key, ingress) in ingresses {
+            let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry::new(ingress.clone()));
+            if !Arc::ptr_eq(&entry.ingress, ingress) {
+                if entry.ingress.metadata.uid == ingress.metadata.uid {
+                    let says = of_ingress(ingress);
+                    // Whoever wrote after it left, it was not for us to take back.
+                    entry.leaving &= says == entry.says;
+                    entry.says = says;
+                    entry.ingress = ingress.clone();
+                } else {
+                    // Another one of the same name.
+                    let (writing, turn) = (entry.writing, entry.turn);
+                    *entry = Entry { writing, turn, ..Entry::new(ingress.clone()) };
+                }
+            }
+            let ours = owned.contains(key);
+            entry.leaving = !ours && (entry.leaving || entry.ours);
+            entry.ours = ours;
+            // Who does not lead may not know what is published, and only remembers.
+            entry.leaving &= self.desired.is_none() || entry.is_own_word(self.desired.as_ref());
+            if entry.wanted(self.desired.as_ref()).is_some() && !entry.writing && entry.turn.is_none() {
+                entry.turn = Some(now);
+                self.turns.insert((now, key.clone()));
+            }
+        }
+    }
+
+    /// Whose turn it is.
+    pub fn next(&mut self, now: Instant) -> Next {
+        while let Some((turn, key)) = self.turns.first().cloned() {
+            if turn > now {
+                return Next::At(turn);
+            }
+            self.turns.pop_first();
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            entry.turn = None;
+            if entry.writing {
+                continue;
+            }
+            if let Some(addresses) = entry.wanted(self.desired.as_ref()) {
+                entry.writing = true;
+                let version = entry.ingress.metadata.resource_version.clone();
+                return Next::Write(Write { key, version, addresses });
+            }
+        }
+        Next::Nothing
+    }
+
+    /// What came of a write. `luck` (0 to 1) spreads the wait after a failure.
+    pub fn settle(&mut self, write: &Write, outcome: Result<(), &Failure>, now: Instant, luck: f64) {
+        let Some(entry) = self.entries.get_mut(&write.key) else { return };
+        entry.writing = false;
+        match outcome {
+            Ok(()) => {
+                entry.failures = 0;
+                entry.wrote = Some(write.addresses.clone());
+                entry.answered = Some(write.version.clone());
+                entry.leaving &= !write.addresses.is_empty();
+            }
+            // It is gone; the watch will say so.
+            Err(Failure::NotFound(_)) => {
+                entry.wrote = Some(write.addresses.clone());
+                entry.answered = Some(write.version.clone());
+            }
+            Err(failure) => {
+                entry.failures = entry.failures.saturating_add(1);
+                // What is refused is refused for a long time; but rights may be granted later.
+                let refused = matches!(failure, Failure::Refused(_));
+                let wait = if refused { self.backoff.max } else { self.backoff.wait(entry.failures, luck) };
+                let after = if let Failure::Busy { after, .. } = failure { *after } else { wait };
+                entry.turn = Some(now + wait.max(after));
+            }
+        }
+        // Something may have changed while the request was under way.
+        if entry.turn.is_none() && entry.wanted(self.desired.as_ref()).is_some() {
+            entry.turn = Some(now);
+        }
+        if let Some(turn) = entry.turn {
+            self.turns.insert((turn, write.key.clone()));
+        }
+    }
+
+    /// How many wait for their turn.
+    pub fn waiting(&self) -> usize {
+        self.turns.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::time::Duration;
+
+    const BACKOFF: Backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(60) };
+
+    fn set(texts: &[&str]) -> Addresses {
+        Arc::new(texts.iter().map(|text| text.parse().expect("an address")).collect())
+    }
+
+    fn ingress(version: u32, says: &[&str]) -> Arc<Ingress> {
+        let entries: Vec<_> = says.iter().map(|ip| json!({"ip": ip})).collect();
+        let metadata =
+            json!({"name": "a", "namespace": "d", "uid": "u1", "resourceVersion": version.to_string()});
+        let status = json!({"loadBalancer": {"ingress": entries}});
+        Arc::new(serde_json::from_value(json!({"metadata": metadata, "status": status})).expect("an Ingress"))
+    }
+
+    /// One Ingress, its ledger, and a clock.
+    struct Rig {
+        ledger: Ledger,
+        now: Instant,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            Self { ledger: Ledger::new(BACKOFF), now: Instant::now() }
+        }
+
+        fn see(&mut self, ingress: Option<&Arc<Ingress>>, ours: bool, desired: &[&str]) -> &mut Self {
+            let key = ObjectKey::new("d", "a");
+            let all = ingress.map(|ingress| (key.clone(), ingress.clone())).into_iter().collect();
+            let owned = if ours { BTreeSet::from([key]) } else { BTreeSet::new() };
+            self.ledger.review(&all, &Arc::new(owned), Some(set(desired)), self.now);
+            self
+        }
+
+        fn next(&mut self) -> Option<Write> {
+            match self.ledger.next(self.now) {
+                Next::Write(write) => Some(write),
+                Next::At(_) | Next::Nothing => None,
+            }
+        }
+
+        /// What is written next, if anything: the addresses and the version it is written over.
+        fn writes(&mut self) -> Option<(Vec<String>, String)> {
+            let write = self.next()?;
+            self.ledger.settle(&write, Ok(()), self.now, 1.0);
+            let texts = write.addresses.iter().map(Address::to_string).collect();
+            Some((texts, write.version.unwrap_or_default()))
+        }
+    }
+
+    #[test]
+    fn written_only_when_it_says_something_else() {
+        let two = &["192.0.2.1", "2001:db8::1"];
+        for (what, says, ours, desired, expect) in [
+            ("new", &[][..], true, &two[..], Some(vec!["192.0.2.1", "2001:db8::1"])),
+            ("equal", two, true, two, None),
+            ("equal in another order", &["2001:db8::1", "192.0.2.1"], true, two, None),
+            ("equal in other letters", &["2001:DB8:0::1", "192.0.2.1"], true, two, None),
+            ("one more", two, true, &["192.0.2.1"], Some(vec!["192.0.2.1"])),
+            ("another", &["192.0.2.9"], true, &["192.0.2.1"], Some(vec!["192.0.2.1"])),
+            ("nothing known: left as it is", two, true, &[], None),
+            ("another class", &["192.0.2.9"], false, two, None),
+            ("another class with the same addresses", two, false, two, None),
+            ("another class without any", &[], false, two, None),
+        ] {
+            let mut rig = Rig::new();
+            rig.see(Some(&ingress(1, says)), ours, desired);
+            let got = rig.writes().map(|(texts, _)| texts);
+            assert_eq!(got, expect.map(|e| e.into_iter().map(str::to_owned).collect()), "{what}");
+            assert_eq!(rig.writes(), None, "{what}: once");
+        }
+    }
+
+    #[test]
+    fn waits_for_the_watch_after_a_write() {
+        let mut rig = Rig::new();
+        let first = ingress(1, &[]);
+        assert_eq!(rig.see(Some(&first), true, &["192.0.2.1"]).writes().map(|w| w.1), Some("1".into()));
+        assert_eq!(rig.see(Some(&first), true, &["192.0.2.1"]).writes(), None, "not seen yet");
+        assert_eq!(rig.see(Some(&ingress(2, &["192.0.2.1"])), true, &["192.0.2.1"]).writes(), None);
+        // Somebody else writes over it: it is ours, so it gets our word again, over the new version.
+        let third = ingress(3, &["192.0.2.9"]);
+        assert_eq!(rig.see(Some(&third), true, &["192.0.2.1"]).writes().map(|w| w.1), Some("3".into()));
+        // A node more.
+        let texts = vec!["192.0.2.1".to_owned(), "192.0.2.2".to_owned()];
+        assert_eq!(
+            rig.see(Some(&third), true, &["192.0.2.2", "192.0.2.1"]).writes(),
+            Some((texts, "3".into()))
+        );
+    }
+
+    #[test]
+    fn taken_back_once_and_only_what_is_ours() {
+        let own = &["192.0.2.1"];
+        // What it says when it leaves, and what the nodes publish then.
+        for (what, says, desired, expect) in [
+            ("our word", &["192.0.2.1"][..], own, true),
+            ("our word, and the nodes moved on meanwhile", &["192.0.2.1"], &["192.0.2.2"], true),
+            ("the other controller was faster", &["192.0.2.9"], own, false),
+            ("nothing any more", &[], own, false),
+        ] {
+            let mut rig = Rig::new();
+            rig.see(Some(&ingress(1, &[])), true, own);
+            assert!(rig.writes().is_some(), "{what}");
+            rig.see(Some(&ingress(2, own)), true, own);
+            let left = ingress(3, says);
+            rig.see(Some(&left), false, desired);
+            let taken = rig.writes();
+            assert_eq!(taken, expect.then(|| (vec![], "3".to_owned())), "{what}");
+            assert_eq!(rig.see(Some(&left), false, desired).writes(), None, "{what}: once");
+            // The other controller happens to be at the same addresses.
+            assert_eq!(rig.see(Some(&ingress(5, own)), false, own).writes(), None, "{what}: never again");
+        }
+    }
+
+    #[test]
+    fn what_was_never_seen_as_ours_is_not_taken_back() {
+        let mut rig = Rig::new();
+        let says = ingress(1, &["192.0.2.1"]);
+        assert_eq!(rig.see(Some(&says), false, &["192.0.2.1"]).writes(), None);
+        // Ours before without a write of this process: a leader that has changed, or a restart.
+        rig.see(Some(&says), true, &["192.0.2.1"]);
+        assert_eq!(rig.see(Some(&says), false, &["192.0.2.1"]).writes(), Some((vec![], "1".into())));
+        // And back to us before it was taken back.
+        let mut rig = Rig::new();
+        rig.see(Some(&says), true, &["192.0.2.1"]).see(Some(&says), false, &["192.0.2.1"]);
+        assert_eq!(rig.see(Some(&says), true, &["192.0.2.1"]).writes(), None);
+        // It left while another process led, which ended before it could take it back.
+        let mut rig = Rig::new();
+        rig.see(Some(&says), true, &[]).see(Some(&ingress(2, &["192.0.2.1"])), false, &[]);
+        assert_eq!(rig.writes(), None);
+        assert_eq!(
+            rig.see(Some(&ingress(2, &["192.0.2.1"])), false, &["192.0.2.1"]).writes(),
+            Some((vec![], "2".into()))
+        );
+        // The same, but the leader did take it back, and the other controller wrote afterwards.
+        let mut rig = Rig::new();
+        rig.see(Some(&says), true, &[]).see(Some(&ingress(2, &["192.0.2.1"])), false, &[]);
+        rig.see(Some(&ingress(3, &[])), false, &[]).see(Some(&ingress(4, &["192.0.2.1"])), false, &[]);
+        assert_eq!(rig.see(Some(&ingress(4, &["192.0.2.1"])), false, &["192.0.2.1"]).writes(), None);
+    }
+
+    #[test]
+    fn failures_are_tried_again_when_it_may_help() {
+        let busy = |seconds| Failure::Busy { why: String::new(), after: Duration::from_secs(seconds) };
+        // What fails in a row, and after how many seconds each time the next attempt comes.
+        for (failures, waits) in [
+            (vec![Failure::Conflict, Failure::Conflict, Failure::Conflict], vec![1, 2, 4]),
+            (vec![busy(0), busy(0)], vec![1, 2]),
+            (vec![busy(7), busy(0)], vec![7, 2]),
+            (vec![Failure::Refused(String::new())], vec![60]),
+        ] {
+            let mut rig = Rig::new();
+            rig.see(Some(&ingress(1, &[])), true, &["192.0.2.1"]);
+            for (failure, wait) in failures.iter().zip(waits) {
+                let write = rig.next().expect("an attempt");
+                rig.ledger.settle(&write, Err(failure), rig.now, 1.0);
+                let at = rig.now + Duration::from_secs(wait);
+                assert_eq!(rig.ledger.next(rig.now), Next::At(at), "{failure:?}");
+                rig.see(Some(&ingress(1, &[])), true, &["192.0.2.1"]);
+                assert_eq!(rig.ledger.next(rig.now), Next::At(at), "{failure:?}: a look does not hurry it");
+                rig.now = at;
+            }
+            assert!(rig.writes().is_some() && rig.writes().is_none(), "{failures:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten() {
+        let mut rig = Rig::new();
+        let one = ingress(1, &[]);
+        let write = rig.see(Some(&one), true, &["192.0.2.1"]).next().expect("a write");
+        rig.ledger.settle(&write, Err(&Failure::NotFound(String::new())), rig.now, 1.0);
+        assert_eq!(rig.see(Some(&one), true, &["192.0.2.1"]).writes(), None, "not asked for again");
+
+        rig.see(Some(&ingress(2, &[])), true, &["192.0.2.1"]);
+        rig.see(None, false, &["192.0.2.1"]);
+        assert_eq!((rig.ledger.next(rig.now), rig.ledger.waiting()), (Next::Nothing, 0));
+
+        // A write that is under way while it goes and another one of its name comes.
+        let write = rig.see(Some(&ingress(3, &[])), true, &["192.0.2.1"]).next().expect("a write");
+        let mut other = (*ingress(9, &["192.0.2.1"])).clone();
+        other.metadata.uid = Some("u2".to_owned());
+        rig.see(Some(&Arc::new(other.clone())), false, &["192.0.2.1"]);
+        rig.ledger.settle(&write, Err(&Failure::Conflict), rig.now, 1.0);
+        rig.now += BACKOFF.max;
+        assert_eq!(rig.writes(), None, "it was never ours");
+
+        let mut going = (*ingress(1, &[])).clone();
+        going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).ok();
+        let mut rig = Rig::new();
+        assert_eq!(
+            rig.see(Some(&Arc::new(going)), true, &["192.0.2.1"]).writes(),
+            None,
+            "it is being deleted"
+        );
+    }
+}
