@@ -8,7 +8,10 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::error::Error;
 use super::finish::Finish;
+use super::policy::Throttled;
+use super::read_ahead::ReadAhead;
 use super::upstream::UpstreamBody;
+use super::worker::Worker;
 
 /// The body of an answer, counted as the client takes it.
 pub(super) struct ResponseBody {
@@ -19,11 +22,30 @@ pub(super) struct ResponseBody {
 pub(super) enum Content {
     Own(Bytes),
     Upstream(Box<UpstreamBody>),
+    Ahead(ReadAhead),
+    Throttled(Box<Throttled<ResponseBody>>),
+}
+
+impl Content {
+    /// An endpoint's answer, read ahead of the client as far as the route has it.
+    pub(super) fn of_upstream(body: Box<UpstreamBody>, ahead: Option<u64>, worker: &Worker) -> Self {
+        match ahead {
+            Some(limit) if limit > 0 && !body.is_end() => {
+                Self::Ahead(ReadAhead::start(body, limit, &worker.bodies))
+            }
+            _ => Self::Upstream(body),
+        }
+    }
 }
 
 impl ResponseBody {
     pub(super) fn new(content: Content, finish: Finish) -> Self {
         Self { content, finish: Some(finish) }
+    }
+
+    /// A part of another body, which is the one that is counted.
+    pub(super) fn uncounted(content: Content) -> Self {
+        Self { content, finish: None }
     }
 
     /// No body, and nothing counted: the request goes on in another form.
@@ -45,6 +67,8 @@ impl Body for ResponseBody {
             Content::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
             Content::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Content::Upstream(body) => body.poll_frame(cx),
+            Content::Ahead(body) => body.poll_frame(cx),
+            Content::Throttled(body) => Pin::new(&mut **body).poll_frame(cx),
         };
         let Some(finish) = &mut this.finish else { return frame };
         match &frame {
@@ -66,12 +90,16 @@ impl Body for ResponseBody {
         match &self.content {
             Content::Own(bytes) => bytes.is_empty(),
             Content::Upstream(body) => body.is_end(),
+            Content::Ahead(body) => body.is_end(),
+            Content::Throttled(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Ahead(body) => body.exact_len().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Content::Throttled(body) => body.size_hint(),
             Content::Upstream(body) => body.exact_len().map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }

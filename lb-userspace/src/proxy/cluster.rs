@@ -1,13 +1,12 @@
 //! A cluster as the workers see it: its endpoints can be swapped while routes keep pointing to it.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
+use ahash::AHashMap;
+use arc_swap::{ArcSwap, Guard};
 
+use super::balance::{Seed, Token, backend_token, seed, token};
 use super::stats::Counter;
-use super::upstream::Failing;
 use crate::model::{Cluster, ClusterKey, UpstreamProtocol};
 
 /// One cluster. Lives as long as any configuration names it; requests of older configurations
@@ -15,8 +14,18 @@ use crate::model::{Cluster, ClusterKey, UpstreamProtocol};
 #[derive(Debug)]
 pub(super) struct ClusterSlot {
     pub(super) key: ClusterKey,
-    cluster: ArcSwap<Cluster>,
+    endpoints: ArcSwap<Endpoints>,
+    token: OnceLock<Token>,
     workers: Box<[PerWorker]>,
+}
+
+/// A cluster's endpoints at one moment, and what is computed for all of them once some request
+/// needs it.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    pub(super) cluster: Arc<Cluster>,
+    seeds: OnceLock<Box<[Seed]>>,
+    by_token: OnceLock<AHashMap<Token, usize>>,
 }
 
 /// What one worker writes, on a cache line of its own.
@@ -31,7 +40,8 @@ impl ClusterSlot {
     pub(super) fn new(cluster: Arc<Cluster>, workers: usize) -> Self {
         Self {
             key: cluster.key.clone(),
-            cluster: ArcSwap::new(cluster),
+            endpoints: ArcSwap::from_pointee(Endpoints::new(cluster)),
+            token: OnceLock::new(),
             workers: (0..workers)
                 // Workers start apart, or few requests over many workers would all meet the first endpoint.
                 .map(|worker| {
@@ -50,9 +60,24 @@ impl ClusterSlot {
 
     /// Publishes new endpoints unless they are the very same.
     pub(super) fn update(&self, cluster: &Arc<Cluster>) {
-        if !Arc::ptr_eq(&self.cluster.load(), cluster) {
-            self.cluster.store(Arc::clone(cluster));
+        if !Arc::ptr_eq(&self.endpoints.load().cluster, cluster) {
+            self.endpoints.store(Arc::new(Endpoints::new(Arc::clone(cluster))));
         }
+    }
+
+    /// The endpoints as they are now. For one decision, not to be kept.
+    pub(super) fn endpoints(&self) -> Guard<Arc<Endpoints>> {
+        self.endpoints.load()
+    }
+
+    /// Whether there is nobody to send a request to.
+    pub(super) fn is_empty(&self) -> bool {
+        self.endpoints.load().cluster.endpoints.is_empty()
+    }
+
+    /// What stands for the cluster in cookies.
+    pub(super) fn token(&self) -> Token {
+        *self.token.get_or_init(|| backend_token(&self.key))
     }
 
     /// Begins a request: its place in the worker's round robin.
@@ -64,25 +89,28 @@ impl ClusterSlot {
         place
     }
 
-    /// The endpoint for a request's next try: the first from its place on that was not tried and
-    /// did not fail lately, else the first that was not tried. `None` when there is none left.
-    pub(super) fn endpoint(&self, place: u64, tried: &[SocketAddr], failing: &Failing) -> Option<SocketAddr> {
-        let cluster = self.cluster.load();
-        let count = cluster.endpoints.len();
-        let start = place.checked_rem(count as u64)? as usize;
-        let mut untried = (start..start + count)
-            .map(|index| cluster.endpoints[index % count].address)
-            .filter(|address| !tried.contains(address));
-        let first = untried.next()?;
-        if failing.is_empty() {
-            return Some(first);
-        }
-        let now = Instant::now();
-        std::iter::once(first).chain(untried).find(|address| !failing.rests(*address, now)).or(Some(first))
-    }
-
     /// Requests sent to the cluster since it was first named.
     pub(super) fn requests(&self) -> u64 {
         self.workers.iter().map(|worker| worker.requests.get()).sum()
+    }
+}
+
+impl Endpoints {
+    fn new(cluster: Arc<Cluster>) -> Self {
+        Self { cluster, seeds: OnceLock::new(), by_token: OnceLock::new() }
+    }
+
+    /// What stands for each endpoint in consistent hashes.
+    pub(super) fn seeds(&self) -> &[Seed] {
+        self.seeds.get_or_init(|| self.cluster.endpoints.iter().map(|one| seed(one.address)).collect())
+    }
+
+    /// The endpoint that a client's cookie names.
+    pub(super) fn by_token(&self, wanted: Token) -> Option<usize> {
+        let tokens = self.by_token.get_or_init(|| {
+            let endpoints = self.cluster.endpoints.iter().enumerate();
+            endpoints.map(|(index, one)| (token(&self.cluster.key, one.address), index)).collect()
+        });
+        tokens.get(&wanted).copied()
     }
 }

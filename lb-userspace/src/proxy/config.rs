@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 
+use super::balance::CanarySlot;
 use super::cluster::ClusterSlot;
 use super::policy::{Policies, Policy};
 use super::tls::{Termination, TlsBuilder};
@@ -31,8 +32,9 @@ pub(super) struct Served {
     pub(super) policy: Arc<Policy>,
     /// `None` where the route's backend is no cluster.
     pub(super) cluster: Option<Arc<ClusterSlot>>,
-    /// The canary's.
-    pub(super) canary: Option<Arc<ClusterSlot>>,
+    pub(super) canary: Option<CanarySlot>,
+    /// That of the backend that gives answers in the place of failures.
+    pub(super) pages: Option<Arc<ClusterSlot>>,
 }
 
 impl Config {
@@ -49,12 +51,19 @@ impl Config {
         let (table, policies) = match same_routing {
             Some(old) => (Arc::clone(&old.table), Arc::clone(&old.policies)),
             None => {
-                let mut policies = Policies::default();
+                let mut policies = Policies::after(previous.map(|old| &*old.policies));
                 let old = previous.map(|old| &*old.table);
                 let table = RouteTable::build_with(&snapshot.routing, old, |route| Served {
                     policy: policies.get(&route.policy, previous.map(|old| &*old.policies)),
                     cluster: slot_of(&clusters, &route.backend),
-                    canary: route.canary.as_ref().and_then(|canary| slot_of(&clusters, &canary.backend)),
+                    canary: route.canary.as_ref().and_then(|canary| {
+                        Some(CanarySlot::new(canary, slot_of(&clusters, &canary.backend)?))
+                    }),
+                    pages: route
+                        .policy
+                        .error_pages
+                        .as_ref()
+                        .and_then(|pages| slot_of(&clusters, &pages.backend)),
                 });
                 // Hosts that were taken over keep their policies for the configurations to come.
                 for route in

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use super::error::Error;
 use super::finish::Finish;
 use super::forwarded;
 use super::guard::{MAX_HEAD, MAX_HEADERS};
+use super::passthrough;
 use super::request;
 use super::stream::{ClientStream, Gate};
 use super::tls::ClientTls;
@@ -38,6 +39,8 @@ pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
     /// Where the client connected to: the VIP.
     pub(super) local: SocketAddr,
+    pub(super) peer: IpAddr,
+    /// `peer` as text.
     pub(super) ip: String,
     pub(super) tls: bool,
     /// What its TLS handshake said; `None` without TLS.
@@ -80,6 +83,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     };
     let client = |handshake: Option<ClientTls>| Client {
         local,
+        peer: peer.ip(),
         ip: peer.ip().to_string(),
         tls: protocol == Protocol::Https,
         handshake,
@@ -105,6 +109,21 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
             run(Rc::new(client), stream, is_h2).await;
         }
         Protocol::Https => {
+            if config.tls.has_passthrough() {
+                let found =
+                    tokio::time::timeout(timeouts.handshake, passthrough::find(&stream, &config)).await;
+                match found {
+                    Ok(Ok(None)) => {}
+                    Ok(Ok(Some(passage))) => {
+                        tokio::task::spawn_local(passage.serve(Rc::clone(&worker), stream, peer));
+                        return;
+                    }
+                    Ok(Err(_)) | Err(_) => {
+                        worker.counters.tls_failures.add(1);
+                        return;
+                    }
+                }
+            }
             let tls = Arc::clone(&config.tls);
             drop(config);
             let accepted = tokio::time::timeout(timeouts.handshake, tls.accept(stream)).await;

@@ -4,7 +4,9 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::access_log::Entry;
+use super::balance::Lease;
 use super::connection::Client;
+use super::policy::Held;
 
 /// nginx's status for a client that left before the answer; only ever seen in the log.
 const CLIENT_GONE: u16 = 499;
@@ -19,6 +21,10 @@ pub(super) struct Finish {
     /// `None` until there is an answer.
     pub(super) status: Option<u16>,
     pub(super) bytes: u64,
+    /// The endpoint's share of the request.
+    pub(super) lease: Option<Lease>,
+    /// What the request's client has of its limits.
+    pub(super) held: Option<Held>,
     /// `None` with the log off.
     pub(super) entry: Option<Box<Entry>>,
 }
@@ -37,7 +43,15 @@ impl Finish {
                 ..Entry::default()
             })
         });
-        Self { client: Rc::clone(client), started: Instant::now(), status: None, bytes: 0, entry }
+        Self {
+            client: Rc::clone(client),
+            started: Instant::now(),
+            status: None,
+            bytes: 0,
+            lease: None,
+            held: None,
+            entry,
+        }
     }
 }
 

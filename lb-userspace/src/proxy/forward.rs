@@ -3,68 +3,160 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use smallvec::SmallVec;
-
-use super::cluster::ClusterSlot;
+use super::balance::Choice;
 use super::connection::Client;
 use super::error::{Error, Fault};
-use super::upstream::{Answer, Exchange, Failure, Request, Upstream};
+use super::upstream::{Alpn, Answer, Call, Exchange, Failure, Limits, Request, Retries, Transport, Upstream};
+use super::worker::Worker;
+use crate::model::{RoutePolicy, UpstreamProtocol};
 
-/// How many endpoints a request may be tried on.
-const TRIES: usize = 3;
-
-/// Sends the request to an endpoint, and to another while nothing of it can have arrived. A kept
-/// connection that turns out to be closed costs a try on a new one, to the same endpoint.
+/// Sends the request to an endpoint, and to another as the route's policy has it. `host` is the
+/// one that the endpoint is told.
 pub(super) async fn forward(
     client: &Client,
-    slot: &ClusterSlot,
+    choice: &mut Choice<'_>,
+    policy: &RoutePolicy,
+    host: &str,
     request: Request,
 ) -> Result<(Answer, SocketAddr), Error> {
-    let worker = &client.worker;
+    let worker = &*client.worker;
     let counters = &worker.counters;
-    let timeouts = &worker.settings.timeouts;
-    let place = slot.begin(worker.index);
-    let mut exchange = Exchange::new(request);
-    let mut tried: SmallVec<[SocketAddr; TRIES]> = SmallVec::new();
-    let mut last = None;
-    while tried.len() < TRIES {
-        let Some(address) = slot.endpoint(place, &tried, &worker.failing) else { break };
-        if let Some(kept) = worker.pool.take(address) {
-            counters.upstream_reuses.add(1);
-            match exchange.run(kept, &worker.pool, timeouts).await {
-                Ok(answer) => return Ok((answer, address)),
-                Err(failure) => exchange = retry(client, failure)?,
-            }
-        }
-        match Upstream::connect(address, timeouts.connect).await {
-            Ok(upstream) => {
-                counters.upstream_connects.add(1);
-                worker.failing.recovered(address);
-                match exchange.run(upstream, &worker.pool, timeouts).await {
-                    Ok(answer) => return Ok((answer, address)),
-                    Err(failure) => exchange = retry(client, failure)?,
+    let Some(mut address) = choice.next() else {
+        return Err(Error::NoEndpoint(choice.slot().key.clone()));
+    };
+    let mut retries = Retries::new(&policy.upstream.retry, &worker.retries, &request.method);
+    let theirs = choice.slot().endpoints().cluster.protocol;
+    let (transport, message) = message(client, theirs, policy, host, request)?;
+    let limits = Limits::new(&worker.settings.timeouts, &policy.upstream, &policy.body);
+    let mut sending = Sending { worker, transport, limits, message };
+    loop {
+        match sending.to(address, &retries).await {
+            Ok(answer) => {
+                let retried =
+                    matches!(&answer, Answer::Response(head, _) if retries.follow_answer(head.status));
+                match retried.then(|| sending.rewind().then(|| choice.next()).flatten()).flatten() {
+                    Some(next) => address = next,
+                    None => return Ok((answer, address)),
                 }
             }
-            Err(error) => {
-                tracing::debug!(%error, cluster = %slot.key, "connecting failed");
-                counters.upstream_failures.add(1);
-                worker.failing.failed(address, &error, Instant::now());
-                last = Some(error);
+            Err(failure) => {
+                note(worker, address, &failure.error);
+                if !retries.follow_failure(&failure) || !sending.rewind() {
+                    return Err(failure.error);
+                }
+                match choice.next() {
+                    Some(next) => address = next,
+                    None => return Err(failure.error),
+                }
             }
         }
-        tried.push(address);
+        counters.upstream_retries.add(1);
     }
-    Err(last.unwrap_or_else(|| Error::NoEndpoint(slot.key.clone())))
 }
 
-/// The request again, if it may be sent again.
-fn retry(client: &Client, failure: Failure) -> Result<Exchange, Error> {
-    let Failure { error, again } = failure;
-    let counters = &client.worker.counters;
-    if error.fault() == Fault::Upstream {
-        counters.upstream_failures.add(1);
+/// How the endpoints of the request's cluster are spoken with, and the request in that form.
+fn message(
+    client: &Client,
+    theirs: UpstreamProtocol,
+    policy: &RoutePolicy,
+    host: &str,
+    request: Request,
+) -> Result<(Transport, Message), Error> {
+    let rules = &policy.upstream;
+    let protocol = match rules.protocol {
+        UpstreamProtocol::Http => theirs,
+        own => own,
+    };
+    let tls = |alpn| client.worker.transports.tls(rules.tls.as_ref(), alpn, host);
+    let transport = match protocol {
+        UpstreamProtocol::Http | UpstreamProtocol::Grpc => Transport::Plain,
+        UpstreamProtocol::Auto if !client.tls => Transport::Plain,
+        UpstreamProtocol::Auto | UpstreamProtocol::Https => tls(Alpn::Http1),
+        UpstreamProtocol::Grpcs => tls(Alpn::Http2),
+    };
+    let message = match protocol {
+        UpstreamProtocol::Grpc | UpstreamProtocol::Grpcs => {
+            Message::Http2(Box::new(Call::new(request, &transport)?))
+        }
+        _ => Message::Http1(Exchange::new(request)),
+    };
+    Ok((transport, message))
+}
+
+/// A request, and how it is sent.
+struct Sending<'a> {
+    worker: &'a Worker,
+    transport: Transport,
+    limits: Limits,
+    message: Message,
+}
+
+enum Message {
+    Http1(Exchange),
+    Http2(Box<Call>),
+}
+
+impl Sending<'_> {
+    /// Sends the request to one endpoint. A connection that turns out to be closed, or closing,
+    /// costs one more try there.
+    async fn to(&mut self, address: SocketAddr, retries: &Retries<'_>) -> Result<Answer, Failure> {
+        let Self { worker, transport, limits, message } = self;
+        let counters = &worker.counters;
+        match message {
+            Message::Http1(exchange) => {
+                if let Some(kept) = worker.pool.take(address, transport) {
+                    counters.upstream_reuses.add(1);
+                    match exchange.run(kept, &worker.pool, limits).await {
+                        Err(failure)
+                            if failure.stale && retries.is_harmless(&failure) && exchange.rewind() => {}
+                        outcome => return outcome,
+                    }
+                    counters.upstream_failures.add(1);
+                    counters.upstream_retries.add(1);
+                }
+                let upstream = Upstream::connect(address, transport, limits)
+                    .await
+                    .map_err(|error| Failure { error, unseen: true, stale: false })?;
+                counters.upstream_connects.add(1);
+                worker.failing.recovered(address);
+                exchange.run(upstream, &worker.pool, limits).await
+            }
+            Message::Http2(call) => {
+                match call.run(&worker.connections, address, transport, limits).await {
+                    Err(failure) if failure.stale && retries.is_harmless(&failure) && call.rewind() => {}
+                    outcome => return outcome.inspect(|_| worker.failing.recovered(address)),
+                }
+                counters.upstream_failures.add(1);
+                counters.upstream_retries.add(1);
+                call.run(&worker.connections, address, transport, limits).await
+            }
+        }
     }
-    let exchange = again.ok_or(error)?;
-    counters.upstream_retries.add(1);
-    Ok(exchange)
+
+    /// Gets ready to send the request again, from the begin; false if part of it is gone.
+    fn rewind(&mut self) -> bool {
+        match &mut self.message {
+            Message::Http1(exchange) => exchange.rewind(),
+            Message::Http2(call) => call.rewind(),
+        }
+    }
+}
+
+/// Counts a failure and remembers what it says about the endpoint.
+fn note(worker: &Worker, address: SocketAddr, error: &Error) {
+    if error.fault() != Fault::Upstream {
+        return;
+    }
+    worker.counters.upstream_failures.add(1);
+    let is_first = worker.failing.failed(address, error, Instant::now());
+    match error {
+        // Nothing that goes away by itself, as a rule: said once, until the endpoint is fine again.
+        Error::Tls { .. } => {
+            worker.counters.upstream_tls_failures.add(1);
+            if is_first {
+                tracing::warn!("{error}");
+            }
+        }
+        _ => tracing::debug!("{error}"),
+    }
 }

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 use super::headers::write_line;
+use super::policy::Edits;
 
 /// Whether a header is one that Sluice writes itself, or that says the same in another form.
 pub(super) fn is_ours(name: &HeaderName) -> bool {
@@ -36,35 +37,61 @@ pub(super) struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Writes the headers. From peers that are not trusted nothing is taken over; a trusted
-    /// proxy's are kept, and its address is appended to `X-Forwarded-For`.
-    pub(super) fn write(&self, request: &HeaderMap, trusted: &[IpNet], out: &mut impl Extend<u8>) {
+    /// Writes the headers that `edits` leaves. From peers that are not trusted nothing is taken over;
+    /// a trusted proxy's are kept, and its address is appended to `X-Forwarded-For`.
+    pub(super) fn write(
+        &self,
+        request: &HeaderMap,
+        trusted: &[IpNet],
+        edits: &Edits,
+        out: &mut impl Extend<u8>,
+    ) {
+        let mut write = |name: &'static str, value: &[u8]| {
+            if !edits.drops(&HeaderName::from_static(name)) {
+                write_line(out, name, value);
+            }
+        };
         let theirs = |name: &str| {
             let value = request.get(name).filter(|_| self.trusted)?;
             (!value.is_empty()).then_some(value.as_bytes())
         };
-        let mut chain = Vec::new();
-        if self.trusted {
-            for value in request.get_all("x-forwarded-for") {
-                chain.extend_from_slice(value.as_bytes());
-                chain.extend_from_slice(b", ");
-            }
-        }
-        chain.extend_from_slice(self.ip.as_bytes());
+        let chain = chain(request, self.ip, self.trusted);
         let mut port = itoa::Buffer::new();
-        let real = theirs("x-real-ip").unwrap_or_else(|| first_untrusted(&chain, trusted));
-        write_line(out, "x-real-ip", real);
-        write_line(out, "x-forwarded-for", &chain);
-        let proto = theirs("x-forwarded-proto").unwrap_or(self.scheme.as_bytes());
-        write_line(out, "x-forwarded-proto", proto);
-        write_line(out, "x-forwarded-host", theirs("x-forwarded-host").unwrap_or(self.host.as_bytes()));
-        let port = theirs("x-forwarded-port").unwrap_or(port.format(self.port).as_bytes());
-        write_line(out, "x-forwarded-port", port);
-        write_line(out, "x-request-id", theirs("x-request-id").unwrap_or(self.request_id.as_bytes()));
+        write("x-real-ip", theirs("x-real-ip").unwrap_or_else(|| first_untrusted(&chain, trusted)));
+        write("x-forwarded-for", &chain);
+        write("x-forwarded-proto", theirs("x-forwarded-proto").unwrap_or(self.scheme.as_bytes()));
+        write("x-forwarded-host", theirs("x-forwarded-host").unwrap_or(self.host.as_bytes()));
+        write("x-forwarded-port", theirs("x-forwarded-port").unwrap_or(port.format(self.port).as_bytes()));
+        write("x-request-id", theirs("x-request-id").unwrap_or(self.request_id.as_bytes()));
         if let Some(forwarded) = theirs("forwarded") {
-            write_line(out, "forwarded", forwarded);
+            write("forwarded", forwarded);
         }
     }
+}
+
+/// The address that `X-Real-IP` names in a request of a trusted proxy at `peer`; the proxy's own
+/// where it names none.
+pub(super) fn real_address(request: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let parse = |text: &[u8]| std::str::from_utf8(text).ok()?.trim().parse::<IpAddr>().ok();
+    let told = request.get("x-real-ip").filter(|value| !value.is_empty());
+    let address = match told {
+        Some(value) => parse(value.as_bytes()),
+        None => parse(first_untrusted(&chain(request, &peer.to_string(), true), trusted)),
+    };
+    address.map_or(peer, |address| address.to_canonical())
+}
+
+/// The proxies that the request came through, the peer last.
+fn chain(request: &HeaderMap, peer: &str, trusted: bool) -> Vec<u8> {
+    let mut chain = Vec::new();
+    if trusted {
+        for value in request.get_all("x-forwarded-for") {
+            chain.extend_from_slice(value.as_bytes());
+            chain.extend_from_slice(b", ");
+        }
+    }
+    chain.extend_from_slice(peer.as_bytes());
+    chain
 }
 
 /// Whether the peer at `ip` is a proxy whose word counts.
@@ -147,7 +174,7 @@ mod tests {
                 trusted,
             };
             let mut out = Vec::new();
-            client.write(&map, &nets, &mut out);
+            client.write(&map, &nets, &Edits::default(), &mut out);
             let text = String::from_utf8(out).expect("text").replace("\r\n", "|");
             let rest = "|x-forwarded-host: a.example.com|x-forwarded-port: 80|x-request-id: id|";
             assert_eq!(text, format!("{expect}{rest}"), "{sent:?}");

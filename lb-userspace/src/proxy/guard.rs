@@ -163,6 +163,11 @@ impl Guard {
         self.state == State::RequestLine && self.head.bytes == 0
     }
 
+    /// Whether a request's body has begun and not ended.
+    pub(super) fn is_in_body(&self) -> bool {
+        matches!(self.state, State::Body(_) | State::ChunkSize | State::Chunk(_) | State::Trailers)
+    }
+
     /// Counts bytes of a line.
     fn measure(&mut self, count: usize) -> Result<(), Refusal> {
         self.line_length += count;

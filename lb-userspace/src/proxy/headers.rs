@@ -43,6 +43,11 @@ impl Connection {
     }
 }
 
+/// Headers that frame a message or concern one connection, so that no policy may write them.
+pub(super) fn is_of_connection(name: &HeaderName) -> bool {
+    is_hop_by_hop(name) || matches!(*name, header::CONTENT_LENGTH | header::EXPECT)
+}
+
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         *name,

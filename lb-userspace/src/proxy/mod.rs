@@ -13,6 +13,7 @@
 //! - What HTTP forbids and hyper lets through is refused in `guard` and `incoming`, nowhere else.
 
 mod access_log;
+mod balance;
 mod body;
 mod buffers;
 mod cluster;
@@ -22,19 +23,23 @@ mod error;
 mod finish;
 mod forward;
 mod forwarded;
+mod grpc;
 mod guard;
 mod headers;
 mod incoming;
 mod incoming_body;
 mod listen;
 mod outgoing;
+mod passthrough;
 mod policy;
+mod read_ahead;
 mod request;
 mod respond;
 mod settings;
 mod stats;
 mod stream;
 mod tls;
+mod tunnel;
 mod upgrade;
 mod upstream;
 mod worker;

@@ -10,7 +10,8 @@ use super::connection::Client;
 use super::forwarded;
 use super::headers::{Connection, write_line};
 use super::incoming_body::RequestBody;
-use crate::model::{RewriteTarget, RoutePolicy};
+use super::policy::Edits;
+use crate::model::RoutePolicy;
 use crate::route::Target;
 
 /// How the request's body is sent on.
@@ -45,6 +46,7 @@ pub(super) fn write_head(
     request_id: &[u8; 32],
     framing: &Framing,
     upgrading: bool,
+    edits: &Edits,
 ) -> Bytes {
     let worker = &client.worker;
     let mut scratch = worker.heads.borrow_mut();
@@ -52,18 +54,10 @@ pub(super) fn write_head(
     let out: &mut BytesMut = &mut scratch;
     out.extend_from_slice(parts.method.as_str().as_bytes());
     out.extend_from_slice(b" ");
-    match &policy.rewrite {
-        Some(RewriteTarget::Replace(path)) if !target.is_asterisk() => {
-            out.extend_from_slice(path.as_bytes());
-            if let Some(query) = target.query() {
-                out.extend_from_slice(b"?");
-                out.extend_from_slice(query.as_bytes());
-            }
-        }
-        _ => out.extend_from_slice(target.path_and_query().as_bytes()),
-    }
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-    write_line(out, "host", host.as_bytes());
+    out.extend_from_slice(target.path_and_query().as_bytes());
+    let upstream = &policy.upstream;
+    out.extend_from_slice(if upstream.http10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
+    write_line(out, "host", edits.host().map_or(host.as_bytes(), HeaderValue::as_bytes));
 
     let connections = parts.headers.get_all(header::CONNECTION);
     let connection = Connection::parse(connections.iter().map(HeaderValue::as_bytes));
@@ -72,6 +66,7 @@ pub(super) fn write_head(
         match *name {
             header::HOST | header::CONTENT_LENGTH => {}
             header::EXPECT if parts.version == Version::HTTP_2 => {}
+            _ if edits.drops(name) => {}
             // Crumbs are joined below (RFC 9113 section 8.2.3).
             header::COOKIE => cookies += 1,
             header::TE if has_trailers_token(value) => out.extend_from_slice(b"te: trailers\r\n"),
@@ -92,7 +87,10 @@ pub(super) fn write_head(
         request_id: std::str::from_utf8(request_id).unwrap_or_default(),
         trusted: client.trusted,
     };
-    about.write(&parts.headers, &worker.settings.trusted_proxies, out);
+    about.write(&parts.headers, &worker.settings.trusted_proxies, edits, out);
+    for (name, value) in edits.lines() {
+        write_line(out, name.as_str(), value.as_bytes());
+    }
     match framing {
         Framing::None => {}
         Framing::Length(length) => {
@@ -101,8 +99,13 @@ pub(super) fn write_head(
         }
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }
+    match &upstream.connection {
+        Some(value) => write_line(out, "connection", value.as_bytes()),
+        None if upgrading => out.extend_from_slice(b"connection: upgrade\r\n"),
+        None if upstream.http10 => out.extend_from_slice(b"connection: close\r\n"),
+        None => {}
+    }
     if let Some(protocol) = parts.headers.get(header::UPGRADE).filter(|_| upgrading) {
-        out.extend_from_slice(b"connection: upgrade\r\n");
         write_line(out, "upgrade", protocol.as_bytes());
     }
     out.extend_from_slice(b"\r\n");

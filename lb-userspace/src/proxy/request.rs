@@ -1,28 +1,36 @@
-//! One request: checked, routed, sent to an endpoint, answered.
+//! One request: checked, routed, let in, sent to an endpoint, answered.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use super::access_log::clip;
+use super::balance::{Choice, CookieFacts};
 use super::body::{Content, ResponseBody};
+use super::cluster::ClusterSlot;
+use super::config::{Config, Served};
 use super::connection::Client;
-use super::error::Error;
+use super::error::{Error, Fault};
 use super::finish::Finish;
 use super::forward::forward;
+use super::grpc;
 use super::incoming::{expects_continue, host_of, target_of, wants_upgrade};
 use super::incoming_body::RequestBody;
 use super::outgoing::{Framing, write_head};
+use super::policy::{Edits, Facts, Passage, Place, describe, page, stands_in};
 use super::respond;
 use super::upgrade;
-use super::upstream::{Answer, Request as UpstreamRequest};
-use crate::model::Backend;
-use crate::route::normalise_host;
+use super::upstream::{Answer, Request as UpstreamRequest, rewrite};
+use crate::model::{Backend, Route, RoutePolicy, Variable};
+use crate::route::{Found, Rewritten, Target, normalise_host};
 
 /// Answers one request of `client`.
 pub(super) async fn serve(
@@ -32,112 +40,209 @@ pub(super) async fn serve(
     client.last_active.set(Instant::now());
     let mut finish = Finish::new(&client);
     let is_head = request.method() == Method::HEAD;
-    let own = match answer(&client, request, &mut finish).await {
-        Ok(Reply::Upstream(mut response)) => {
+    let is_grpc = grpc::is_call(request.headers());
+    let reply = match answer(&client, request, &mut finish).await {
+        Ok(reply) => reply,
+        Err(error) => Reply::Answer(fail(&client, &error, &mut finish)),
+    };
+    Ok(match reply {
+        Reply::Answer(mut response) => {
             finish.status = Some(response.status().as_u16());
             response.headers_mut().entry(header::SERVER).or_insert(respond::SERVER_NAME);
-            return Ok(response.map(|content| ResponseBody::new(content, finish)));
+            let response = if is_grpc { for_grpc(response) } else { response };
+            response.map(|content| match content {
+                Content::Own(_) if is_head => ResponseBody::new(Content::Own(Bytes::new()), finish),
+                content => ResponseBody::new(content, finish),
+            })
         }
-        Ok(Reply::Switched(response, tunnel)) => {
+        Reply::Switched(response, tunnel) => {
             finish.status = Some(response.status().as_u16());
             let worker = Rc::clone(&client.worker);
             client.gate.open_tunnel();
             tokio::task::spawn_local(tunnel.run(worker, finish));
-            return Ok(response.map(|()| {
-                // The tunnel's end is what is logged and counted.
-                ResponseBody::empty()
-            }));
+            // The tunnel's end is what is logged and counted.
+            response.map(|()| ResponseBody::empty())
         }
-        Ok(Reply::Own(response)) => response,
-        Err(error) => {
-            if let Some(entry) = &mut finish.entry {
-                entry.error = Some(error.to_string());
-            }
-            let mut response = respond::failure(&error);
-            if client.closes_after(&error) {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            response
-        }
-    };
-    finish.status = Some(own.status().as_u16());
-    Ok(own.map(|text| {
-        let text = if is_head { Bytes::new() } else { text };
-        ResponseBody::new(Content::Own(text), finish)
-    }))
+    })
 }
 
 enum Reply {
-    Upstream(Response<Content>),
+    Answer(Response<Content>),
     Switched(Response<()>, upgrade::Tunnel),
-    Own(Response<Bytes>),
 }
 
+/// What a request asks for, checked.
+struct Asked {
+    parts: Parts,
+    /// As the client wrote it.
+    host: String,
+    target: Target,
+    request_id: [u8; 32],
+    on_upgrade: Option<OnUpgrade>,
+}
+
+/// The whole way of a request.
 async fn answer(
     client: &Rc<Client>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
     finish: &mut Finish,
 ) -> Result<Reply, Error> {
-    let worker = &client.worker;
-    let on_upgrade = wants_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
-    let (mut parts, body) = request.into_parts();
-    let request_id = worker.ids.next();
-    if let Some(entry) = &mut finish.entry {
-        entry.method = parts.method.to_string();
-        entry.path = clip(parts.uri.path());
-        entry.protocol = protocol_name(parts.version);
-        entry.request_id = String::from_utf8_lossy(&request_id).into_owned();
+    let (mut asked, body) = Asked::read(client, request, finish)?;
+    let config = client.worker.config();
+    let found = route(client, &config, &asked)?;
+    let policy = &found.served.policy;
+    if policy.rules.unlogged {
+        finish.entry = None;
     }
-    if parts.method == Method::CONNECT {
-        return Err(Error::Connect);
-    }
-    let host = host_of(&parts)?;
-    let target = target_of(&parts)?;
     if let Some(entry) = &mut finish.entry {
-        entry.host = clip(&host);
-        entry.path = clip(target.path_and_query());
+        entry.route = Some(found.route.ingress.to_string());
     }
 
-    let config = worker.config();
-    let name = match host.as_str() {
+    let admitted = policy.admit(&asked.facts(client, found.route), || config.https_port(client.local)).await;
+    let (reply, pass) = match admitted {
+        Ok(mut pass) => {
+            finish.held = pass.held.take();
+            let sent = send(client, &mut asked, body, &found, &mut pass, finish).await;
+            let reply = sent.unwrap_or_else(|error| Reply::Answer(fail(client, &error, finish)));
+            (reply, Some(pass))
+        }
+        Err(refusal) => {
+            if let (Some(entry), Some(why)) = (&mut finish.entry, refusal.why) {
+                entry.error = Some(why.into_owned());
+            }
+            (Reply::Answer(refusal.response.map(Content::Own)), None)
+        }
+    };
+    Ok(match reply {
+        Reply::Answer(response) => Reply::Answer(
+            finished(&asked.facts(client, found.route), found.served, pass.as_ref(), response).await,
+        ),
+        Reply::Switched(mut response, tunnel) => {
+            let facts = asked.facts(client, found.route);
+            policy.dress(&facts, pass.as_ref(), response.status(), response.headers_mut());
+            Reply::Switched(response, tunnel)
+        }
+    })
+}
+
+impl Asked {
+    /// Takes a request apart and refuses what is not valid.
+    fn read(
+        client: &Client,
+        mut request: Request<Incoming>,
+        finish: &mut Finish,
+    ) -> Result<(Self, Incoming), Error> {
+        let on_upgrade = wants_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
+        let (parts, body) = request.into_parts();
+        let request_id = client.worker.ids.next();
+        if let Some(entry) = &mut finish.entry {
+            entry.method = parts.method.to_string();
+            entry.path = clip(parts.uri.path());
+            entry.protocol = protocol_name(parts.version);
+            entry.request_id = String::from_utf8_lossy(&request_id).into_owned();
+        }
+        if parts.method == Method::CONNECT {
+            return Err(Error::Connect);
+        }
+        let host = host_of(&parts)?;
+        let target = target_of(&parts)?;
+        if let Some(entry) = &mut finish.entry {
+            entry.host = clip(&host);
+            entry.path = clip(target.path_and_query());
+        }
+        Ok((Self { parts, host, target, request_id, on_upgrade }, body))
+    }
+
+    fn facts<'a>(&'a self, client: &'a Client, route: &'a Route) -> Facts<'a> {
+        Facts {
+            client,
+            parts: &self.parts,
+            host: &self.host,
+            target: &self.target,
+            request_id: std::str::from_utf8(&self.request_id).unwrap_or_default(),
+            route,
+        }
+    }
+}
+
+/// The route that takes the request, on a connection that may ask for its host.
+fn route<'a>(client: &Client, config: &'a Config, asked: &Asked) -> Result<Found<'a, Served>, Error> {
+    let name = match asked.host.as_str() {
         "" => None,
         name => Some(normalise_host(name).map_err(|bad| Error::BadRequest(bad.to_string()))?),
     };
     if client.handshake.as_ref().is_some_and(|tls| config.tls.is_misdirected(tls, name.as_deref())) {
         return Err(Error::Misdirected);
     }
-    let found = config.table.find(name.as_deref(), target.path()).ok_or(Error::NoRoute)?;
-    let route = found.route;
-    let policy = &found.served.policy.rules;
-    if let Some(entry) = &mut finish.entry {
-        entry.route = Some(route.ingress.to_string());
-    }
-    if let Some(status) = policy.https_redirect.filter(|_| !client.is_https(&parts.headers)) {
-        let port = config.https_port(client.local);
-        return Ok(Reply::Own(respond::to_https(status, &host, port, &target)?));
-    }
-    let slot = match (&route.backend, &found.served.cluster) {
-        (Backend::Unavailable(why), _) => return Err(Error::Unavailable(why.clone())),
-        (_, Some(slot)) => slot,
-        (_, None) => return Err(Error::NoRoute),
-    };
-    if let Some(entry) = &mut finish.entry {
-        entry.cluster = Some(slot.key.to_string());
-    }
+    config.table.find(name.as_deref(), asked.target.path()).ok_or(Error::NoRoute)
+}
 
-    let body = RequestBody::receive(worker, &mut parts, body, policy).await?;
-    let upgrading = on_upgrade.is_some() && body.is_end_stream();
-    let framing = Framing::of(&parts, &body);
-    let head = write_head(client, &parts, &host, &target, policy, &request_id, &framing, upgrading);
-    let outgoing = UpstreamRequest {
-        head,
-        body: body,
-        chunked: framing == Framing::Chunked,
-        expects_continue: expects_continue(&parts),
-        wants_upgrade: upgrading,
-        method: parts.method,
+/// Where the request goes: the route's cluster, or the backend that stands in for it while it has
+/// no endpoint; true for that.
+fn destination<'a>(found: &Found<'a, Served>) -> Result<(&'a ClusterSlot, bool), Error> {
+    let pages = found.served.pages.as_deref();
+    match (&found.route.backend, &found.served.cluster) {
+        (Backend::Unavailable(why), _) => match pages {
+            Some(pages) if stands_in(why) => Ok((pages, true)),
+            _ => Err(Error::Unavailable(why.clone())),
+        },
+        (_, Some(slot)) => Ok(match pages {
+            Some(pages) if slot.is_empty() => (pages, true),
+            _ => (slot, false),
+        }),
+        (_, None) => Err(Error::NoRoute),
+    }
+}
+
+/// Sends the request to an endpoint and waits for the head of the answer.
+async fn send(
+    client: &Rc<Client>,
+    asked: &mut Asked,
+    body: Incoming,
+    found: &Found<'_, Served>,
+    pass: &mut Passage,
+    finish: &mut Finish,
+) -> Result<Reply, Error> {
+    let worker = &client.worker;
+    let rules = &found.served.policy.rules;
+    let rewritten = match rewritten(client, asked, found)? {
+        Rewritten::Target(Cow::Borrowed(_)) => None,
+        Rewritten::Target(Cow::Owned(target)) => Some(target),
+        Rewritten::Redirect(url) => return Ok(Reply::Answer(respond::elsewhere(&url)?.map(Content::Own))),
     };
-    let (answer, address) = forward(client, slot, outgoing).await?;
+    let (slot, stands_in) = destination(found)?;
+    if stands_in {
+        describe(&asked.facts(client, found.route), StatusCode::SERVICE_UNAVAILABLE, &mut pass.edits);
+    }
+    let facts = asked.facts(client, found.route);
+    let mut choice = match stands_in {
+        true => Choice::in_turn(worker, slot),
+        false => {
+            let fill = |template: &_| facts.fill(template, Place::Text);
+            Choice::of(worker, found.served, &asked.parts.headers, fill).ok_or(Error::NoRoute)?
+        }
+    };
+    if let Some(entry) = &mut finish.entry {
+        entry.cluster = Some(choice.slot().key.to_string());
+    }
+    let body = RequestBody::receive(worker, &mut asked.parts, body, rules).await?;
+    let target = rewritten.as_ref().unwrap_or(&asked.target);
+    let request = outgoing(client, asked, target, body, rules, &pass.edits)?;
+    let host = pass.edits.host().and_then(|host| host.to_str().ok()).unwrap_or(&asked.host);
+    let answer = forward(client, &mut choice, rules, host, request).await;
+    let (answer, address) = answer.inspect_err(|error| {
+        if error.fault() == Fault::Upstream {
+            choice.failed();
+        }
+    })?;
+    let on_upgrade = asked.on_upgrade.take();
+    let facts = asked.facts(client, found.route);
+    let chosen = choice.answered(&CookieFacts {
+        path: found.route.path.text(),
+        https: facts.is_https(),
+        user_agent: facts.header("user-agent").and_then(|value| value.to_str().ok()).unwrap_or_default(),
+    });
+    finish.lease = chosen.lease;
     if let Some(entry) = &mut finish.entry {
         entry.upstream = Some(address.to_string());
     }
@@ -149,18 +254,104 @@ async fn answer(
             let headers = response.headers_mut();
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.extend(head.upgrade.map(|protocol| (header::UPGRADE, protocol)));
+            if let Some(cookie) = chosen.cookie {
+                headers.append(header::SET_COOKIE, cookie);
+            }
             Reply::Switched(response, upgrade::Tunnel { on_upgrade, upstream })
         }
         (Answer::Switched(..), None) => {
             return Err(Error::Protocol { address, what: "101 that nobody asked for" });
         }
         (Answer::Response(head, body), _) => {
-            let mut response = Response::new(Content::Upstream(body));
+            let mut response = Response::new(Content::of_upstream(body, rules.body.buffer_response, worker));
             *response.status_mut() = head.status;
             *response.headers_mut() = head.headers;
-            Reply::Upstream(response)
+            rewrite(&rules.upstream.response, response.headers_mut(), |template| {
+                facts.fill(template, Place::Text)
+            });
+            if let Some(cookie) = chosen.cookie {
+                response.headers_mut().append(header::SET_COOKIE, cookie);
+            }
+            Reply::Answer(response)
         }
     })
+}
+
+/// What the endpoint is asked for.
+fn rewritten<'a>(
+    client: &Client,
+    asked: &'a Asked,
+    found: &Found<'_, Served>,
+) -> Result<Rewritten<'a>, Error> {
+    let facts = asked.facts(client, found.route);
+    let known = |variable: &Variable, text: &mut String| facts.fill_variable(variable, text);
+    found.rewrite(&asked.target, known).map_err(|bad| Error::BadRequest(bad.to_string()))
+}
+
+/// The request as its endpoint gets it; `target` is what it is asked for.
+fn outgoing(
+    client: &Client,
+    asked: &Asked,
+    target: &Target,
+    body: RequestBody,
+    rules: &RoutePolicy,
+    edits: &Edits,
+) -> Result<UpstreamRequest, Error> {
+    use hyper::body::Body;
+
+    let Asked { parts, host, request_id, on_upgrade, .. } = asked;
+    let upgrading = on_upgrade.is_some() && body.is_end_stream();
+    let framing = Framing::of(parts, &body);
+    if rules.upstream.http10 && framing == Framing::Chunked {
+        return Err(Error::LengthRequired);
+    }
+    let head = write_head(client, parts, host, target, rules, request_id, &framing, upgrading, edits);
+    Ok(UpstreamRequest {
+        head,
+        body,
+        chunked: framing == Framing::Chunked,
+        expects_continue: expects_continue(parts),
+        wants_upgrade: upgrading,
+        method: parts.method.clone(),
+    })
+}
+
+/// An answer as the client gets it: another backend's if it is a failure that has a page, with
+/// the headers that the route's policy wants, and no faster than that says.
+async fn finished(
+    facts: &Facts<'_>,
+    served: &Served,
+    pass: Option<&Passage>,
+    mut response: Response<Content>,
+) -> Response<Content> {
+    if let Some(backend) = served.pages.as_deref().filter(|_| served.policy.replaces(response.status()))
+        && let Some(page) = page(facts, backend, response.status(), response.headers()).await
+    {
+        response = page;
+    }
+    let status = response.status();
+    served.policy.dress(facts, pass, status, response.headers_mut());
+    response.map(|content| served.policy.throttle(content))
+}
+
+/// The answer to a request that failed.
+fn fail(client: &Client, error: &Error, finish: &mut Finish) -> Response<Content> {
+    if let Some(entry) = &mut finish.entry {
+        entry.error = Some(error.to_string());
+    }
+    let mut response = respond::failure(error);
+    if client.closes_after(error) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.map(Content::Own)
+}
+
+/// An answer of the proxy's own as gRPC clients understand it.
+fn for_grpc(response: Response<Content>) -> Response<Content> {
+    match response.into_parts() {
+        (parts, Content::Own(text)) => grpc::answer(Response::from_parts(parts, text)).map(Content::Own),
+        (parts, content) => Response::from_parts(parts, content),
+    }
 }
 
 fn protocol_name(version: Version) -> &'static str {

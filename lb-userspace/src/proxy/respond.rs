@@ -16,12 +16,7 @@ pub(super) fn failure(error: &Error) -> Response<Bytes> {
 }
 
 /// The same host and path over https.
-pub(super) fn to_https(
-    status: u16,
-    host: &str,
-    port: u16,
-    target: &Target,
-) -> Result<Response<Bytes>, Error> {
+pub(super) fn to_https(status: u16, host: &str, port: u16, target: &Target) -> Response<Bytes> {
     let bare = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
@@ -31,15 +26,30 @@ pub(super) fn to_https(
         443 => format!("https://{bare}{path}"),
         port => format!("https://{bare}:{port}{path}"),
     };
-    let location = HeaderValue::from_str(&location)
-        .map_err(|_| Error::BadRequest("the host can't stand in a URL".to_owned()))?;
-    Ok(redirect(StatusCode::from_u16(status).unwrap_or(StatusCode::PERMANENT_REDIRECT), location))
+    match HeaderValue::from_str(&location) {
+        Ok(location) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::PERMANENT_REDIRECT);
+            redirect(status, location, "this is served over https\n")
+        }
+        Err(_) => failure(&Error::BadRequest("the host can't stand in a URL".to_owned())),
+    }
 }
 
-fn redirect(status: StatusCode, location: HeaderValue) -> Response<Bytes> {
-    let mut response = plain(status, "this is served over https\n".to_owned());
+/// Sends the client to `location`, with a sentence for a person.
+pub(super) fn redirect(status: StatusCode, location: HeaderValue, text: &str) -> Response<Bytes> {
+    let mut response = plain(status, text.to_owned());
     response.headers_mut().insert(LOCATION, location);
     response
+}
+
+/// Sends the client to another URL for now (302): where a rewrite leads out of the host.
+///
+/// # Errors
+/// Where the URL can't stand in a header.
+pub(super) fn elsewhere(url: &str) -> Result<Response<Bytes>, Error> {
+    let location = HeaderValue::from_str(url)
+        .map_err(|_| Error::BadRequest("the rewritten URL can't stand in a header".to_owned()))?;
+    Ok(redirect(StatusCode::FOUND, location, "this is served elsewhere\n"))
 }
 
 /// An answer on the wire, for requests that never became one. The connection ends with it.
@@ -55,7 +65,8 @@ pub(super) fn refusal(status: StatusCode) -> Bytes {
     ))
 }
 
-fn plain(status: StatusCode, text: String) -> Response<Bytes> {
+/// A text of our own.
+pub(super) fn plain(status: StatusCode, text: String) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(text));
     *response.status_mut() = status;
     let headers = response.headers_mut();

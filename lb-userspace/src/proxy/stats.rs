@@ -89,6 +89,8 @@ counters! {
     upstream_reuses,
     /// Attempts to connect, or exchanges, that failed.
     upstream_failures,
+    /// TLS handshakes with endpoints that failed.
+    upstream_tls_failures,
     /// Requests sent again after a failure.
     upstream_retries,
     /// Connections to endpoints kept for the next request now.

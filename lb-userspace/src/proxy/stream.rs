@@ -20,6 +20,11 @@ use super::settings::Timeouts;
 /// bytes with a reset, which can overtake the answer.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long a client that got its answer early may go on sending the rest of its body: between two
+/// reads, and in all. As nginx's `lingering_timeout` and `lingering_time`.
+const BODY_LINGER: Duration = Duration::from_secs(5);
+const LONGEST_BODY_LINGER: Duration = Duration::from_secs(30);
+
 /// What a connection's stream and its requests tell each other. Both live on one thread; the
 /// atomics are there because hyper wants a stream that could move.
 #[derive(Debug)]
@@ -84,6 +89,13 @@ pub(super) struct ClientStream<S> {
     write_timer: Option<Pin<Box<Sleep>>>,
     is_stalled: bool,
     farewell: Option<Farewell>,
+    /// Nothing more is written; what is left of a body is read and dropped.
+    lingering: Option<Lingering>,
+}
+
+struct Lingering {
+    end: Instant,
+    timer: Pin<Box<Sleep>>,
 }
 
 /// The answer to a refused request and the end after it.
@@ -108,6 +120,7 @@ impl<S> ClientStream<S> {
             write_timer: None,
             is_stalled: false,
             farewell: None,
+            lingering: None,
         }
     }
 
@@ -238,6 +251,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> ClientStream<S> {
+    /// Ready when nothing is left of the body that the client was sending when it got its answer.
+    /// Closed with bytes unread, the connection would be reset, and the answer lost with it.
+    fn poll_rest_of_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if !self.guard().is_some_and(|guard| guard.is_in_body()) {
+                return Poll::Ready(Ok(()));
+            }
+            let now = Instant::now();
+            let lingering = self.lingering.get_or_insert_with(|| Lingering {
+                end: now + LONGEST_BODY_LINGER,
+                timer: Box::pin(tokio::time::sleep(BODY_LINGER)),
+            });
+            let mut space = [0; 4096];
+            let mut unwanted = ReadBuf::new(&mut space);
+            if Pin::new(&mut self.inner).poll_read(cx, &mut unwanted)?.is_pending() {
+                return lingering.timer.as_mut().poll(cx).map(Ok);
+            }
+            if unwanted.filled().is_empty() || now >= lingering.end {
+                return Poll::Ready(Ok(()));
+            }
+            lingering.timer.as_mut().reset((now + BODY_LINGER).min(lingering.end));
+            if let Some(guard) = self.guard() {
+                guard.inspect(unwanted.filled());
+            }
+        }
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -289,7 +331,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.note_write(result, cx)
@@ -314,8 +356,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // TLS says goodbye, which a client that takes nothing could put off for ever.
-        let result = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.note_write(result, cx)
+        if self.lingering.is_none() {
+            // TLS says goodbye, which a client that takes nothing could put off for ever.
+            let result = Pin::new(&mut self.inner).poll_shutdown(cx);
+            ready!(self.note_write(result, cx))?;
+        }
+        self.poll_rest_of_body(cx)
     }
 }

@@ -17,13 +17,15 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, LocalSet};
 
 use super::access_log::Log;
+use super::balance::Loads;
 use super::buffers::Budget;
 use super::config::Config;
 use super::connection;
 use super::forwarded::RequestIds;
+use super::policy::Asker;
 use super::settings::Settings;
 use super::stats::Counters;
-use super::upstream::{Failing, Pool};
+use super::upstream::{Connections, Failing, Pool, RetryBudget, Transports};
 
 /// How long `accept` rests after it failed for want of something that only time brings back.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -57,10 +59,17 @@ pub(super) struct Worker {
     pub(super) settings: Arc<Settings>,
     pub(super) counters: Arc<Counters>,
     pub(super) pool: Rc<Pool>,
+    /// Those that speak HTTP/2.
+    pub(super) connections: Rc<Connections>,
+    pub(super) transports: Transports,
     pub(super) failing: Failing,
+    pub(super) retries: RetryBudget,
+    pub(super) loads: Loads,
     pub(super) bodies: Rc<Budget>,
     pub(super) log: Option<Log>,
     pub(super) ids: RequestIds,
+    /// The way to authentication servers.
+    pub(super) asker: Asker,
     pub(super) drain: Drain,
     /// What heads of requests to endpoints are written into.
     pub(super) heads: RefCell<BytesMut>,
@@ -133,12 +142,17 @@ impl Seed {
         let worker = Rc::new(Worker {
             index: self.index,
             pool: Rc::new(Pool::new(self.settings.keep_alive_connections, timeouts.keep_alive)),
+            connections: Connections::new(timeouts.keep_alive, Arc::clone(&self.counters)),
+            transports: Transports::new(),
             failing: Failing::default(),
+            retries: RetryBudget::new(),
+            loads: Loads::default(),
             bodies: Budget::new(self.settings.body_memory),
             settings: self.settings,
             counters: self.counters,
             log: self.log,
             ids: RequestIds::new(),
+            asker: Asker::default(),
             drain: Drain::default(),
             heads: RefCell::default(),
             current: RefCell::new(Rc::new(Held(self.config.load_full()))),
@@ -265,8 +279,11 @@ async fn sweep(worker: Rc<Worker>) {
     let mut ticks = tokio::time::interval(SWEEP);
     loop {
         ticks.tick().await;
-        worker.failing.sweep(std::time::Instant::now());
-        let mut kept = worker.pool.sweep() as u64;
+        let now = std::time::Instant::now();
+        worker.failing.sweep(now);
+        worker.loads.sweep(now);
+        worker.transports.sweep();
+        let mut kept = (worker.pool.sweep() + worker.connections.sweep()) as u64;
         let idle = &worker.counters.upstream_idle;
         kept = kept.wrapping_sub(idle.get());
         idle.add(kept);

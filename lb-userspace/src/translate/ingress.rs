@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressSpec};
 
-use super::annotations::Annotations;
+use super::annotations::{Annotations, Defaults};
 use super::report::issue;
 use crate::model::{
-    ClusterKey, Compat, HostPattern, Issue, IssueReason, ObjectKey, PathMatch, PortRef, Severity, Unavailable,
+    ClusterKey, HostPattern, Issue, IssueReason, ObjectKey, PathMatch, PortRef, Severity, Unavailable,
 };
 use crate::objects::excerpt;
 use crate::route::{Target, normalise_rule};
@@ -59,9 +59,9 @@ pub(super) struct Tls {
 }
 
 impl Draft {
-    pub(super) fn new(key: &ObjectKey, ingress: &Ingress, compat: Compat) -> Self {
+    pub(super) fn new(key: &ObjectKey, ingress: &Ingress, defaults: &Defaults) -> Self {
         let mut issues = Vec::new();
-        let annotations = Annotations::read(key, ingress.metadata.annotations.as_ref(), compat, &mut issues);
+        let annotations = Annotations::read(key, ingress.metadata.annotations.as_ref(), defaults, &mut issues);
         let created = ingress.metadata.creation_timestamp.as_ref();
         let mut draft = Self {
             key: key.clone(),

@@ -72,7 +72,10 @@ pub(super) fn merge(
     let mut policies = Policies::default();
     let mut hosts: BTreeMap<HostPattern, Host> = BTreeMap::new();
     for draft in ingresses {
-        let policy = draft.annotations.policy(&draft.key, objects, issues);
+        let (policy, closed_by) = match draft.annotations.policy(&draft.key, objects, issues) {
+            Ok(policy) => (policy, None),
+            Err(annotation) => (RoutePolicy::default(), Some(annotation)),
+        };
         for rule in &draft.rules {
             let host = hosts.entry(rule.host.clone()).or_insert_with(|| Host::new(rule.host.clone()));
             let (path, target) = match (&rule.slot, &default) {
@@ -86,13 +89,19 @@ pub(super) fn merge(
                 Redirect::WithTls => tls.covers(&rule.host),
                 Redirect::Never => false,
             };
-            let policy = policies
-                .shared(RoutePolicy { https_redirect: redirect.then_some(HTTPS_REDIRECT), ..policy.clone() });
+            let policy = policies.shared(RoutePolicy {
+                https_redirect: redirect.then_some(HTTPS_REDIRECT),
+                hsts: policy.hsts.filter(|_| tls.covers(&rule.host)),
+                ..policy.clone()
+            });
             let route = Route {
                 ingress: draft.key.clone(),
                 rule: rule.place.clone(),
                 path,
-                backend: backend(target),
+                backend: match &closed_by {
+                    Some(by) => Backend::Unavailable(Unavailable::AccessControl(by.clone())),
+                    None => backend(target),
+                },
                 canary: None,
                 policy,
             };

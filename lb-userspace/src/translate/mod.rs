@@ -10,6 +10,7 @@
 
 pub mod annotations;
 mod class;
+mod config_map;
 mod ingress;
 mod merge;
 mod report;
@@ -25,6 +26,8 @@ use std::sync::Arc;
 
 use crate::model::{ClusterKey, Compat, Issue, Listener, ObjectKey, Snapshot};
 use crate::objects::Objects;
+
+pub use config_map::{ClassDefaults, ClusterSettings};
 
 /// The name that an IngressClass's `spec.controller` has for its Ingresses to be ours.
 pub const CONTROLLER: &str = "sluice.dev/ingress-controller";
@@ -55,6 +58,8 @@ pub struct Settings {
     /// Whose defaults Ingresses get, unless their IngressClass says so by the annotation
     /// `sluice.dev/compat: kubernetes | ingress-nginx`.
     pub compat: Compat,
+    /// What applies where annotations say nothing, for either behaviour.
+    pub defaults: ClassDefaults,
     /// Takes what no rule and no Ingress's `defaultBackend` takes.
     pub default_backend: Option<ClusterKey>,
     /// The Secret whose certificate is for server names without one.
@@ -70,6 +75,7 @@ impl Default for Settings {
             serve_classless: false,
             unknown_class: UnknownClass::default(),
             compat: Compat::default(),
+            defaults: ClassDefaults::default(),
             default_backend: None,
             default_certificate: None,
         }
@@ -93,7 +99,7 @@ pub fn translate(
     let mut ingresses = Vec::new();
     for (key, ingress) in &objects.ingresses {
         if let Some(compat) = classes.claim(key, ingress, &mut issues) {
-            ingresses.push(ingress::Draft::new(key, ingress, compat));
+            ingresses.push(ingress::Draft::new(key, ingress, settings.defaults.of(compat)));
         }
     }
     // From here on, who comes first wins.

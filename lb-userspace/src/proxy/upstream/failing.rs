@@ -35,27 +35,30 @@ impl Failing {
         self.endpoints.borrow().is_empty()
     }
 
-    /// Whether an endpoint should come last. When its rest is over, one request is let through to
-    /// try it and the others wait for the outcome.
+    /// Whether an endpoint should come last.
     pub(in crate::proxy) fn rests(&self, address: SocketAddr, now: Instant) -> bool {
-        match self.endpoints.borrow_mut().get_mut(&address) {
-            None => false,
-            Some(failed) if failed.until > now => true,
-            Some(failed) => {
-                failed.until = now + failed.rest;
-                false
-            }
+        self.endpoints.borrow().get(&address).is_some_and(|failed| failed.until > now)
+    }
+
+    /// A request goes to an endpoint. If its rest is over, this is the one that tries it, and the
+    /// others wait for the outcome.
+    pub(in crate::proxy) fn begin_trial(&self, address: SocketAddr, now: Instant) {
+        if let Some(failed) = self.endpoints.borrow_mut().get_mut(&address)
+            && failed.until <= now
+        {
+            failed.until = now + failed.rest;
         }
     }
 
-    /// Takes note of a connection that could not be opened, if that says something about the endpoint.
-    pub(in crate::proxy) fn failed(&self, address: SocketAddr, error: &Error, now: Instant) {
+    /// Takes note of a connection that could not be opened, if that says something about the
+    /// endpoint. Whether it is the first after the endpoint was fine, or unknown.
+    pub(in crate::proxy) fn failed(&self, address: SocketAddr, error: &Error, now: Instant) -> bool {
         if !is_of_endpoint(error) {
-            return;
+            return false;
         }
         let mut endpoints = self.endpoints.borrow_mut();
         let rest = endpoints.get(&address).map_or(FIRST_REST, |before| (before.rest * 2).min(LONGEST_REST));
-        endpoints.insert(address, Failed { rest, until: now + rest });
+        endpoints.insert(address, Failed { rest, until: now + rest }).is_none()
     }
 
     /// An endpoint accepted a connection.
@@ -78,7 +81,7 @@ fn is_of_endpoint(error: &Error) -> bool {
         ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut,
     };
     match error {
-        Error::ConnectTimeout(_) => true,
+        Error::ConnectTimeout(_) | Error::Tls { .. } => true,
         Error::Connection { source, .. } => matches!(
             source.kind(),
             ConnectionAborted
@@ -106,6 +109,7 @@ mod tests {
         failing.failed(address, &refused(), start);
         for (when, rests) in [(0, true), (999, true), (1000, false), (1001, true)] {
             assert_eq!(failing.rests(address, at(start, when)), rests, "after {when} ms");
+            failing.begin_trial(address, at(start, when));
         }
         for _ in 0..9 {
             failing.failed(address, &refused(), start);

@@ -1,15 +1,29 @@
-//! The way to an endpoint and back: HTTP/1.1, spoken inline in the request's own task. There is
-//! no task and no channel for a connection: whoever has the connection polls it.
+//! The way to an endpoint and back.
+//!
+//! ```text
+//! forward ─► transport (plain, TLS) ─► pool        ─► http1: spoken in the request's own task
+//!                                  └─► connections ─► http2: requests share a connection
+//! ```
 
-mod body;
-mod chunked;
-mod exchange;
 mod failing;
-mod head;
+mod http1;
+mod http2;
+mod limits;
+mod message;
 mod pool;
-mod send;
+mod retry;
+mod rewrite;
+mod stream;
+mod transport;
+mod verify;
 
-pub(super) use body::UpstreamBody;
-pub(super) use exchange::{Answer, Exchange, Failure, Request};
 pub(super) use failing::Failing;
+pub(super) use http1::Exchange;
+pub(super) use http2::{Call, Connections};
+pub(super) use limits::Limits;
+pub(super) use message::{Answer, Failure, Request, UpstreamBody};
 pub(super) use pool::{Pool, Upstream};
+pub(super) use retry::{Retries, RetryBudget};
+pub(super) use rewrite::rewrite;
+pub(super) use stream::Stream;
+pub(super) use transport::{Alpn, Transport, Transports};

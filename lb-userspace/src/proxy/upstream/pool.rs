@@ -3,17 +3,19 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use bytes::{Bytes, BytesMut};
-use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
+use super::{Limits, Stream, Transport};
 use crate::proxy::error::Error;
 
 /// How much one read takes at most.
@@ -23,7 +25,8 @@ const READ: usize = 64 * 1024;
 #[derive(Debug)]
 pub(in crate::proxy) struct Upstream {
     pub(in crate::proxy) address: SocketAddr,
-    pub(in crate::proxy) stream: TcpStream,
+    transport: Transport,
+    pub(in crate::proxy) stream: Stream,
     /// Read and not yet used. Empty while the connection is kept.
     pub(in crate::proxy) unread: Bytes,
     /// It served a request before.
@@ -33,7 +36,7 @@ pub(in crate::proxy) struct Upstream {
 /// One worker's connections to endpoints that wait for a request.
 #[derive(Debug)]
 pub(in crate::proxy) struct Pool {
-    idle: RefCell<AHashMap<SocketAddr, Vec<Idle>>>,
+    idle: RefCell<AHashMap<(SocketAddr, Transport), Vec<Idle>>>,
     limit: usize,
     keep_alive: Duration,
     /// What all connections of the worker read into; bodies are slices of it, so an idle
@@ -43,7 +46,7 @@ pub(in crate::proxy) struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    stream: TcpStream,
+    stream: Stream,
     since: Instant,
 }
 
@@ -53,12 +56,15 @@ impl Pool {
     }
 
     /// A kept connection to `address` that its endpoint has not closed, the youngest first.
-    pub(in crate::proxy) fn take(&self, address: SocketAddr) -> Option<Upstream> {
+    pub(in crate::proxy) fn take(&self, address: SocketAddr, transport: &Transport) -> Option<Upstream> {
         let mut idle = self.idle.borrow_mut();
-        let kept = idle.get_mut(&address)?;
-        while let Some(Idle { stream, since }) = kept.pop() {
-            if since.elapsed() < self.keep_alive && is_open(&stream) {
-                return Some(Upstream { address, stream, unread: Bytes::new(), reused: true });
+        let transport = transport.clone();
+        let key = (address, transport);
+        let kept = idle.get_mut(&key)?;
+        while let Some(Idle { mut stream, since }) = kept.pop() {
+            if since.elapsed() < self.keep_alive && stream.is_open() {
+                let (address, transport) = key;
+                return Some(Upstream { address, transport, stream, unread: Bytes::new(), reused: true });
             }
         }
         None
@@ -71,7 +77,7 @@ impl Pool {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        let kept = idle.entry(upstream.address).or_default();
+        let kept = idle.entry((upstream.address, upstream.transport)).or_default();
         if kept.len() < self.limit {
             kept.push(Idle { stream: upstream.stream, since: Instant::now() });
         }
@@ -81,7 +87,7 @@ impl Pool {
     pub(in crate::proxy) fn sweep(&self) -> usize {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|_, kept| {
-            kept.retain(|one| one.since.elapsed() < self.keep_alive && is_open(&one.stream));
+            kept.retain_mut(|one| one.since.elapsed() < self.keep_alive && one.stream.is_open());
             !kept.is_empty()
         });
         idle.values().map(Vec::len).sum()
@@ -110,24 +116,35 @@ impl Pool {
 }
 
 impl Upstream {
-    /// Opens a connection.
-    pub(in crate::proxy) async fn connect(address: SocketAddr, limit: Duration) -> Result<Self, Error> {
-        let connect = tokio::time::timeout(limit, TcpStream::connect(address)).await;
-        let stream = match connect {
-            Err(_) => return Err(Error::ConnectTimeout(address)),
-            Ok(Err(source)) => return Err(Error::Connection { address, source }),
-            Ok(Ok(stream)) => stream,
-        };
-        // Only costs latency where it fails.
-        let _ = stream.set_nodelay(true);
-        Ok(Self { address, stream, unread: Bytes::new(), reused: false })
+    /// Opens a connection. TLS may take as long again as TCP.
+    pub(in crate::proxy) async fn connect(
+        address: SocketAddr,
+        transport: &Transport,
+        limits: &Limits,
+    ) -> Result<Self, Error> {
+        let stream = connect(address, transport, limits.connect).await?;
+        Ok(Self { address, transport: transport.clone(), stream, unread: Bytes::new(), reused: false })
     }
 }
 
-/// Whether a connection without a request is still open and silent. Asks the kernel itself:
-/// tokio's readiness is only as fresh as the last turn of its event loop.
-fn is_open(stream: &TcpStream) -> bool {
-    let mut byte = [0];
-    let peek = recv(stream.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
-    peek == Err(nix::errno::Errno::EAGAIN)
+/// Opens a connection as `transport` has it.
+pub(super) async fn connect(
+    address: SocketAddr,
+    transport: &Transport,
+    limit: Duration,
+) -> Result<Stream, Error> {
+    let stream = match timeout(limit, TcpStream::connect(address)).await {
+        Err(_) => return Err(Error::ConnectTimeout(address)),
+        Ok(Err(source)) => return Err(Error::Connection { address, source }),
+        Ok(Ok(stream)) => stream,
+    };
+    // Only costs latency where it fails.
+    let _ = stream.set_nodelay(true);
+    let Transport::Tls(tls) = transport else { return Ok(Stream::Plain(stream)) };
+    let connector = TlsConnector::from(Arc::clone(&tls.config));
+    match timeout(limit, connector.connect(tls.name.clone(), stream)).await {
+        Err(_) => Err(Error::ConnectTimeout(address)),
+        Ok(Err(source)) => Err(Error::Tls { address, source }),
+        Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
+    }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Frame;
@@ -11,9 +12,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::chunked::{Chunked, Piece};
 use super::send::Sender;
-use super::{Pool, Upstream};
 use crate::proxy::error::Error;
-use crate::proxy::settings::Timeouts;
+use crate::proxy::upstream::{Limits, Pool, Upstream};
 
 /// How the end of a body is found.
 pub(super) enum Source {
@@ -24,7 +24,7 @@ pub(super) enum Source {
 
 /// The body of an endpoint's answer. Nothing is read that the client has not room for. Gives its
 /// connection back to the pool at the end; dropped before, it closes the connection.
-pub(in crate::proxy) struct UpstreamBody {
+pub(in crate::proxy) struct Body {
     /// `None` at the end.
     upstream: Option<Upstream>,
     /// The rest of the request, if the answer began before it was sent.
@@ -32,22 +32,22 @@ pub(in crate::proxy) struct UpstreamBody {
     source: Source,
     keep: bool,
     pool: Rc<Pool>,
-    timeouts: Timeouts,
+    limit: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
 }
 
-impl UpstreamBody {
+impl Body {
     pub(super) fn new(
         upstream: Upstream,
         sender: Option<Sender>,
         source: Source,
         keep: bool,
         pool: Rc<Pool>,
-        timeouts: Timeouts,
+        limits: &Limits,
     ) -> Self {
-        let upstream = Some(upstream);
-        let mut body = Self { upstream, sender, source, keep, pool, timeouts, timer: None, waiting: false };
+        let (upstream, limit) = (Some(upstream), limits.read);
+        let mut body = Self { upstream, sender, source, keep, pool, limit, timer: None, waiting: false };
         if matches!(body.source, Source::Length(0)) {
             body.finish();
         }
@@ -55,12 +55,12 @@ impl UpstreamBody {
     }
 
     /// Nothing more will come.
-    pub(in crate::proxy) fn is_end(&self) -> bool {
+    pub(in crate::proxy::upstream) fn is_end(&self) -> bool {
         self.upstream.is_none()
     }
 
     /// How much is still to come, if the endpoint said so.
-    pub(in crate::proxy) fn exact_len(&self) -> Option<u64> {
+    pub(in crate::proxy::upstream) fn exact_len(&self) -> Option<u64> {
         match (&self.upstream, &self.source) {
             (None, _) => Some(0),
             (Some(_), Source::Length(left)) => Some(*left),
@@ -69,7 +69,7 @@ impl UpstreamBody {
     }
 
     /// The next piece.
-    pub(in crate::proxy) fn poll_frame(
+    pub(in crate::proxy::upstream) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
@@ -117,7 +117,7 @@ impl UpstreamBody {
                 Poll::Pending => break,
             }
         }
-        let limit = self.timeouts.read;
+        let limit = self.limit;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         if !self.waiting {
             self.waiting = true;

@@ -7,10 +7,10 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use http_body::Body;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use crate::proxy::headers;
 use crate::proxy::incoming_body::{BodyError, RequestBody};
+use crate::proxy::upstream::Stream;
 
 /// A request on its way to an endpoint. Holds at most one piece of the body.
 pub(super) struct Sender {
@@ -85,11 +85,7 @@ impl Sender {
     }
 
     /// Sends what can be sent now. Ready when the request is complete.
-    pub(super) fn poll(
-        &mut self,
-        stream: &mut TcpStream,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), SendError>> {
+    pub(super) fn poll(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         loop {
             let mut waits_for_client = false;
             if self.data.is_empty() && self.end.is_empty() && self.line.rest().is_empty() {
@@ -101,15 +97,21 @@ impl Sender {
             }
             let parts = [&self.head[..], self.line.rest(), &self.data[..], &self.end[..]];
             if parts.iter().all(|part| part.is_empty()) {
-                if waits_for_client {
-                    self.blocked = Blocked::Client;
-                    return Poll::Pending;
+                if !waits_for_client && !self.complete {
+                    // An empty piece of body.
+                    continue;
                 }
-                if self.complete {
-                    return Poll::Ready(Ok(()));
-                }
-                // An empty piece of body.
-                continue;
+                // TLS says that it wrote what it only holds.
+                let flushed = Pin::new(&mut *stream).poll_flush(cx);
+                self.blocked = match &flushed {
+                    Poll::Pending => Blocked::Upstream,
+                    Poll::Ready(_) => Blocked::Client,
+                };
+                return match flushed {
+                    Poll::Ready(Err(_)) => Poll::Ready(Err(SendError::Upstream)),
+                    Poll::Ready(Ok(())) if self.complete => Poll::Ready(Ok(())),
+                    _ => Poll::Pending,
+                };
             }
             let slices = parts.map(IoSlice::new);
             match Pin::new(&mut *stream).poll_write_vectored(cx, &slices) {

@@ -11,29 +11,20 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-use super::body::{Source, UpstreamBody};
-use super::head::{BodyLength, ResponseHead};
+use super::Body;
+use super::body::Source;
+use super::head::{BodyLength, Framing, take_head};
 use super::send::{Blocked, SendError, Sender};
-use super::{Pool, Upstream};
 use crate::proxy::error::Error;
 use crate::proxy::incoming_body::RequestBody;
-use crate::proxy::settings::Timeouts;
+use crate::proxy::upstream::message::{ResponseHead, UpstreamBody};
+use crate::proxy::upstream::{Answer, Failure, Limits, Pool, Request, Upstream};
 
 /// How long an endpoint may think about `Expect: 100-continue` before the body is sent anyway.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 /// Interim answers that an endpoint may send before the final one.
 const MAX_INTERIM: usize = 16;
-
-/// One request, ready to be sent.
-pub(in crate::proxy) struct Request {
-    pub(in crate::proxy) head: Bytes,
-    pub(in crate::proxy) method: Method,
-    pub(in crate::proxy) body: RequestBody,
-    pub(in crate::proxy) chunked: bool,
-    pub(in crate::proxy) expects_continue: bool,
-    pub(in crate::proxy) wants_upgrade: bool,
-}
 
 /// A request on its way, possibly for the second time.
 pub(in crate::proxy) struct Exchange {
@@ -44,21 +35,8 @@ pub(in crate::proxy) struct Exchange {
     method: Method,
     wants_upgrade: bool,
     sender: Sender,
-}
-
-/// What came back.
-pub(in crate::proxy) enum Answer {
-    /// A response; its connection goes back to the pool by itself.
-    Response(ResponseHead, Box<UpstreamBody>),
-    /// 101: the connection now speaks something else.
-    Switched(ResponseHead, Upstream),
-}
-
-/// Why nothing came back.
-pub(in crate::proxy) struct Failure {
-    pub(in crate::proxy) error: Error,
-    /// The request, ready to be sent again; `None` where that could do harm, or part of it is gone.
-    pub(in crate::proxy) again: Option<Exchange>,
+    /// An answer's body goes on sending.
+    handed_on: bool,
 }
 
 impl Exchange {
@@ -66,16 +44,21 @@ impl Exchange {
         let Request { head, method, body, chunked, expects_continue, wants_upgrade } = request;
         let held = expects_continue && !matches!(body, RequestBody::None);
         let sender = Sender::new(head.clone(), body, chunked, held);
-        Self { head, held, method, wants_upgrade, sender }
+        Self { head, held, method, wants_upgrade, sender, handed_on: false }
+    }
+
+    /// Gets ready to send the request again, from the begin; false if part of it is gone.
+    pub(in crate::proxy) fn rewind(&mut self) -> bool {
+        !self.handed_on && self.sender.rewind(&self.head, self.held)
     }
 
     /// Sends the request and waits for the head of the answer, which may come before the body is
     /// sent completely: then the answer's body goes on sending.
     pub(in crate::proxy) async fn run(
-        mut self,
+        &mut self,
         mut upstream: Upstream,
         pool: &Rc<Pool>,
-        timeouts: &Timeouts,
+        limits: &Limits,
     ) -> Result<Answer, Failure> {
         let address = upstream.address;
         let sender = &mut self.sender;
@@ -85,7 +68,7 @@ impl Exchange {
         let mut answered = false;
         // What the timer runs for; anything else makes it start anew.
         let mut waits_for = None;
-        let mut timer = pin!(tokio::time::sleep(timeouts.read));
+        let mut timer = pin!(tokio::time::sleep(limits.read));
 
         let outcome = poll_fn(|cx| {
             loop {
@@ -109,7 +92,13 @@ impl Exchange {
                     Poll::Ready(Ok(_)) => {
                         answered = true;
                         waits_for = None;
-                        match next_head(&mut upstream.unread, &self.method, &mut sender.held, &mut interim) {
+                        match next_head(
+                            &mut upstream.unread,
+                            &self.method,
+                            limits,
+                            &mut sender.held,
+                            &mut interim,
+                        ) {
                             Ok(Some(head)) => return Poll::Ready(Ok(head)),
                             Ok(None) => continue,
                             Err(what) => return Poll::Ready(Err(Error::Protocol { address, what })),
@@ -119,9 +108,9 @@ impl Exchange {
                 }
                 let (limit, error) = match (sent, sender.held, sender.blocked) {
                     (false, true, _) => (CONTINUE_WAIT, Error::SendTimeout(address)),
-                    (false, _, Blocked::Client) => (timeouts.client, Error::ClientTimeout),
-                    (false, _, Blocked::Upstream) => (timeouts.send, Error::SendTimeout(address)),
-                    (true, ..) => (timeouts.read, Error::ReadTimeout(address)),
+                    (false, _, Blocked::Client) => (limits.client, Error::ClientTimeout),
+                    (false, _, Blocked::Upstream) => (limits.send, Error::SendTimeout(address)),
+                    (true, ..) => (limits.read, Error::ReadTimeout(address)),
                 };
                 let wait = Some((sent, sender.held, sender.blocked, sender.progress));
                 if waits_for != wait {
@@ -139,33 +128,36 @@ impl Exchange {
         })
         .await;
 
+        let failure = |error| Failure { error, unseen: false, stale: false };
         match outcome {
-            Ok(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+            Ok((head, _)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
                 if self.wants_upgrade && head.upgrade.is_some() {
                     return Ok(Answer::Switched(head, upstream));
                 }
-                let error = Error::Protocol { address, what: "101 that nobody asked for" };
-                Err(Failure { error, again: None })
+                Err(failure(Error::Protocol { address, what: "101 that nobody asked for" }))
             }
-            Ok(head) => {
-                let source = match head.length {
+            Ok((head, framing)) => {
+                let source = match framing.length {
                     BodyLength::Known(left) => Source::Length(left),
                     BodyLength::Chunked => Source::Chunked(Box::default()),
                     BodyLength::UntilClose => Source::UntilClose,
                 };
-                let keep = head.keep_alive && !send_broken;
-                let sender = (!sent).then_some(self.sender);
-                let body = UpstreamBody::new(upstream, sender, source, keep, Rc::clone(pool), *timeouts);
-                Ok(Answer::Response(head, Box::new(body)))
+                let keep = framing.keep_alive && !send_broken;
+                let sender = (!sent).then(|| {
+                    self.handed_on = true;
+                    std::mem::replace(
+                        &mut self.sender,
+                        Sender::new(Bytes::new(), RequestBody::None, false, false),
+                    )
+                });
+                let body = Body::new(upstream, sender, source, keep, Rc::clone(pool), limits);
+                Ok(Answer::Response(head, Box::new(UpstreamBody::Http1(body))))
             }
             Err(error) => {
-                let stale = upstream.reused && !answered && matches!(error, Error::Closed { .. });
                 // A kept connection that ended without a byte of an answer was most likely closed
-                // before the request came, but nobody can tell once something was written. So
-                // only what may be done twice is (RFC 9110 section 9.2.2).
-                let safe = stale && (self.method.is_idempotent() || !self.sender.has_written());
-                let again = safe && self.sender.rewind(&self.head, self.held);
-                Err(Failure { error, again: again.then_some(self) })
+                // before the request came, but nobody can tell once something was written.
+                let stale = upstream.reused && !answered && matches!(error, Error::Closed { .. });
+                Err(Failure { unseen: !sender.has_written(), stale, ..failure(error) })
             }
         }
     }
@@ -176,13 +168,14 @@ impl Exchange {
 fn next_head(
     unread: &mut Bytes,
     method: &Method,
+    limits: &Limits,
     held: &mut bool,
     interim: &mut usize,
-) -> Result<Option<ResponseHead>, &'static str> {
+) -> Result<Option<(ResponseHead, Framing)>, &'static str> {
     while !unread.is_empty() {
-        let Some(head) = ResponseHead::take(unread, method)? else { return Ok(None) };
+        let Some((head, framing)) = take_head(unread, method, limits.head)? else { return Ok(None) };
         if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(Some(head));
+            return Ok(Some((head, framing)));
         }
         *interim += 1;
         if *interim > MAX_INTERIM {

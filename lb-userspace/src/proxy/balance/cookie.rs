@@ -1,0 +1,182 @@
+//! Cookies, read and written.
+
+use http::header::COOKIE;
+use http::{HeaderMap, HeaderValue};
+use jiff::{SignedDuration, Timestamp};
+
+use super::same_site::understands_none;
+use crate::model::{CookieAffinity, SameSite};
+
+/// The first cookie of this name that the client sent.
+pub(super) fn find<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(have, _)| *have == name)
+        .map(|(_, value)| value)
+}
+
+/// What a cookie's attributes depend on.
+pub(in crate::proxy) struct Facts<'a> {
+    /// The route's path.
+    pub(in crate::proxy) path: &'a str,
+    /// The request came over https.
+    pub(in crate::proxy) https: bool,
+    /// The client's `User-Agent`.
+    pub(in crate::proxy) user_agent: &'a str,
+}
+
+/// `Set-Cookie` as a route's policy has it; `None` if what the policy says can't stand in one.
+pub(super) fn write(
+    rules: &CookieAffinity,
+    value: &str,
+    facts: &Facts<'_>,
+    now: Timestamp,
+) -> Option<HeaderValue> {
+    let mut text = format!("{}={value}", rules.name);
+    let mut add = |attribute: &str, value: &str| {
+        // One that ends early would begin another attribute.
+        if !value.contains(';') {
+            text.push_str("; ");
+            text.push_str(attribute);
+            text.push_str(value);
+        }
+    };
+    if let Some(seconds) = rules.expires.or(rules.max_age) {
+        let after = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
+        let end = now.checked_add(after).unwrap_or(Timestamp::MAX);
+        add("Expires=", &end.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string());
+    }
+    if let Some(seconds) = rules.max_age {
+        add("Max-Age=", itoa::Buffer::new().format(seconds));
+    }
+    if let Some(domain) = &rules.domain {
+        add("Domain=", domain);
+    }
+    add("Path=", rules.path.as_deref().unwrap_or(facts.path));
+    if rules.secure.unwrap_or(facts.https) {
+        add("Secure", "");
+    }
+    add("HttpOnly", "");
+    match rules.same_site {
+        None => {}
+        Some(SameSite::Strict) => add("SameSite=", "Strict"),
+        Some(SameSite::Lax) => add("SameSite=", "Lax"),
+        Some(SameSite::None) if rules.conditional_none && !understands_none(facts.user_agent) => {}
+        Some(SameSite::None) => add("SameSite=", "None"),
+    }
+    HeaderValue::try_from(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::CanaryStickiness;
+
+    #[test]
+    fn cookies_are_found() {
+        for (lines, expect) in [
+            (&["c=1"][..], Some("1")),
+            (&["a=b; c=1;d"], Some("1")),
+            (&["a=b", " c = 1"], None),
+            (&["a=b", "c=1=2"], Some("1=2")),
+            (&["c=1; c=2"], Some("1")),
+            (&["C=1; cc=2; a=c=3"], None),
+            (&["c"], None),
+            (&[], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(COOKIE, HeaderValue::from_static(line));
+            }
+            assert_eq!(find(&headers, "c"), expect, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn attributes() {
+        let plain = || CookieAffinity {
+            name: "INGRESSCOOKIE".into(),
+            path: None,
+            domain: None,
+            max_age: None,
+            expires: None,
+            secure: None,
+            same_site: None,
+            conditional_none: false,
+            change_on_failure: false,
+            persistent: false,
+            canary: CanaryStickiness::Sticky,
+        };
+        let none = |conditional_none| CookieAffinity {
+            same_site: Some(SameSite::None),
+            conditional_none,
+            ..plain()
+        };
+        let old = "Mozilla/5.0 Chrome/60.0";
+        for (rules, https, user_agent, expect) in [
+            (plain(), false, "", "Path=/shop; HttpOnly"),
+            (plain(), true, "", "Path=/shop; Secure; HttpOnly"),
+            (CookieAffinity { secure: Some(true), ..plain() }, false, "", "Path=/shop; Secure; HttpOnly"),
+            (CookieAffinity { secure: Some(false), ..plain() }, true, "", "Path=/shop; HttpOnly"),
+            (CookieAffinity { path: Some("/".into()), ..plain() }, false, "", "Path=/; HttpOnly"),
+            (
+                CookieAffinity { domain: Some("example.com".into()), ..plain() },
+                false,
+                "",
+                "Domain=example.com; Path=/shop; HttpOnly",
+            ),
+            (
+                CookieAffinity { max_age: Some(60), ..plain() },
+                false,
+                "",
+                "Expires=Thu, 01 Jan 1970 00:01:00 GMT; Max-Age=60; Path=/shop; HttpOnly",
+            ),
+            (
+                CookieAffinity { max_age: Some(60), expires: Some(86_400), ..plain() },
+                false,
+                "",
+                "Expires=Fri, 02 Jan 1970 00:00:00 GMT; Max-Age=60; Path=/shop; HttpOnly",
+            ),
+            (
+                CookieAffinity { expires: Some(86_400), ..plain() },
+                false,
+                "",
+                "Expires=Fri, 02 Jan 1970 00:00:00 GMT; Path=/shop; HttpOnly",
+            ),
+            (
+                CookieAffinity { expires: Some(u64::MAX), ..plain() },
+                false,
+                "",
+                "Expires=Thu, 30 Dec 9999 22:00:00 GMT; Path=/shop; HttpOnly",
+            ),
+            (
+                CookieAffinity { same_site: Some(SameSite::Lax), ..plain() },
+                false,
+                old,
+                "Path=/shop; HttpOnly; SameSite=Lax",
+            ),
+            (
+                CookieAffinity { same_site: Some(SameSite::Strict), ..plain() },
+                false,
+                "",
+                "Path=/shop; HttpOnly; SameSite=Strict",
+            ),
+            (none(false), true, old, "Path=/shop; Secure; HttpOnly; SameSite=None"),
+            (none(true), true, old, "Path=/shop; Secure; HttpOnly"),
+            (none(true), true, "curl/8", "Path=/shop; Secure; HttpOnly; SameSite=None"),
+            // What would begin another attribute is left out.
+            (CookieAffinity { path: Some("/;Domain=evil".into()), ..plain() }, false, "", "HttpOnly"),
+        ] {
+            let facts = Facts { path: "/shop", https, user_agent };
+            let got = write(&rules, "v", &facts, Timestamp::UNIX_EPOCH).expect("a cookie");
+            assert_eq!(got.to_str().expect("text"), format!("INGRESSCOOKIE=v; {expect}"), "{rules:?}");
+        }
+        let broken = CookieAffinity { name: "a\r\nb".into(), ..plain() };
+        let facts = Facts { path: "/", https: false, user_agent: "" };
+        assert_eq!(write(&broken, "v", &facts, Timestamp::UNIX_EPOCH), None);
+    }
+}

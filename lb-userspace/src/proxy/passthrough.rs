@@ -1,0 +1,241 @@
+//! TLS connections that go to an endpoint as they are: the server name of the ClientHello decides.
+//!
+//! The hello is looked at, not taken: where it names nobody of ours, the handshake begins as if
+//! nothing had happened.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use lb_common::hello;
+use lb_common::reason::Reason;
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::io::{Interest, copy_bidirectional};
+use tokio::net::TcpStream;
+
+use super::access_log::{Entry, clip};
+use super::balance::Choice;
+use super::cluster::ClusterSlot;
+use super::config::Config;
+use super::listen;
+use super::tunnel::{Counted, Open};
+use super::upstream::{Limits, Transport, Upstream};
+use super::worker::Worker;
+use crate::model::{BodyLimits, UpstreamPolicy};
+
+/// Longest ClientHello that is waited for. Longer ones are for the handshake to refuse.
+const MAX_HELLO: usize = 16 * 1024;
+
+/// How many endpoints a connection may be tried on.
+const TRIES: usize = 3;
+
+/// A connection's name and where it goes.
+pub(super) struct Passage {
+    name: String,
+    slot: Arc<ClusterSlot>,
+}
+
+/// Waits for the client's hello and looks up where it goes; `None`: it is ours to answer.
+///
+/// # Errors
+/// If the connection breaks.
+pub(super) async fn find(stream: &TcpStream, config: &Config) -> io::Result<Option<Passage>> {
+    let Some(name) = server_name(stream).await? else { return Ok(None) };
+    let key = config.tls.passthrough(&name);
+    let slot = key.and_then(|key| config.clusters.get(&**key)).cloned();
+    Ok(slot.map(|slot| Passage { name, slot }))
+}
+
+impl Passage {
+    /// Connects to an endpoint and copies both ways until both ends are closed or one breaks.
+    /// Changes of the configuration don't touch it; the worker ends it when the time to drain is over.
+    pub(super) async fn serve(self, worker: Rc<Worker>, client: TcpStream, peer: SocketAddr) {
+        let mut log = worker.log.is_some().then(|| Entry {
+            time: jiff::Timestamp::now().to_string(),
+            client: peer.ip().to_string(),
+            host: clip(&self.name),
+            protocol: "TLS",
+            tls: true,
+            cluster: Some(self.slot.key.to_string()),
+            ..Entry::default()
+        });
+        let started = Instant::now();
+        let open = Open::new(&worker);
+        let copied = match self.connect(&worker).await {
+            Ok(upstream) => {
+                if let Some(entry) = &mut log {
+                    entry.upstream = Some(upstream.address.to_string());
+                }
+                copy(client, upstream, &open).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = copied {
+            tracing::debug!(name = self.name, %error, "passed-through connection ended");
+            if let Some(entry) = &mut log {
+                entry.error = Some(error.to_string());
+            }
+        }
+        if let (Some(log), Some(mut entry)) = (&worker.log, log) {
+            entry.bytes = open.bytes();
+            entry.duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            if !log.write(&entry) {
+                worker.counters.log_dropped.add(1);
+            }
+        }
+    }
+
+    async fn connect(&self, worker: &Worker) -> io::Result<Upstream> {
+        let node = &worker.settings.timeouts;
+        let limits = Limits::new(node, &UpstreamPolicy::default(), &BodyLimits::default());
+        let mut choice = Choice::in_turn(worker, &self.slot);
+        let mut last = None;
+        for _ in 0..TRIES {
+            let Some(address) = choice.next() else { break };
+            match Upstream::connect(address, &Transport::Plain, &limits).await {
+                Ok(upstream) => {
+                    worker.counters.upstream_connects.add(1);
+                    worker.failing.recovered(address);
+                    return Ok(upstream);
+                }
+                Err(error) => {
+                    worker.counters.upstream_failures.add(1);
+                    worker.failing.failed(address, &error, Instant::now());
+                    last = Some(io::Error::other(error.to_string()));
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| io::Error::other(format!("no endpoint of {} is ready", self.slot.key))))
+    }
+}
+
+async fn copy(mut client: TcpStream, upstream: Upstream, open: &Open) -> io::Result<()> {
+    let stream = upstream.stream;
+    // Without it a vanished endpoint goes unnoticed longer; no reason to refuse the connection.
+    let _ = socket2::SockRef::from(stream.socket()).set_tcp_keepalive(&listen::keep_alive());
+    copy_bidirectional(&mut client, &mut Counted { stream, open }).await.map(|_| ())
+}
+
+/// The name in the hello, which stays where it is. `None`: there is none, or what comes is no hello.
+async fn server_name(stream: &TcpStream) -> io::Result<Option<String>> {
+    let mut space = Vec::new();
+    let mut seen = 0;
+    loop {
+        // Most hellos fit in a segment or two.
+        space.resize(if seen < 4096 { 4096 } else { MAX_HELLO }, 0);
+        let count = peek_more(stream, &mut space, seen).await?;
+        if count <= seen {
+            // The end: whoever terminates will see it, too.
+            return Ok(None);
+        }
+        seen = count;
+        match name_in(&space[..seen]) {
+            Ok(name) => return Ok(name),
+            Err(Incomplete) if seen < MAX_HELLO => {}
+            Err(Incomplete) => return Ok(None),
+        }
+    }
+}
+
+/// Looks at what came, once it is more than `seen` bytes or the end.
+async fn peek_more(stream: &TcpStream, space: &mut [u8], seen: usize) -> io::Result<usize> {
+    loop {
+        let ready = stream.ready(Interest::READABLE).await?;
+        let peek = || Ok(recv(stream.as_raw_fd(), space, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?);
+        match stream.try_io(Interest::READABLE, peek) {
+            Ok(count) if count > seen || count == 0 || ready.is_read_closed() => return Ok(count),
+            // The socket stays readable while nothing is taken. To hear of the next bytes, tokio
+            // has to believe that it is not.
+            Ok(_) => {
+                drop(stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into())))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// More bytes are needed to tell.
+#[derive(Debug, PartialEq)]
+struct Incomplete;
+
+fn name_in(bytes: &[u8]) -> Result<Option<String>, Incomplete> {
+    let text = |bytes: &[u8], at: hello::ServerName| {
+        let name = &bytes[at.offset..at.offset + at.length];
+        std::str::from_utf8(name).ok().map(str::to_owned)
+    };
+    match hello::server_name(bytes) {
+        Ok(at) => Ok(text(bytes, at)),
+        Err(Reason::HelloSplit) => match one_record(bytes) {
+            None => Ok(None),
+            Some(whole) => match hello::server_name(&whole[..]) {
+                Ok(at) => Ok(text(&whole, at)),
+                Err(Reason::HelloSplit) => Err(Incomplete),
+                Err(_) => Ok(None),
+            },
+        },
+        Err(_) => Ok(None),
+    }
+}
+
+/// A hello that is cut into records (RFC 8446 section 5.1), as one of any length. `None`: what
+/// follows the first record is not part of it.
+fn one_record(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut whole = vec![22, 3, 1, 0xff, 0xff];
+    let mut rest = bytes;
+    while let [kind, 3, _, high, low, after @ ..] = rest {
+        if *kind != 22 {
+            return None;
+        }
+        let length = usize::from(u16::from_be_bytes([*high, *low])).min(after.len());
+        whole.extend_from_slice(&after[..length]);
+        rest = &after[length..];
+    }
+    Some(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hello that names `name`, in records of `size` bytes.
+    fn hello(name: &str, size: usize) -> Vec<u8> {
+        let name = name.as_bytes();
+        let length = |bytes: usize| (bytes as u16).to_be_bytes();
+        let mut extension = vec![0, 0];
+        extension.extend(length(name.len() + 5));
+        extension.extend(length(name.len() + 3));
+        extension.push(0);
+        extension.extend(length(name.len()));
+        extension.extend(name);
+        let mut body = vec![3, 3];
+        body.extend([7; 32]);
+        body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
+        body.extend(length(extension.len()));
+        body.extend(extension);
+        let mut message = vec![1, 0];
+        message.extend(length(body.len()));
+        message.extend(body);
+        let record = |part: &[u8]| [&[22, 3, 1], &length(part.len())[..], part].concat();
+        message.chunks(size).flat_map(record).collect()
+    }
+
+    #[test]
+    fn names_at_every_prefix() {
+        for size in [1000, 100, 40, 7, 1] {
+            let whole = hello("web.example.com", size);
+            for end in 0..whole.len() {
+                assert_eq!(name_in(&whole[..end]), Err(Incomplete), "records of {size}, {end} bytes");
+            }
+            assert_eq!(name_in(&whole), Ok(Some("web.example.com".to_owned())), "records of {size}");
+        }
+        let plain = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert_eq!(name_in(plain), Ok(None));
+        let mut broken = hello("web.example.com", 40);
+        broken[45] = 23;
+        assert_eq!(name_in(&broken), Ok(None), "another record between the parts");
+    }
+}

@@ -1,0 +1,85 @@
+//! Requests to endpoints and what comes back, whatever protocol is spoken.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
+use http_body::Frame;
+
+use super::{Upstream, http1, http2};
+use crate::proxy::error::Error;
+use crate::proxy::incoming_body::RequestBody;
+
+/// One request, ready to be sent.
+pub(in crate::proxy) struct Request {
+    /// As HTTP/1 has it; HTTP/2 takes it apart again. So only one place decides what is in it.
+    pub(in crate::proxy) head: Bytes,
+    pub(in crate::proxy) method: Method,
+    pub(in crate::proxy) body: RequestBody,
+    pub(in crate::proxy) chunked: bool,
+    pub(in crate::proxy) expects_continue: bool,
+    pub(in crate::proxy) wants_upgrade: bool,
+}
+
+/// What came back.
+pub(in crate::proxy) enum Answer {
+    /// A response; its connection is used again by itself.
+    Response(ResponseHead, Box<UpstreamBody>),
+    /// 101: the connection now speaks something else.
+    Switched(ResponseHead, Upstream),
+}
+
+/// Status and headers as the client gets them: what concerns only this connection is left out.
+#[derive(Debug)]
+pub(in crate::proxy) struct ResponseHead {
+    pub(in crate::proxy) status: StatusCode,
+    pub(in crate::proxy) headers: HeaderMap,
+    /// For 101: what is spoken from here on.
+    pub(in crate::proxy) upgrade: Option<HeaderValue>,
+}
+
+/// Why nothing came back.
+#[derive(Debug)]
+pub(in crate::proxy) struct Failure {
+    pub(in crate::proxy) error: Error,
+    /// The endpoint has certainly not acted on the request.
+    pub(in crate::proxy) unseen: bool,
+    /// The connection had served others, and may have ended before the request came.
+    pub(in crate::proxy) stale: bool,
+}
+
+/// The body of an endpoint's answer. Nothing is read that the client has no room for.
+pub(in crate::proxy) enum UpstreamBody {
+    Http1(http1::Body),
+    Http2(http2::Body),
+}
+
+impl UpstreamBody {
+    /// Nothing more will come.
+    pub(in crate::proxy) fn is_end(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end(),
+            Self::Http2(body) => body.is_end(),
+        }
+    }
+
+    /// How much is still to come, if the endpoint said so.
+    pub(in crate::proxy) fn exact_len(&self) -> Option<u64> {
+        match self {
+            Self::Http1(body) => body.exact_len(),
+            Self::Http2(body) => body.exact_len(),
+        }
+    }
+
+    /// The next piece.
+    pub(in crate::proxy) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match self {
+            Self::Http1(body) => body.poll_frame(cx),
+            Self::Http2(body) => body.poll_frame(cx),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! When a request is tried again.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+
+use super::Failure;
+use crate::model::{Retry, RetryOn};
+use crate::proxy::error::Error;
+
+/// One request's tries.
+pub(in crate::proxy) struct Retries<'a> {
+    rules: &'a Retry,
+    budget: &'a RetryBudget,
+    /// The request may be done twice (RFC 9110 section 9.2.2), or the route says so.
+    repeatable: bool,
+    started: Instant,
+    tries: u32,
+}
+
+impl<'a> Retries<'a> {
+    /// The first try begins.
+    pub(in crate::proxy) fn new(rules: &'a Retry, budget: &'a RetryBudget, method: &Method) -> Self {
+        budget.deposit();
+        let repeatable = method.is_idempotent() || rules.on.contains(&RetryOn::NonIdempotent);
+        Self { rules, budget, repeatable, started: Instant::now(), tries: 1 }
+    }
+
+    /// Whether doing the request once more does no harm.
+    pub(in crate::proxy) fn is_harmless(&self, failure: &Failure) -> bool {
+        failure.unseen || self.repeatable
+    }
+
+    /// Whether another endpoint is tried after a failure.
+    pub(in crate::proxy) fn follow_failure(&mut self, failure: &Failure) -> bool {
+        kind_of(&failure.error).is_some_and(|kind| self.rules.on.contains(&kind))
+            && self.is_harmless(failure)
+            && self.begin(!failure.unseen)
+    }
+
+    /// Whether another endpoint is tried instead of passing an answer on.
+    pub(in crate::proxy) fn follow_answer(&mut self, status: StatusCode) -> bool {
+        self.rules.on.contains(&RetryOn::Status(status.as_u16())) && self.repeatable && self.begin(true)
+    }
+
+    fn begin(&mut self, costs: bool) -> bool {
+        let Retry { tries, timeout, .. } = *self.rules;
+        let allowed = (tries == 0 || self.tries < tries)
+            && (timeout.is_zero() || self.started.elapsed() < timeout)
+            && (!costs || self.budget.withdraw());
+        self.tries += u32::from(allowed);
+        allowed
+    }
+}
+
+/// What nginx would call an error; `None` for what another endpoint can't mend.
+fn kind_of(error: &Error) -> Option<RetryOn> {
+    match error {
+        Error::Connection { .. } | Error::Closed { .. } | Error::Tls { .. } => Some(RetryOn::Error),
+        Error::ConnectTimeout(_) | Error::SendTimeout(_) | Error::ReadTimeout(_) => Some(RetryOn::Timeout),
+        Error::Protocol { .. } => Some(RetryOn::InvalidHeader),
+        _ => None,
+    }
+}
+
+/// How many requests a worker may repeat that endpoints had seen already: half as many as it has
+/// requests, and a few each second. Endpoints that fail because they have too much to do must not
+/// get three times as much.
+#[derive(Debug)]
+pub(in crate::proxy) struct RetryBudget {
+    /// In halves.
+    left: Cell<u32>,
+    refilled: Cell<Instant>,
+}
+
+/// What there is at most, and at first, in halves.
+const FULL: u32 = 200;
+
+/// How often a retry is free.
+const REFILL: Duration = Duration::from_millis(100);
+
+impl RetryBudget {
+    pub(in crate::proxy) fn new() -> Self {
+        Self { left: Cell::new(FULL), refilled: Cell::new(Instant::now()) }
+    }
+
+    fn deposit(&self) {
+        self.left.set((self.left.get() + 1).min(FULL));
+    }
+
+    fn withdraw(&self) -> bool {
+        let ticks = u32::try_from(self.refilled.get().elapsed().as_millis() / REFILL.as_millis());
+        if let Ok(ticks) = ticks
+            && ticks > 0
+        {
+            self.refilled.set(Instant::now());
+            self.left.set(self.left.get().saturating_add(ticks.saturating_mul(2)).min(FULL));
+        }
+        let Some(left) = self.left.get().checked_sub(2) else { return false };
+        self.left.set(left);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    fn failure(error: Error, unseen: bool) -> Failure {
+        Failure { error, unseen, stale: false }
+    }
+
+    #[test]
+    fn what_is_tried_again() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let closed = || Error::Closed { address, source: io::ErrorKind::UnexpectedEof.into() };
+        let late = || Error::ReadTimeout(address);
+        let nonsense = || Error::Protocol { address, what: "nonsense" };
+        let default = Retry::default().on;
+        let off = vec![];
+        let all = vec![
+            RetryOn::Error,
+            RetryOn::Timeout,
+            RetryOn::InvalidHeader,
+            RetryOn::Status(503),
+            RetryOn::NonIdempotent,
+        ];
+        for (on, method, error, unseen, expect) in [
+            (&default, Method::GET, closed(), false, true),
+            (&default, Method::GET, late(), false, true),
+            (&default, Method::GET, nonsense(), false, false),
+            (&default, Method::POST, closed(), false, false),
+            (&default, Method::POST, closed(), true, true),
+            (&default, Method::GET, Error::ClientGone, true, false),
+            (&off, Method::GET, closed(), true, false),
+            (&all, Method::POST, closed(), false, true),
+            (&all, Method::GET, nonsense(), false, true),
+        ] {
+            let rules = Retry { on: on.clone(), ..Retry::default() };
+            let budget = RetryBudget::new();
+            let text = format!("{on:?} {method} {error} {unseen}");
+            let mut retries = Retries::new(&rules, &budget, &method);
+            assert_eq!(retries.follow_failure(&failure(error, unseen)), expect, "{text}");
+        }
+        for (on, method, status, expect) in [
+            (&default, Method::GET, 503, false),
+            (&all, Method::GET, 503, true),
+            (&all, Method::POST, 503, true),
+            (&all, Method::GET, 502, false),
+        ] {
+            let rules = Retry { on: on.clone(), ..Retry::default() };
+            let status = StatusCode::from_u16(status).expect("a status");
+            let budget = RetryBudget::new();
+            let mut retries = Retries::new(&rules, &budget, &method);
+            assert_eq!(retries.follow_answer(status), expect, "{on:?} {method} {status}");
+        }
+    }
+
+    #[test]
+    fn how_often() {
+        let failed = || failure(Error::ReadTimeout(SocketAddr::from(([127, 0, 0, 1], 1))), false);
+        for (tries, expect) in [(1, 0), (3, 2), (0, 9)] {
+            let rules = Retry { tries, ..Retry::default() };
+            let budget = RetryBudget::new();
+            let mut retries = Retries::new(&rules, &budget, &Method::GET);
+            assert_eq!((0..9).filter(|_| retries.follow_failure(&failed())).count(), expect, "{tries}");
+        }
+        let budget = RetryBudget::new();
+        let rules = Retry { tries: 0, ..Retry::default() };
+        let mut retries = Retries::new(&rules, &budget, &Method::GET);
+        budget.refilled.set(Instant::now() + Duration::from_secs(3600));
+        assert_eq!((0..1000).filter(|_| retries.follow_failure(&failed())).count(), FULL as usize / 2);
+        assert!(
+            retries
+                .follow_failure(&failure(Error::ConnectTimeout(SocketAddr::from(([127, 0, 0, 1], 1))), true))
+        );
+    }
+}

@@ -1,0 +1,1 @@
+//! Bodies: how large, and who waits for whom.
