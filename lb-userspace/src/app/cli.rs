@@ -193,6 +193,10 @@ pub struct RunArgs {
         help_heading = "Ingress"
     )]
     pub compat: CompatArg,
+    /// A ConfigMap with settings of the cluster, followed while it runs: namespace/name. The keys are
+    /// those of ingress-nginx's, as far as they mean something here; deploy/README.md lists them.
+    #[arg(long, env = "SLUICE_CONFIG_MAP", value_name = "NS/NAME", help_heading = "Ingress")]
+    pub config_map: Option<String>,
     /// Gets what no Ingress takes: namespace/service:port.
     #[arg(long, env = "SLUICE_DEFAULT_BACKEND", value_name = "NS/SVC:PORT", help_heading = "Ingress")]
     pub default_backend: Option<String>,

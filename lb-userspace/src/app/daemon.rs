@@ -203,8 +203,11 @@ async fn source(settings: &Settings) -> Result<(watch::Receiver<Update>, Option<
         SourceKind::Manifests(dir) => (manifests::watch(dir.clone())?, None),
         SourceKind::Kubernetes(kubeconfig) => {
             let client = kubernetes::connect(kubeconfig.as_deref().map(Path::new)).await?;
-            let default_certificate = settings.default_certificate.clone();
-            let settings = kubernetes::Settings { default_certificate, ..Default::default() };
+            let settings = kubernetes::Settings {
+                default_certificate: settings.default_certificate.clone(),
+                config_map: settings.config_map.clone(),
+                ..Default::default()
+            };
             (kubernetes::watch(client.clone(), settings), Some(client))
         }
     })

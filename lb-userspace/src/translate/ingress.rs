@@ -61,7 +61,8 @@ pub(super) struct Tls {
 impl Draft {
     pub(super) fn new(key: &ObjectKey, ingress: &Ingress, defaults: &Defaults) -> Self {
         let mut issues = Vec::new();
-        let annotations = Annotations::read(key, ingress.metadata.annotations.as_ref(), defaults, &mut issues);
+        let annotations =
+            Annotations::read(key, ingress.metadata.annotations.as_ref(), defaults, &mut issues);
         let created = ingress.metadata.creation_timestamp.as_ref();
         let mut draft = Self {
             key: key.clone(),

@@ -65,7 +65,8 @@ fn cookie(reader: &mut Reader<'_>) -> Option<Arc<CookieAffinity>> {
         _ => Err(Bad::new("is no way to keep a client", "write cookie")),
     });
     let mode = reader.get("affinity-mode", values::one_of(&[("balanced", false), ("persistent", true)]));
-    let canary = values::one_of(&[("sticky", CanaryStickiness::Sticky), ("legacy", CanaryStickiness::Legacy)]);
+    let canary =
+        values::one_of(&[("sticky", CanaryStickiness::Sticky), ("legacy", CanaryStickiness::Legacy)]);
     let canary = reader.get("affinity-canary-behavior", canary).unwrap_or_default();
     let name = reader.get("session-cookie-name", cookie_name).unwrap_or_else(|| COOKIE.into());
     let path = reader.get("session-cookie-path", attribute);
@@ -78,7 +79,8 @@ fn cookie(reader: &mut Reader<'_>) -> Option<Arc<CookieAffinity>> {
     let same_site = reader.get("session-cookie-samesite", same_site);
     let conditional_none =
         reader.get("session-cookie-conditional-samesite-none", values::boolean).unwrap_or_default();
-    let change_on_failure = reader.get("session-cookie-change-on-failure", values::boolean).unwrap_or_default();
+    let change_on_failure =
+        reader.get("session-cookie-change-on-failure", values::boolean).unwrap_or_default();
     kind.map(|()| {
         Arc::new(CookieAffinity {
             name,

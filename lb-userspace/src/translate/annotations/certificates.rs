@@ -40,8 +40,7 @@ pub(super) fn read(
     let verify = reader.get_closing("auth-tls-verify-client", verify);
     let depth = reader.get("auth-tls-verify-depth", values::number(1, 16)).unwrap_or(1);
     let error_page = reader.get("auth-tls-error-page", error_page);
-    let pass_on =
-        reader.get("auth-tls-pass-certificate-to-upstream", values::boolean).unwrap_or_default();
+    let pass_on = reader.get("auth-tls-pass-certificate-to-upstream", values::boolean).unwrap_or_default();
     let common_name = reader.get_closing("auth-tls-match-cn", common_name);
     let key = secret(reader, "auth-tls-secret", cross_namespace);
     if reader.text("auth-tls-secret").is_none() {

@@ -105,7 +105,10 @@ mod tests {
             ("*", Some(Origin::Any)),
             ("https://Example.com", Some(Origin::Exact("https://example.com".into()))),
             ("http://example.com:8080", Some(Origin::Exact("http://example.com:8080".into()))),
-            ("https://*.example.com:8443", Some(Origin::Between("https://".into(), ".example.com:8443".into()))),
+            (
+                "https://*.example.com:8443",
+                Some(Origin::Between("https://".into(), ".example.com:8443".into())),
+            ),
             ("capacitor://localhost", Some(Origin::Exact("capacitor://localhost".into()))),
             ("example.com", None),
             ("https://", None),

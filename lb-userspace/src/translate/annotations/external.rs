@@ -12,11 +12,8 @@ use crate::model::{ExternalAuth, HeaderEdit, ObjectKey, Template};
 /// The parameter of the sign-in page that gets the address the client wanted.
 const REDIRECT_PARAM: &str = "rd";
 /// How long answers are kept, where they are and nothing else is said.
-const CACHE: [(u16, Duration); 3] = [
-    (200, Duration::from_secs(300)),
-    (202, Duration::from_secs(300)),
-    (401, Duration::from_secs(300)),
-];
+const CACHE: [(u16, Duration); 3] =
+    [(200, Duration::from_secs(300)), (202, Duration::from_secs(300)), (401, Duration::from_secs(300))];
 
 /// What is asked, and the ConfigMap with more headers of the question.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,8 +40,7 @@ pub(super) fn read(reader: &mut Reader<'_>, prefix: &str, cross_namespace: bool)
         None => Some(CACHE.to_vec()),
     };
     let own = reader.key.namespace.clone();
-    let headers =
-        reader.get_closing(&name("proxy-set-headers"), |text| within(&own, text, cross_namespace));
+    let headers = reader.get_closing(&name("proxy-set-headers"), |text| within(&own, text, cross_namespace));
     let request_headers = question_headers(reader, &name("snippet"));
     let auth = url.map(|url| {
         Arc::new(ExternalAuth {
@@ -111,7 +107,10 @@ fn parameter(text: &str) -> Read<Arc<str>> {
 fn cache_key(text: &str) -> Read<Template> {
     let key = values::template(text)?;
     match key.as_literal() {
-        Some(_) => Err(Bad::new("is the same for every client", "use variables like $remote_user$http_authorization")),
+        Some(_) => Err(Bad::new(
+            "is the same for every client",
+            "use variables like $remote_user$http_authorization",
+        )),
         None => Ok(key),
     }
 }

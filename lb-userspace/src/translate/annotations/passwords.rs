@@ -10,8 +10,7 @@ use crate::model::Password;
 use crate::translate::secrets::{BadSecret, entries, value};
 
 /// What hashed passwords begin with that can be checked. DES and unmarked plain texts can't.
-const KINDS: [&str; 10] =
-    ["$2a$", "$2b$", "$2x$", "$2y$", "$apr1$", "$1$", "$5$", "$6$", "{SHA}", "{SSHA}"];
+const KINDS: [&str; 10] = ["$2a$", "$2b$", "$2x$", "$2y$", "$apr1$", "$1$", "$5$", "$6$", "{SHA}", "{SSHA}"];
 /// nginx's mark for a password that is not hashed.
 const PLAIN: &str = "{PLAIN}";
 

@@ -58,7 +58,8 @@ impl<'a> Reader<'a> {
         issues: &'a mut Vec<Issue>,
     ) -> Self {
         let mut reader = Self::new(key, "ConfigMap", "data", issues);
-        reader.values = data.iter().map(|(name, value)| (name.as_str(), (name.as_str(), value.as_str()))).collect();
+        reader.values =
+            data.iter().map(|(name, value)| (name.as_str(), (name.as_str(), value.as_str()))).collect();
         reader
     }
 
@@ -111,13 +112,21 @@ impl<'a> Reader<'a> {
     }
 
     /// The value as `read` understands it. A bad one is said and ignored.
-    pub(in crate::translate) fn get<T>(&mut self, name: &str, read: impl FnOnce(&'a str) -> Read<T>) -> Option<T> {
+    pub(in crate::translate) fn get<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&'a str) -> Read<T>,
+    ) -> Option<T> {
         let value = self.text(name)?;
         read(value).map_err(|bad| self.bad(name, &bad)).ok()
     }
 
     /// The same where ignoring a bad value would let requests in that it keeps out: closes instead.
-    pub(in crate::translate) fn get_closing<T>(&mut self, name: &str, read: impl FnOnce(&'a str) -> Read<T>) -> Option<T> {
+    pub(in crate::translate) fn get_closing<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&'a str) -> Read<T>,
+    ) -> Option<T> {
         let value = self.text(name)?;
         read(value).map_err(|bad| self.close_bad(name, &bad)).ok()
     }

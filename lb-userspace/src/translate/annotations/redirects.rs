@@ -45,7 +45,9 @@ pub(super) fn read(reader: &mut Reader<'_>, policy: &mut RoutePolicy) {
 fn app_root(text: &str) -> Read<std::sync::Arc<str>> {
     match text.split_once('?') {
         // A query may hold what a path may, and question marks.
-        Some((path, query)) if values::is_path(path) && values::is_path(&format!("/{}", query.replace('?', ""))) => {
+        Some((path, query))
+            if values::is_path(path) && values::is_path(&format!("/{}", query.replace('?', ""))) =>
+        {
             Ok(text.into())
         }
         Some(_) => Err(Bad::new("is no absolute path", "begin it with /")),

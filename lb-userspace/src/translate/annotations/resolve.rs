@@ -35,7 +35,8 @@ impl Annotations {
         if let Some(basic) = &self.basic {
             policy.access.basic = Some(looking.users(basic)?);
         }
-        if let (Some((name, annotation)), Some(external)) = (&self.auth_headers, &mut policy.access.external) {
+        if let (Some((name, annotation)), Some(external)) = (&self.auth_headers, &mut policy.access.external)
+        {
             let edits = looking.headers(name, annotation).ok_or_else(|| annotation.clone())?;
             let set = edits.into_iter().filter_map(|edit| match edit {
                 HeaderEdit::Set { name, value, .. } => Some((name, value)),
@@ -91,7 +92,8 @@ struct Looking<'a> {
 
 impl Looking<'_> {
     fn users(&mut self, basic: &BasicRef) -> Result<Arc<BasicAuth>, Arc<str>> {
-        let found = self.secret(&basic.secret, &basic.annotation, |secret| passwords::users(secret, basic.form));
+        let found =
+            self.secret(&basic.secret, &basic.annotation, |secret| passwords::users(secret, basic.form));
         let found = found.ok_or_else(|| basic.annotation.clone())?;
         if found.unusable > 0 {
             self.issues.push(issue(

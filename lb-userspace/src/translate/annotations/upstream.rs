@@ -19,7 +19,11 @@ pub(super) struct TlsRef {
 }
 
 /// Reads what is about endpoints but their choice. The result is the Secret of `proxy-ssl-secret`.
-pub(super) fn read(reader: &mut Reader<'_>, cross_namespace: bool, policy: &mut RoutePolicy) -> Option<TlsRef> {
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    cross_namespace: bool,
+    policy: &mut RoutePolicy,
+) -> Option<TlsRef> {
     if let Some(protocol) = reader.get("backend-protocol", protocol) {
         policy.upstream.protocol = protocol;
     }
@@ -83,7 +87,9 @@ fn answers(reader: &mut Reader<'_>, policy: &mut RoutePolicy) {
     let from = reader.get("proxy-redirect-from", redirect_part);
     let to = reader.get("proxy-redirect-to", redirect_part);
     match (from, to) {
-        (Some(Some(from)), Some(to)) => policy.upstream.response.location = vec![(from, to.unwrap_or_default())],
+        (Some(Some(from)), Some(to)) => {
+            policy.upstream.response.location = vec![(from, to.unwrap_or_default())]
+        }
         (Some(Some(_)), None) if reader.text("proxy-redirect-to").is_none() => {
             let bad = Bad::new("needs proxy-redirect-to", "add it, or write off");
             reader.bad("proxy-redirect-from", &bad);
@@ -105,7 +111,10 @@ fn tls(reader: &mut Reader<'_>, cross_namespace: bool, policy: &mut RoutePolicy)
     let name = reader.get("proxy-ssl-name", server_name);
     let send_name = reader.get("proxy-ssl-server-name", values::on_off);
     if verify == Some(true) && reader.text("proxy-ssl-secret").is_none() {
-        let bad = Bad::new("has nothing to verify certificates with", "name a Secret with ca.crt in proxy-ssl-secret");
+        let bad = Bad::new(
+            "has nothing to verify certificates with",
+            "name a Secret with ca.crt in proxy-ssl-secret",
+        );
         reader.bad("proxy-ssl-verify", &bad);
     }
     if key.is_some() || name.is_some() || send_name.is_some() {

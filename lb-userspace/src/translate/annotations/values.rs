@@ -18,7 +18,10 @@ pub(in crate::translate) struct Bad {
 }
 
 impl Bad {
-    pub(in crate::translate) fn new(is: impl Into<Cow<'static, str>>, remedy: impl Into<Cow<'static, str>>) -> Self {
+    pub(in crate::translate) fn new(
+        is: impl Into<Cow<'static, str>>,
+        remedy: impl Into<Cow<'static, str>>,
+    ) -> Self {
         Self { is: is.into(), remedy: remedy.into() }
     }
 }
@@ -94,7 +97,8 @@ pub(in crate::translate) fn size(text: &str) -> Read<u64> {
 
 /// A length of time, zero included: `60` is seconds, `1m30s`, `500ms`.
 pub(in crate::translate) fn duration(text: &str) -> Read<Duration> {
-    let bad = || Bad::new("is no length of time", "write seconds, or numbers with ms, s, m, h or d, up to 366d");
+    let bad =
+        || Bad::new("is no length of time", "write seconds, or numbers with ms, s, m, h or d, up to 366d");
     let mut rest = text.trim();
     if rest.is_empty() {
         return Err(bad());
@@ -220,7 +224,8 @@ fn variables(text: &str) -> Read<Template> {
 }
 
 fn without_captures(template: Template) -> Read<Template> {
-    match template.variables().find(|variable| matches!(variable, Variable::Capture(_))) {
+    let capture = template.variables().find(|variable| matches!(variable, Variable::Capture(_))).cloned();
+    match capture {
         Some(capture) => Err(Bad::new(
             format!("uses ${capture}, a capture of a regular expression"),
             "only rewrite-target knows captures",
@@ -377,9 +382,9 @@ mod tests {
             ("10.0.0.0/8 192.0.2.1", None),
             ("example.com", None),
         ] {
-            let read = networks(text).ok().map(|all| {
-                all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-            });
+            let read = networks(text)
+                .ok()
+                .map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
             assert_eq!(read.as_deref(), expect, "{text}");
         }
     }
@@ -417,7 +422,9 @@ mod tests {
     fn small_values() {
         assert_eq!((boolean("true"), boolean("0"), boolean("yes").is_err()), (Ok(true), Ok(false), true));
         assert_eq!((on_off("on"), on_off("OFF"), on_off("true").is_err()), (Ok(true), Ok(false), true));
-        for (text, expect) in [("1", true), ("0", false), ("8", true), ("9", false), ("-1", false), ("x", false)] {
+        for (text, expect) in
+            [("1", true), ("0", false), ("8", true), ("9", false), ("-1", false), ("x", false)]
+        {
             assert_eq!(number(1, 8)(text).is_ok(), expect, "{text}");
         }
         for (text, expect) in [
@@ -431,9 +438,14 @@ mod tests {
         ] {
             assert_eq!(header_name(text).is_ok(), expect, "{text:?}");
         }
-        for (text, expect) in
-            [("plain", true), ("a\tb", true), ("$host", true), ("a\nb", false), ("a\0", false), ("$nope", false)]
-        {
+        for (text, expect) in [
+            ("plain", true),
+            ("a\tb", true),
+            ("$host", true),
+            ("a\nb", false),
+            ("a\0", false),
+            ("$nope", false),
+        ] {
             assert_eq!(header_value(text).is_ok(), expect, "{text:?}");
         }
         for (text, expect) in [("^a+$", true), ("(?=x)", false), ("(", false), ("(a{1000}){1000}", false)] {

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Settings;
+use super::annotations::Defaults;
 use super::annotations::reader::Reader;
 use super::annotations::values::{self, Bad, Read};
-use super::annotations::Defaults;
 use crate::model::{ClusterKey, Compat, Issue, ObjectKey, PortRef};
 
 /// What the ConfigMap with a cluster's settings says. The default says nothing.
@@ -63,11 +63,8 @@ impl ClusterSettings {
         let mut reader = Reader::of_config_map(key, data, issues);
         reader.say_unknown_settings(keys::KNOWN, keys::NEEDLESS);
         let ingress_nginx = Defaults::configured(Compat::IngressNginx, &mut reader);
-        let certificate = if reader.has("default-certificate") {
-            "default-certificate"
-        } else {
-            "default-ssl-certificate"
-        };
+        let certificate =
+            if reader.has("default-certificate") { "default-certificate" } else { "default-ssl-certificate" };
         let compat = [("kubernetes", Compat::Kubernetes), ("ingress-nginx", Compat::IngressNginx)];
         let forwarded = reader.get("use-forwarded-headers", values::boolean);
         let peers = reader.get("proxy-real-ip-cidr", values::networks);
@@ -223,7 +220,9 @@ mod tests {
         let settings = nginx(&[("default-backend", "web/errors:http"), ("default-ssl-certificate", "a/b")]).2;
         assert_eq!(settings.default_backend.map(|key| key.to_string()).as_deref(), Some("web/errors:http"));
         assert_eq!(settings.default_certificate, Some(ObjectKey::new("a", "b")));
-        for (name, value) in [("default-backend", "web:80"), ("default-backend", "a/b:0"), ("default-certificate", "a")] {
+        for (name, value) in
+            [("default-backend", "web:80"), ("default-backend", "a/b:0"), ("default-certificate", "a")]
+        {
             assert_eq!(read(&[(name, value)]).1.len(), 1, "{name}: {value}");
         }
     }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Scope;
 use super::networks::{Networks, Rule};
 use super::rewrite::{Rewrite, returned, rewritten};
 use super::syntax::Directive;
-use super::Scope;
 use crate::model::{HeaderEdit, Redirect, RetryOn, RewriteTarget, RoutePolicy, Satisfy, Template};
 use crate::objects::excerpt;
 use crate::translate::annotations::values::{self, Bad, Read};
@@ -296,7 +296,10 @@ fn more_headers(
                 }
             }
             option if option.starts_with('-') => {
-                return Err(Bad::new(format!("has the option {}, which is not supported", excerpt(option)), "leave it out"));
+                return Err(Bad::new(
+                    format!("has the option {}, which is not supported", excerpt(option)),
+                    "leave it out",
+                ));
             }
             header => edits.push(header),
         }
@@ -333,7 +336,8 @@ fn clear_name(text: &str, statuses: &[u16]) -> Read<HeaderEdit> {
 fn network_rule(allow: bool, arguments: &[String]) -> Read<Rule> {
     match arguments {
         [all] if all == "all" => Ok(if allow { Rule::AllowAll } else { Rule::DenyAll }),
-        [network] => values::network(network).map(|network| if allow { Rule::Allow(network) } else { Rule::Deny(network) }),
+        [network] => values::network(network)
+            .map(|network| if allow { Rule::Allow(network) } else { Rule::Deny(network) }),
         _ => Err(Bad::new("needs one network", "write an address, a CIDR or all")),
     }
 }

@@ -70,18 +70,19 @@ pub(super) fn read(reader: &mut Reader<'_>, name: &str, scope: Scope, allowed: b
             Understood::Needless => {}
             Understood::Bad(bad) if closing::is(directive) => close(reader, name, directive, &bad),
             Understood::Bad(bad) => {
-                let message = format!(
-                    "{} {} and is ignored; {}.",
-                    excerpt(directive.name()),
-                    bad.is,
-                    bad.remedy
-                );
+                let message =
+                    format!("{} {} and is ignored; {}.", excerpt(directive.name()), bad.is, bad.remedy);
                 if said.insert(message.clone()) {
                     reader.unsupported(name, message);
                 }
             }
             Understood::Nothing if closing::is(directive) => {
-                close(reader, name, directive, &Bad::new("restricts access in a way that is not supported", ""));
+                close(
+                    reader,
+                    name,
+                    directive,
+                    &Bad::new("restricts access in a way that is not supported", ""),
+                );
             }
             Understood::Nothing => {
                 let message = format!(

@@ -8,7 +8,9 @@ const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
 
 /// `return STATUS [TEXT|URL]`, `return URL`.
 pub(super) fn returned(arguments: &[String]) -> Read<Redirect> {
-    let bad = || Bad::new("has a return that is not understood", "write return STATUS and a text or an absolute URL");
+    let bad = || {
+        Bad::new("has a return that is not understood", "write return STATUS and a text or an absolute URL")
+    };
     let (status, text) = match arguments {
         [url] if url.contains("://") => (302, Some(url)),
         [status] => (status.parse().map_err(|_| bad())?, None),
@@ -124,9 +126,18 @@ mod tests {
     #[test]
     fn rewrites() {
         for (text, expect) in [
-            ("^ https://b.example.com$request_uri? permanent", Some("301 https://b.example.com${request_uri}")),
-            ("^(.*)$ https://b.example.com$1 permanent", Some("301 https://b.example.com${uri}${is_args}${args}")),
-            ("^/(.*)$ https://b.example.com/$1 redirect", Some("302 https://b.example.com${uri}${is_args}${args}")),
+            (
+                "^ https://b.example.com$request_uri? permanent",
+                Some("301 https://b.example.com${request_uri}"),
+            ),
+            (
+                "^(.*)$ https://b.example.com$1 permanent",
+                Some("301 https://b.example.com${uri}${is_args}${args}"),
+            ),
+            (
+                "^/(.*)$ https://b.example.com/$1 redirect",
+                Some("302 https://b.example.com${uri}${is_args}${args}"),
+            ),
             ("^/(.*)$ https://b.example.com/x/$1? redirect", Some("302 https://b.example.com/x${uri}")),
             (".* https://b.example.com/", Some("302 https://b.example.com/${is_args}${args}")),
             ("^ /index.html break", Some("/index.html")),
