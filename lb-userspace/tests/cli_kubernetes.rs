@@ -224,7 +224,10 @@ fn flapping_endpoints_and_edits_cost_no_request() {
         stop.store(true, Ordering::Relaxed);
         for client in clients {
             for (status, body) in client.join().expect("a client") {
-                assert!(status == 200 && (body.starts_with("red") || body.starts_with("blue")), "{status} {body}");
+                assert!(
+                    status == 200 && (body.starts_with("red") || body.starts_with("blue")),
+                    "{status} {body}"
+                );
             }
         }
     });
