@@ -158,7 +158,7 @@ impl Rig {
             generation: self.generation,
             listeners: Arc::new([listener(self.http, Protocol::Http), listener(self.https, Protocol::Https)]),
             routing,
-            clusters: self.clusters.clone(),
+            clusters: self.clusters.clone().into_iter().collect(),
             tls: Arc::new(self.tls.clone()),
             issues: Arc::new([]),
         })
