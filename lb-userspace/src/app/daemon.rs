@@ -17,7 +17,7 @@ use crate::dataplane::kernel::Lock;
 use crate::model::Snapshot;
 use crate::proxy::{self, Proxy};
 use crate::source::{Health, Update, kubernetes, manifests};
-use crate::translate::{self, UnknownClass, translate};
+use crate::translate::{self, Translator, UnknownClass};
 
 use super::admin::server::{Socket, SocketError};
 use super::check::now_unix;
@@ -149,6 +149,7 @@ async fn follow(
         }
     }
     let translation = translation(args, settings);
+    let mut translator = Translator::default();
     let plan = settings.status.as_ref();
     let publisher =
         client.zip(plan).map(|(client, plan)| Publisher::start(client, plan, translation.clone()));
@@ -160,7 +161,7 @@ async fn follow(
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let update = updates.borrow_and_update().clone();
-        take(args, &translation, state, &mut lock, &update).await?;
+        take(args, &translation, &mut translator, state, &mut lock, &update).await?;
         if let Some(publisher) = publisher.as_ref().filter(|_| update.synced) {
             publisher.publish(&update.objects, state.snapshot.load_full());
         }
@@ -230,6 +231,7 @@ fn translation(args: &RunArgs, settings: &Settings) -> translate::Settings {
 async fn take(
     args: &RunArgs,
     translation: &translate::Settings,
+    translator: &mut Translator,
     state: &State,
     lock: &mut Option<Lock>,
     update: &Update,
@@ -239,7 +241,8 @@ async fn take(
         return Ok(());
     }
     let previous = state.snapshot.load_full();
-    let next = Arc::new(translate(&update.objects, translation, &update.issues, now_unix(), &previous));
+    let next = translator.translate(&update.objects, translation, &update.issues, now_unix(), &previous);
+    let next = Arc::new(next);
     report(&previous, &next);
     let first = state.proxy.get().is_none();
     let listening = match state.proxy.get() {
