@@ -23,6 +23,7 @@ use super::forward::forward;
 use super::grpc;
 use super::incoming::{expects_continue, host_of, target_of, wants_upgrade};
 use super::incoming_body::RequestBody;
+use super::mirror::mirror;
 use super::outgoing::{Framing, write_head};
 use super::policy::{Edits, Facts, Passage, Place, describe, page, stands_in};
 use super::respond;
@@ -219,7 +220,10 @@ async fn send(
     if let Some(entry) = &mut finish.entry {
         entry.cluster = Some(choice.slot().key.to_string());
     }
-    let body = RequestBody::receive(worker, &mut asked.parts, body, rules).await?;
+    let mut body = RequestBody::receive(worker, &mut asked.parts, body, rules).await?;
+    if let Some(rules) = &rules.mirror {
+        mirror(rules, &asked.facts(client, found.route), &mut body);
+    }
     let request = outgoing(client, asked, body, found, &pass.edits)?;
     let host = pass.edits.host().and_then(|host| host.to_str().ok()).unwrap_or(&asked.host);
     let answer = forward(client, &mut choice, rules, host, request).await;
