@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::OrdMap;
+
 use super::service::Services;
 use crate::model::{Backend, Cluster, ClusterKey, Issue, ObjectKey, Unavailable};
 use crate::objects::Objects;
@@ -13,6 +15,9 @@ pub(super) struct Clusters {
     services: BTreeMap<ObjectKey, Service>,
     /// Services to look at again.
     stale: BTreeSet<ObjectKey>,
+    /// Those of `services` that can be served. Shares all that did not change with the snapshots
+    /// before, so that readers find the difference at once.
+    served: OrdMap<ClusterKey, Arc<Cluster>>,
 }
 
 #[derive(Default)]
@@ -77,13 +82,15 @@ impl Clusters {
     pub(super) fn refresh(
         &mut self,
         objects: &Objects,
-        previous: &BTreeMap<ClusterKey, Arc<Cluster>>,
+        previous: &OrdMap<ClusterKey, Arc<Cluster>>,
     ) -> Refreshed {
         let mut refreshed = Refreshed::default();
         for name in std::mem::take(&mut self.stale) {
             let Some(service) = self.services.get_mut(&name) else { continue };
             let before = service.ports.len();
-            service.ports.retain(|_, port| !port.users.is_empty());
+            for (key, _) in service.ports.extract_if(.., |_, port| port.users.is_empty()) {
+                self.served.remove(&key);
+            }
             refreshed.changed |= service.ports.len() != before;
             let mut asked = Services::new(objects);
             let mut outcomes: BTreeMap<&ClusterKey, _> = BTreeMap::new();
@@ -109,7 +116,13 @@ impl Clusters {
                 if port.cluster.as_ref().err() != cluster.as_ref().err() {
                     refreshed.users.extend(port.users.iter().cloned());
                 }
-                refreshed.changed |= !same(&port.cluster, &cluster);
+                if !same(&port.cluster, &cluster) {
+                    refreshed.changed = true;
+                    match &cluster {
+                        Ok(cluster) => self.served.insert(key.clone(), Arc::clone(cluster)),
+                        Err(_) => self.served.remove(key),
+                    };
+                }
                 port.cluster = cluster;
             }
             refreshed.changed |= service.issues != issues;
@@ -136,9 +149,8 @@ impl Clusters {
     }
 
     /// Those that can be served, by key.
-    pub(super) fn served(&self) -> BTreeMap<ClusterKey, Arc<Cluster>> {
-        let ports = self.services.values().flat_map(|service| &service.ports);
-        ports.filter_map(|(key, port)| Some((key.clone(), port.cluster.as_ref().ok()?.clone()))).collect()
+    pub(super) fn served(&self) -> OrdMap<ClusterKey, Arc<Cluster>> {
+        self.served.clone()
     }
 
     /// What is wrong with the Services and their endpoints.

@@ -224,14 +224,14 @@ fn variables(text: &str) -> Read<Template> {
 }
 
 fn without_captures(template: Template) -> Read<Template> {
-    let capture = template.variables().find(|variable| matches!(variable, Variable::Capture(_)));
-    if let Some(capture) = capture {
-        return Err(Bad::new(
+    let capture = template.variables().find(|variable| matches!(variable, Variable::Capture(_))).cloned();
+    match capture {
+        Some(capture) => Err(Bad::new(
             format!("uses ${capture}, a capture of a regular expression"),
             "only rewrite-target knows captures",
-        ));
+        )),
+        None => Ok(template),
     }
-    Ok(template)
 }
 
 /// An absolute URL with variables: http or https, and a host that no client can choose but by the
@@ -289,9 +289,6 @@ pub(in crate::translate) fn is_path(text: &str) -> bool {
 
 /// A regular expression that compiles, and not into something huge.
 pub(in crate::translate) fn pattern(text: &str) -> Read<Arc<str>> {
-    if text.bytes().any(|b| b.is_ascii_control()) {
-        return Err(Bad::new("holds control characters", "write them as escapes"));
-    }
     match RegexBuilder::new(text).size_limit(MAX_REGEX).build() {
         Ok(_) => Ok(text.into()),
         Err(regex::Error::CompiledTooBig(_)) => {
