@@ -84,6 +84,12 @@ impl Rig {
         self.clusters.insert(key(name), Arc::new(cluster));
     }
 
+    /// What the cluster's Service says it speaks.
+    pub fn protocol(&mut self, cluster: &str, protocol: UpstreamProtocol) {
+        let cluster = self.clusters.get_mut(&key(cluster)).expect("clusters come first");
+        Arc::make_mut(cluster).protocol = protocol;
+    }
+
     pub fn route(&mut self, host: &str, path: &str, cluster: &str) {
         self.route_with(host, path, cluster, |_| ());
     }
@@ -152,8 +158,9 @@ impl Rig {
             generation: self.generation,
             listeners: Arc::new([listener(self.http, Protocol::Http), listener(self.https, Protocol::Https)]),
             routing,
-            clusters: self.clusters.clone(),
+            clusters: self.clusters.clone().into_iter().collect(),
             tls: Arc::new(self.tls.clone()),
+            trusted_proxies: None,
             issues: Arc::new([]),
         })
     }
