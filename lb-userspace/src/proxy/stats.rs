@@ -95,9 +95,9 @@ counters! {
     upstream_retries,
     /// Connections to endpoints kept for the next request now.
     upstream_idle,
-    /// Upgraded connections (WebSocket) since start.
+    /// Upgraded (WebSocket) and passed-through connections since start.
     tunnels,
-    /// Upgraded connections open now.
+    /// Upgraded and passed-through connections open now.
     tunnels_active,
     /// Bytes that went through closed tunnels, both ways together.
     tunnel_bytes,
