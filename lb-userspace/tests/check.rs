@@ -102,6 +102,35 @@ fn a_report_is_read_by_scripts() {
     assert_eq!(place["example"]["ingress_nginx"], serde_json::json!({"outcome": "slash-redirect"}));
 }
 
+/// What is said about a cluster as people have it. `tests/migrate` holds its manifests and requests;
+/// look at what changes in the recorded answers before you take it.
+#[test]
+fn golden() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/migrate");
+    let run = |args: &[&str]| {
+        let output = command().arg("check").arg("shop").args(args).current_dir(&root).output();
+        let output = output.expect("the binary runs");
+        assert_eq!(text(&output.stderr), "", "{args:?}");
+        (output.status.code(), text(&output.stdout))
+    };
+    let (code, report) = run(&[]);
+    assert_eq!(code, Some(1), "what is refused blocks");
+    let (_, json) = run(&["--compat", "ingress-nginx", "-o", "json"]);
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    let (_, replay) = run(&["--replay", "requests.jsonl"]);
+    let (_, both) = run(&["--replay", "requests.jsonl", "--compat", "both"]);
+    insta::with_settings!({
+        snapshot_path => &root,
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, {
+        insta::assert_snapshot!("report", report);
+        insta::assert_yaml_snapshot!("surprises", json["migration"]["surprises"]);
+        insta::assert_snapshot!("replay", replay);
+        insta::assert_snapshot!("replay-both", both);
+    });
+}
+
 /// Two hosts, one of them with TLS.
 fn two_hosts() -> TempDir {
     let tls = ingress("tls", "tls.test", "/", "web")

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Answer;
-use crate::model::{Backend, Route};
+use crate::model::{Backend, Route, TemplatePart};
 use crate::route::{RouteTable, Target};
 
 /// Who takes a request.
@@ -57,12 +57,9 @@ impl Outcome {
 /// Whether the route's whole answer is to send `path` to `path/`.
 fn redirects_to_slash(route: &Route, path: &str) -> bool {
     let to = route.policy.redirect.as_ref().filter(|redirect| redirect.status == 301);
-    route.backend == Backend::Answered
-        && to.is_some_and(|redirect| {
-            let to = redirect.to.to_string();
-            to.strip_suffix('/').is_some_and(|to| to.ends_with(path) || to.ends_with("${request_uri}"))
-                || to.contains("${uri}/")
-        })
+    let begin = to.and_then(|redirect| redirect.to.0.first());
+    let slashed = |text: &str| text.strip_suffix('/') == Some(path);
+    route.backend == Backend::Answered && matches!(begin, Some(TemplatePart::Text(text)) if slashed(text))
 }
 
 impl fmt::Display for Outcome {

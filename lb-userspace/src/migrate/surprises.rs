@@ -380,7 +380,8 @@ fn words(kind: Kind) -> [&'static str; 4] {
         Kind::RewriteImpliesRegex => [
             "rewrite-target makes the path a regular expression without being asked to: whatever begins like \
              it, in upper and lower case, is taken and rewritten.",
-            "The path is what its pathType says; what it covers is rewritten.",
+            "Only paths of type ImplementationSpecific become expressions. Exact and Prefix stay what they are, \
+             and what they cover is rewritten.",
             SAME,
             "Where only whole elements are meant, use Prefix and Kubernetes' defaults. Where the pattern is \
              wanted, say use-regex: \"true\" and pathType: ImplementationSpecific.",

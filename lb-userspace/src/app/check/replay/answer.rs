@@ -126,7 +126,8 @@ fn by_policy(policy: &RoutePolicy, target: &Target, tls: bool) -> Option<(u16, S
         return Some((status, "sent to https".to_owned()));
     }
     if let Some(redirect) = &policy.redirect {
-        return Some((redirect.status, format!("to {}", redirect.to)));
+        let to = redirect.to.to_string();
+        return Some((redirect.status, format!("to {}", to.trim_end_matches("${is_args}${args}"))));
     }
     policy.app_root.as_ref().filter(|_| target.path() == "/").map(|root| (302, format!("to {root}")))
 }
