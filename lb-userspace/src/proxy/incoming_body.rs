@@ -99,7 +99,10 @@ impl RequestBody {
         let announced = incoming.size_hint().lower();
         limit.check(announced)?;
         let streaming = Streaming { ahead: Bytes::new(), reserved: None, incoming, limit, taken: false };
-        let waits = policy.body.buffer_request && announced <= MAX_BUFFERED as u64 && !is_grpc(parts, policy);
+        // HTTP/1.0 knows no chunks: its endpoints have to be told the length.
+        let waits = (policy.body.buffer_request || policy.upstream.http10)
+            && announced <= MAX_BUFFERED as u64
+            && !is_grpc(parts, policy);
         if !waits {
             return Ok(Self::Streaming(streaming));
         }

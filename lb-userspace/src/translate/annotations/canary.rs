@@ -35,7 +35,11 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<CanaryRule> {
 
 fn header(reader: &mut Reader<'_>) -> Option<CanaryHeader> {
     let name = reader.get("canary-by-header", values::header_name);
-    let exact = reader.text("canary-by-header-value");
+    let exact =
+        reader.get("canary-by-header-value", |text| match text.bytes().any(|b| b.is_ascii_control()) {
+            false => Ok(text),
+            true => Err(Bad::new("holds control characters", "remove them")),
+        });
     let wanted = reader.text("canary-by-header-pattern");
     let pattern = reader.get("canary-by-header-pattern", values::pattern);
     let value = match (exact, wanted, pattern) {

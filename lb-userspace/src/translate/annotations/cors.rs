@@ -5,11 +5,12 @@ use std::sync::Arc;
 use super::reader::Reader;
 use super::values::{self, Bad, Read};
 use crate::model::{Cors, Origin};
-use crate::objects::excerpt;
 
 const METHODS: &str = "GET, PUT, POST, DELETE, PATCH, OPTIONS";
 const HEADERS: &str = "DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,Content-Type,\
                        Range,Authorization";
+/// Requests are compared with one after the other.
+const MOST: usize = 256;
 /// Twenty days; browsers cut it to less.
 const MAX_AGE: u32 = 1_728_000;
 
@@ -40,20 +41,20 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<Arc<Cors>> {
 }
 
 fn origins(reader: &mut Reader<'_>, list: &str) -> Vec<Origin> {
-    let mut origins = Vec::new();
+    let (mut origins, mut bad) = (Vec::new(), Vec::new());
     for text in values::list(list) {
         match origin(text) {
             Some(Origin::Any) => return vec![Origin::Any],
-            Some(origin) => origins.push(origin),
-            None => reader.unsupported(
-                "cors-allow-origin",
-                format!(
-                    "{:?} is no origin and gets no answer for others; write https://host, https://*.domain or *.",
-                    excerpt(text)
-                ),
-            ),
+            Some(origin) if origins.len() < MOST => origins.push(origin),
+            _ => bad.push(text),
         }
     }
+    reader.bad_items(
+        "cors-allow-origin",
+        &bad,
+        "is no origin, or comes after 256 others,",
+        "write https://host, https://*.domain or *",
+    );
     origins.sort_by_cached_key(|origin| format!("{origin:?}"));
     origins.dedup();
     origins

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::reader::Reader;
 use super::values::{self, Bad, Read};
 use crate::model::{Compat, HostPattern, RewriteTarget, RoutePolicy, Template, TemplatePart, Variable};
-use crate::objects::excerpt;
 
 /// What annotations say about hosts and paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Matching {
     pub(super) regex: bool,
+    pub(super) rewrite: Option<RewriteTarget>,
     pub(super) aliases: Vec<HostPattern>,
     pub(super) passthrough: bool,
     pub(super) trailing_slash_redirect: bool,
@@ -30,12 +30,12 @@ pub(super) fn read(reader: &mut Reader<'_>, compat: Compat, policy: &mut RoutePo
         Some(_) => reader.get("use-regex", values::boolean).unwrap_or(true),
         None => false,
     };
-    if let Some(target) = reader.get("rewrite-target", rewrite_target) {
-        policy.rewrite = Some(target);
-    }
+    let rewrite = reader.get("rewrite-target", rewrite_target);
+    policy.rewrite.clone_from(&rewrite);
     let rewrites = reader.text("rewrite-target").is_some();
     Matching {
         regex: regex || rewrites,
+        rewrite,
         aliases: aliases(reader),
         passthrough: reader.get("ssl-passthrough", values::boolean).unwrap_or_default(),
         ..Matching::new(compat)
@@ -62,20 +62,23 @@ pub(super) fn rewrite_target(text: &str) -> Read<RewriteTarget> {
     if rooted { Ok(RewriteTarget::Captures(template)) } else { Err(no_path()) }
 }
 
+/// Each rule is there once for each alias.
+const MOST_ALIASES: usize = 256;
+
 fn aliases(reader: &mut Reader<'_>) -> Vec<HostPattern> {
-    let mut aliases = Vec::new();
+    let (mut aliases, mut bad) = (Vec::new(), Vec::new());
     for name in reader.text("server-alias").into_iter().flat_map(values::list) {
         match HostPattern::parse(name) {
-            Ok(HostPattern::Any) | Err(_) => reader.unsupported(
-                "server-alias",
-                format!(
-                    "{:?} is no DNS name or wildcard like *.example.com and is ignored; write each name out.",
-                    excerpt(name)
-                ),
-            ),
-            Ok(host) => aliases.push(host),
+            Ok(host) if host != HostPattern::Any && aliases.len() < MOST_ALIASES => aliases.push(host),
+            _ => bad.push(name),
         }
     }
+    reader.bad_items(
+        "server-alias",
+        &bad,
+        "is no DNS name or wildcard like *.example.com, or comes after 256 others,",
+        "write each name out",
+    );
     aliases.sort_unstable();
     aliases.dedup();
     aliases

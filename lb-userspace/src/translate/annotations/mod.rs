@@ -44,7 +44,7 @@ use std::sync::Arc;
 use reader::Reader;
 use snippet::Scope;
 
-use crate::model::{HostPattern, Issue, ObjectKey, RoutePolicy};
+use crate::model::{HostPattern, Issue, ObjectKey, RewriteTarget, RoutePolicy};
 
 pub(super) use canary::CanaryRule;
 pub use catalogue::{CATALOGUE, Entry, Support, entry};
@@ -57,6 +57,8 @@ pub(super) use snippet::Edits;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Annotations {
     pub(super) redirect: Redirect,
+    /// What `rewrite-target` says. In the policy, too.
+    pub(super) rewrite: Option<RewriteTarget>,
     /// An annotation that closes access and can't be followed.
     pub(super) closed_by: Option<Arc<str>>,
     /// The same for all routes of its hosts, other Ingresses' included.
@@ -123,6 +125,7 @@ impl Annotations {
         }
         Self {
             redirect: defaults.redirect,
+            rewrite: None,
             closed_by: defaults.closed_by.clone(),
             closes_hosts: None,
             regex: false,
@@ -183,6 +186,7 @@ impl Annotations {
         };
         Self {
             redirect: redirects::to_https(reader, defaults.redirect),
+            rewrite: matching.rewrite,
             regex: matching.regex,
             aliases: matching.aliases,
             www_redirect: reader.get("from-to-www-redirect", values::boolean).unwrap_or_default(),

@@ -101,14 +101,29 @@ impl<'a> Reader<'a> {
         self.values.contains_key(name)
     }
 
-    /// `name` if it is there and not empty, else its other name.
+    /// `name` if it is there and not empty, else its other name if that is there.
     pub(in crate::translate) fn either(&mut self, name: &'static str, other: &'static str) -> &'static str {
-        let (Some(value), other_value) = (self.text(name), self.text(other)) else { return other };
-        if other_value.is_some_and(|other| other != value) {
+        let (value, other_value) = (self.text(name), self.text(other));
+        if value.is_none() && self.has(other) {
+            return other;
+        }
+        if other_value.is_some_and(|other| Some(other) != value) {
             let message = format!("{name} says something else, which counts; remove one of the two.");
             self.say(Severity::Warning, IssueReason::InvalidAnnotation, other, message);
         }
         name
+    }
+
+    /// Says which items of a list are ignored, `is` and `remedy` as in [`Bad`]: the first, and how many
+    /// there are, since a list may be a megabyte long.
+    pub(in crate::translate) fn bad_items(&mut self, name: &str, items: &[&str], is: &str, remedy: &str) {
+        let Some(first) = items.first() else { return };
+        let more = match items.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        let message = format!("{:?}{more} {is} and is ignored; {remedy}.", excerpt(first));
+        self.say(Severity::Warning, IssueReason::InvalidAnnotation, name, message);
     }
 
     /// The value as `read` understands it. A bad one is said and ignored.
