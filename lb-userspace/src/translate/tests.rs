@@ -217,7 +217,8 @@ fn listeners_are_sorted() {
 /// Objects of few names, so that they refer to each other, with values right and wrong.
 fn document() -> impl Strategy<Value = Value> {
     let name = prop::sample::select(vec!["a", "b", "web", ""]);
-    let host = prop::sample::select(vec!["", "a.com", "A.com.", "*.com", "*", "bad host", "*.a.com"]);
+    let host =
+        prop::sample::select(vec!["", "a.com", "A.com.", "www.a.com", "*.com", "*", "bad host", "*.a.com"]);
     let text = prop::sample::select(vec![
         "/",
         "/a",
@@ -232,6 +233,10 @@ fn document() -> impl Strategy<Value = Value> {
         "/a(/|$)(.*)",
         "/%61",
         "deny all;",
+        "a.com",
+        "www.a.com,b.com",
+        "web",
+        "/(?!x)",
     ]);
     let kind = prop::sample::select(vec!["Exact", "Prefix", "ImplementationSpecific", "", "Odd"]);
     let port = prop_oneof![
@@ -260,6 +265,14 @@ fn document() -> impl Strategy<Value = Value> {
         "nginx.ingress.kubernetes.io/ssl-redirect",
         "nginx.ingress.kubernetes.io/auth-url",
         "nginx.ingress.kubernetes.io/server-snippet",
+        "nginx.ingress.kubernetes.io/use-regex",
+        "nginx.ingress.kubernetes.io/canary",
+        "nginx.ingress.kubernetes.io/server-alias",
+        "nginx.ingress.kubernetes.io/from-to-www-redirect",
+        "nginx.ingress.kubernetes.io/ssl-passthrough",
+        "nginx.ingress.kubernetes.io/default-backend",
+        "nginx.ingress.kubernetes.io/auth-tls-secret",
+        "nginx.ingress.kubernetes.io/service-upstream",
     ]);
     let time = prop::option::of((2020..2026i32).prop_map(|year| format!("{year}-01-01T00:00:00Z")));
     let tls = (prop::option::of(host), prop::option::of(name.clone()))
@@ -304,6 +317,48 @@ fn document() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
+    /// What is remembered decides nothing: after any edits the result is that of a start from
+    /// nothing.
+    #[test]
+    fn remembered_as_from_nothing(
+        edits in prop::collection::vec((document(), 0..8u8), 0..24),
+        settings in prop::sample::select(vec![Compat::Kubernetes, Compat::IngressNginx]),
+    ) {
+        let mut settings = Settings { compat: settings, ..serving() };
+        let (mut objects, mut translator) = (Objects::default(), Translator::default());
+        let mut last = Snapshot::empty();
+        for (n, (edit, kind)) in edits.into_iter().enumerate() {
+            let parsed = parse(edit, "test.yaml");
+            for object in parsed.objects {
+                match kind {
+                    0 => drop(objects.remove(object.kind(), &object.key())),
+                    _ => drop(objects.insert(object)),
+                }
+            }
+            if n == 12 {
+                let key = ObjectKey::new("default", "web");
+                settings.default_backend = Some(ClusterKey::new(key, crate::model::PortRef::Number(80)));
+            }
+            // Several edits may come at once.
+            if kind == 1 {
+                continue;
+            }
+            let fresh = translate(&objects, &settings, &parsed.issues, 0, &last);
+            let next = translator.translate(&objects, &settings, &parsed.issues, 0, &last);
+            prop_assert_eq!(&next.routing, &fresh.routing);
+            prop_assert_eq!(&next.clusters, &fresh.clusters);
+            prop_assert_eq!(&next.tls, &fresh.tls);
+            prop_assert_eq!(&next.issues, &fresh.issues);
+            prop_assert_eq!(next.generation, fresh.generation);
+            for (new, old) in next.routing.hosts.iter().filter_map(|new| {
+                Some((new, last.routing.hosts.iter().find(|old| *old == new)?))
+            }) {
+                prop_assert!(Arc::ptr_eq(new, old), "{} did not change", new.host);
+            }
+            last = next;
+        }
+    }
+
     #[test]
     fn any_objects(documents in prop::collection::vec(document(), 0..12)) {
         let (objects, issues) = store(&documents);
