@@ -279,7 +279,7 @@ fn answer(asked: &Asked, found: Option<&Found<'_>>, snapshot: &Snapshot, unreach
     };
     let pages = policy.error_pages.as_deref().map(|pages| &pages.backend);
     let has_endpoint = |backend: &Backend| match backend {
-        Backend::Cluster(key) => snapshot.clusters.get(key).is_some_and(|c| !c.endpoints.is_empty()),
+        Backend::Cluster(key) => snapshot.clusters.get(&**key).is_some_and(|c| !c.endpoints.is_empty()),
         _ => false,
     };
     let stands_in = pages.filter(|pages| !has_endpoint(&found.route.backend) && has_endpoint(pages));
@@ -288,7 +288,7 @@ fn answer(asked: &Asked, found: Option<&Found<'_>>, snapshot: &Snapshot, unreach
         Backend::Answered => return own(404, "the route's policy answers nothing".to_owned()),
         Backend::Cluster(key) => key,
     };
-    let Some(cluster) = snapshot.clusters.get(key) else {
+    let Some(cluster) = snapshot.clusters.get(&**key) else {
         return own(503, "the cluster is not there".to_owned());
     };
     if cluster.endpoints.is_empty() {
@@ -313,7 +313,7 @@ fn passed_through(asked: &Asked, snapshot: &Snapshot) -> Option<Answered> {
     let sni = asked.sni().filter(|_| asked.protocol == Protocol::Https)?;
     let covering = snapshot.tls.passthrough.iter().filter(|(pattern, _)| pattern.matches(sni));
     let (_, key) = covering.min_by(|a, b| a.0.cmp(&b.0))?;
-    let cluster = snapshot.clusters.get(key).filter(|cluster| !cluster.endpoints.is_empty());
+    let cluster = snapshot.clusters.get(&**key).filter(|cluster| !cluster.endpoints.is_empty());
     let Some(cluster) = cluster else {
         let text = format!("nothing: TLS is passed through to {key}, which has no endpoint");
         return Some((Answer { status: None, text }, Vec::new(), None));
