@@ -157,6 +157,31 @@ fn huge_objects_are_bounded() {
     assert!(snapshot.issues.iter().all(|issue| issue.message.len() + issue.field.len() < 700));
 }
 
+/// Ten thousand regular expressions of one host are compiled only as far as memory is for them;
+/// the rest is said.
+#[test]
+fn many_patterns_are_bounded() {
+    let paths: Vec<_> = (0..10_000)
+        .map(|n| {
+            let mut path = path(&format!("/p{n}/([a-z0-9-]{{1,40}})(/|$)(.*)"));
+            path["pathType"] = "ImplementationSpecific".into();
+            path
+        })
+        .collect();
+    let mut huge = ingress(json!({ "rules": [{ "host": "a.com", "http": { "paths": paths } }] }));
+    huge["metadata"]["annotations"] = json!({ "nginx.ingress.kubernetes.io/use-regex": "true" });
+    let (objects, _) = store(&[huge, service(), slice(&["10.0.0.1"])]);
+    let snapshot = run(&objects, &Snapshot::empty());
+    let routes = &snapshot.routing.hosts[0].routes;
+    let bytes = |route: &crate::model::Route| {
+        crate::route::Pattern::new(route.path.text()).expect("compiled before").bytes()
+    };
+    let total: usize = routes.iter().map(bytes).sum();
+    assert!((100..10_000).contains(&routes.len()) && total <= 8 << 20, "{} routes, {total} bytes", routes.len());
+    assert!(snapshot.issues.len() <= 101, "{}", snapshot.issues.len());
+    assert!(snapshot.issues.iter().any(|issue| issue.message.contains("more than 8 MiB")));
+}
+
 /// Would take hours if anything in it were quadratic in hosts, names or rules.
 #[test]
 fn many_hosts_names_and_conflicts() {
