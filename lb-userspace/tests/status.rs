@@ -32,9 +32,10 @@ fn service(name: &str) -> Value {
 
 fn ingress(name: &str, class: &str, to: &str) -> Value {
     let backend = json!({"service": {"name": to, "port": {"number": 80}}});
+    let paths = json!([{"path": "/", "pathType": "Prefix", "backend": backend}]);
     json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
         "metadata": {"namespace": "d", "name": name},
-        "spec": {"ingressClassName": class, "defaultBackend": backend}})
+        "spec": {"ingressClassName": class, "rules": [{"host": format!("{name}.test"), "http": {"paths": paths}}]}})
 }
 
 fn lease() -> Value {
@@ -186,7 +187,9 @@ async fn a_leader_stays_leader_through_conflicts() {
         let mut touched = server.get(&lease()).expect("a Lease");
         touched["metadata"]["annotations"] = json!({"round": round.to_string()});
         server.apply(touched);
-        server.fail_next("update", "leases", Fault::Status(500));
+        if round == 1 {
+            server.fail_next("update", "leases", Fault::Status(500));
+        }
         let renewals = |w: &Written| w.resource == "leases" && w.verb == "update" && w.code == 200;
         let before = server.written().iter().filter(|w| renewals(w)).count();
         until("renewed", || server.written().iter().filter(|w| renewals(w)).count() > before).await;

@@ -5,6 +5,7 @@
 //! listeners, then the programs, then the maps, VIPs last. A node that is not ready refuses
 //! connections rather than answer 404.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -203,8 +204,11 @@ async fn source(settings: &Settings) -> Result<(watch::Receiver<Update>, Option<
         SourceKind::Manifests(dir) => (manifests::watch(dir.clone())?, None),
         SourceKind::Kubernetes(kubeconfig) => {
             let client = kubernetes::connect(kubeconfig.as_deref().map(Path::new)).await?;
-            let default_certificate = settings.default_certificate.clone();
-            let settings = kubernetes::Settings { default_certificate, ..Default::default() };
+            let settings = kubernetes::Settings {
+                default_certificate: settings.default_certificate.clone(),
+                config_map: settings.config_map.clone(),
+                ..Default::default()
+            };
             (kubernetes::watch(client.clone(), settings), Some(client))
         }
     })
@@ -308,13 +312,17 @@ fn start(
 
 /// Says what is new, once.
 fn report(previous: &Snapshot, next: &Snapshot) {
-    for issue in next.issues.iter().filter(|issue| !previous.issues.contains(issue)) {
+    let same = Arc::ptr_eq(&previous.issues, &next.issues);
+    let known: BTreeSet<_> = previous.issues.iter().filter(|_| !same).collect();
+    for issue in next.issues.iter().filter(|issue| !same && !known.contains(issue)) {
         match issue.severity {
             crate::model::Severity::Note => tracing::debug!(reason = ?issue.reason, "{issue}"),
             _ => tracing::warn!(severity = ?issue.severity, reason = ?issue.reason, "{issue}"),
         }
     }
-    if previous.generation != next.generation {
+    // Endpoints come and go many times a second in a big cluster.
+    let rare = !Arc::ptr_eq(&previous.routing, &next.routing) || !Arc::ptr_eq(&previous.tls, &next.tls);
+    if previous.generation != next.generation && (rare || tracing::enabled!(tracing::Level::DEBUG)) {
         let serving = super::admin::views::Serving::of(next);
         tracing::info!(
             generation = next.generation,

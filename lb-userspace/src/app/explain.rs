@@ -389,7 +389,9 @@ mod tests {
                     host("red.example.com", vec![route("/", "one", redirect)]),
                 ],
             }),
-            clusters: [cluster("one", &["10.0.0.1:80", "10.0.0.2:80"]), cluster("two", &[])].into(),
+            clusters: [cluster("one", &["10.0.0.1:80", "10.0.0.2:80"]), cluster("two", &[])]
+                .into_iter()
+                .collect(),
             ..Snapshot::empty()
         }
     }

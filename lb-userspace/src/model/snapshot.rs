@@ -1,8 +1,8 @@
 //! The snapshot: the whole desired state of the node.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use serde::Serialize;
 
 use super::{Cluster, ClusterKey, Issue, Listener, TlsConfig, VirtualHost};
@@ -26,7 +26,7 @@ pub struct Snapshot {
     /// Hosts and routes.
     pub routing: Arc<Routing>,
     /// Every cluster that a route names is here; unchanged clusters keep their `Arc`.
-    pub clusters: BTreeMap<ClusterKey, Arc<Cluster>>,
+    pub clusters: OrdMap<ClusterKey, Arc<Cluster>>,
     /// Certificates.
     pub tls: Arc<TlsConfig>,
     /// What is wrong, sorted by object.
@@ -40,7 +40,7 @@ impl Snapshot {
             generation: 0,
             listeners: Arc::new([]),
             routing: Arc::default(),
-            clusters: BTreeMap::new(),
+            clusters: OrdMap::new(),
             tls: Arc::default(),
             issues: Arc::new([]),
         }

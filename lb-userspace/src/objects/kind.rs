@@ -32,6 +32,11 @@ macro_rules! kinds {
                 match self { $(Self::$kind => $api,)* }
             }
 
+            /// The word for it in the API's paths: `ingresses`.
+            pub const fn plural(self) -> &'static str {
+                match self { $(Self::$kind => <$kind as k8s_openapi::Resource>::URL_PATH_SEGMENT,)* }
+            }
+
             /// Whether objects of the kind live in a namespace.
             pub const fn namespaced(self) -> bool {
                 match self { $(Self::$kind => $namespaced,)* }

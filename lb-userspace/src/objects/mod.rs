@@ -5,6 +5,7 @@
 
 mod kind;
 mod parse;
+mod references;
 mod slice;
 mod slim;
 mod store;
@@ -12,6 +13,7 @@ mod v1beta1;
 
 pub use kind::{Kind, Object};
 pub use parse::{Parsed, parse};
+pub use references::secrets_of;
 pub use slice::{Slice, SliceAddress, SliceEndpoint, SlicePort};
 pub use store::{ObjectMap, Objects};
 

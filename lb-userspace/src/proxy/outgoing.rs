@@ -11,7 +11,7 @@ use super::forwarded;
 use super::headers::{Connection, write_line};
 use super::incoming_body::RequestBody;
 use super::policy::Edits;
-use crate::model::{RewriteTarget, RoutePolicy};
+use crate::model::RoutePolicy;
 use crate::route::Target;
 
 /// How the request's body is sent on.
@@ -54,16 +54,7 @@ pub(super) fn write_head(
     let out: &mut BytesMut = &mut scratch;
     out.extend_from_slice(parts.method.as_str().as_bytes());
     out.extend_from_slice(b" ");
-    match &policy.rewrite {
-        Some(RewriteTarget::Replace(path)) if !target.is_asterisk() => {
-            out.extend_from_slice(path.as_bytes());
-            if let Some(query) = target.query() {
-                out.extend_from_slice(b"?");
-                out.extend_from_slice(query.as_bytes());
-            }
-        }
-        _ => out.extend_from_slice(target.path_and_query().as_bytes()),
-    }
+    out.extend_from_slice(target.path_and_query().as_bytes());
     let upstream = &policy.upstream;
     out.extend_from_slice(if upstream.http10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
     write_line(out, "host", edits.host().map_or(host.as_bytes(), HeaderValue::as_bytes));
@@ -75,7 +66,7 @@ pub(super) fn write_head(
         match *name {
             header::HOST | header::CONTENT_LENGTH => {}
             header::EXPECT if parts.version == Version::HTTP_2 => {}
-            _ if edits.drops(name) => {}
+            _ if edits.drops(name.as_str()) => {}
             // Crumbs are joined below (RFC 9113 section 8.2.3).
             header::COOKIE => cookies += 1,
             header::TE if has_trailers_token(value) => out.extend_from_slice(b"te: trailers\r\n"),

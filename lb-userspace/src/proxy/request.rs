@@ -1,5 +1,6 @@
 //! One request: checked, routed, let in, sent to an endpoint, answered.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Instant;
@@ -29,8 +30,8 @@ use super::policy::{Edits, Facts, Passage, Place, describe, page, stands_in};
 use super::respond;
 use super::upgrade;
 use super::upstream::{Answer, Request as UpstreamRequest, rewrite};
-use crate::model::{Backend, Route};
-use crate::route::{Found, Target, normalise_host};
+use crate::model::{Backend, RoutePolicy, Variable};
+use crate::route::{Found, Rewritten, Target, normalise_host};
 
 /// Answers one request of `client`.
 pub(super) async fn serve(
@@ -98,7 +99,7 @@ async fn answer(
         entry.route = Some(found.route.ingress.to_string());
     }
 
-    let admitted = policy.admit(&asked.facts(client, found.route), || config.https_port(client.local)).await;
+    let admitted = policy.admit(&asked.facts(client, &found), || config.https_port(client.local)).await;
     let (reply, pass) = match admitted {
         Ok(mut pass) => {
             finish.held = pass.held.take();
@@ -114,11 +115,11 @@ async fn answer(
         }
     };
     Ok(match reply {
-        Reply::Answer(response) => Reply::Answer(
-            finished(&asked.facts(client, found.route), found.served, pass.as_ref(), response).await,
-        ),
+        Reply::Answer(response) => {
+            Reply::Answer(finished(&asked.facts(client, &found), found.served, pass.as_ref(), response).await)
+        }
         Reply::Switched(mut response, tunnel) => {
-            let facts = asked.facts(client, found.route);
+            let facts = asked.facts(client, &found);
             policy.dress(&facts, pass.as_ref(), response.status(), response.headers_mut());
             Reply::Switched(response, tunnel)
         }
@@ -153,14 +154,14 @@ impl Asked {
         Ok((Self { parts, host, target, request_id, on_upgrade }, body))
     }
 
-    fn facts<'a>(&'a self, client: &'a Client, route: &'a Route) -> Facts<'a> {
+    fn facts<'a>(&'a self, client: &'a Client, found: &Found<'a, Served>) -> Facts<'a> {
         Facts {
             client,
             parts: &self.parts,
             host: &self.host,
             target: &self.target,
             request_id: std::str::from_utf8(&self.request_id).unwrap_or_default(),
-            route,
+            found: *found,
         }
     }
 }
@@ -205,11 +206,16 @@ async fn send(
 ) -> Result<Reply, Error> {
     let worker = &client.worker;
     let rules = &found.served.policy.rules;
+    let rewritten = match rewritten(client, asked, found)? {
+        Rewritten::Target(Cow::Borrowed(_)) => None,
+        Rewritten::Target(Cow::Owned(target)) => Some(target),
+        Rewritten::Redirect(url) => return Ok(Reply::Answer(respond::elsewhere(&url)?.map(Content::Own))),
+    };
     let (slot, stands_in) = destination(found)?;
     if stands_in {
-        describe(&asked.facts(client, found.route), StatusCode::SERVICE_UNAVAILABLE, &mut pass.edits);
+        describe(&asked.facts(client, found), StatusCode::SERVICE_UNAVAILABLE, &mut pass.edits);
     }
-    let facts = asked.facts(client, found.route);
+    let facts = asked.facts(client, found);
     let mut choice = match stands_in {
         true => Choice::in_turn(worker, slot),
         false => {
@@ -222,9 +228,10 @@ async fn send(
     }
     let mut body = RequestBody::receive(worker, &mut asked.parts, body, rules).await?;
     if let Some(rules) = &rules.mirror {
-        mirror(rules, &asked.facts(client, found.route), &mut body);
+        mirror(rules, &asked.facts(client, found), &mut body);
     }
-    let request = outgoing(client, asked, body, found, &pass.edits)?;
+    let target = rewritten.as_ref().unwrap_or(&asked.target);
+    let request = outgoing(client, asked, target, body, rules, &pass.edits)?;
     let host = pass.edits.host().and_then(|host| host.to_str().ok()).unwrap_or(&asked.host);
     let answer = forward(client, &mut choice, rules, host, request).await;
     let (answer, address) = answer.inspect_err(|error| {
@@ -233,8 +240,8 @@ async fn send(
         }
     })?;
     let on_upgrade = asked.on_upgrade.take();
-    let facts = asked.facts(client, found.route);
-    let chosen = choice.answered(&CookieFacts {
+    let facts = asked.facts(client, found);
+    let chosen = choice.answered(|| CookieFacts {
         path: found.route.path.text(),
         https: facts.is_https(),
         user_agent: facts.header("user-agent").and_then(|value| value.to_str().ok()).unwrap_or_default(),
@@ -274,20 +281,31 @@ async fn send(
     })
 }
 
-/// The request as its endpoint gets it.
+/// What the endpoint is asked for.
+fn rewritten<'a>(
+    client: &Client,
+    asked: &'a Asked,
+    found: &Found<'_, Served>,
+) -> Result<Rewritten<'a>, Error> {
+    let facts = asked.facts(client, found);
+    let known = |variable: &Variable, text: &mut String| facts.fill_variable(variable, text);
+    found.rewrite(&asked.target, known).map_err(|bad| Error::BadRequest(bad.to_string()))
+}
+
+/// The request as its endpoint gets it; `target` is what it is asked for.
 fn outgoing(
     client: &Client,
     asked: &Asked,
+    target: &Target,
     body: RequestBody,
-    found: &Found<'_, Served>,
+    rules: &RoutePolicy,
     edits: &Edits,
 ) -> Result<UpstreamRequest, Error> {
     use hyper::body::Body;
 
-    let Asked { parts, host, target, request_id, on_upgrade } = asked;
+    let Asked { parts, host, request_id, on_upgrade, .. } = asked;
     let upgrading = on_upgrade.is_some() && body.is_end_stream();
     let framing = Framing::of(parts, &body);
-    let rules = &found.served.policy.rules;
     if rules.upstream.http10 && framing == Framing::Chunked {
         return Err(Error::LengthRequired);
     }

@@ -42,6 +42,16 @@ pub(super) fn redirect(status: StatusCode, location: HeaderValue, text: &str) ->
     response
 }
 
+/// Sends the client to another URL for now (302): where a rewrite leads out of the host.
+///
+/// # Errors
+/// Where the URL can't stand in a header.
+pub(super) fn elsewhere(url: &str) -> Result<Response<Bytes>, Error> {
+    let location = HeaderValue::from_str(url)
+        .map_err(|_| Error::BadRequest("the rewritten URL can't stand in a header".to_owned()))?;
+    Ok(redirect(StatusCode::FOUND, location, "this is served elsewhere\n"))
+}
+
 /// An answer on the wire, for requests that never became one. The connection ends with it.
 pub(super) fn refusal(status: StatusCode) -> Bytes {
     let reason = status.canonical_reason().unwrap_or_default();

@@ -141,11 +141,13 @@ impl Seed {
             }
         };
         let timeouts = self.settings.timeouts;
+        let transports = Transports::new();
         let worker = Rc::new(Worker {
             index: self.index,
             pool: Rc::new(Pool::new(self.settings.keep_alive_connections, timeouts.keep_alive)),
             connections: Connections::new(timeouts.keep_alive, Arc::clone(&self.counters)),
-            transports: Transports::new(),
+            asker: Asker::new(transports.unverified()),
+            transports,
             failing: Failing::default(),
             retries: RetryBudget::new(),
             loads: Loads::default(),
@@ -155,7 +157,6 @@ impl Seed {
             counters: self.counters,
             log: self.log,
             ids: RequestIds::new(),
-            asker: Asker::default(),
             drain: Drain::default(),
             heads: RefCell::default(),
             current: RefCell::new(Rc::new(Held(self.config.load_full()))),

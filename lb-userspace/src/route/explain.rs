@@ -22,6 +22,8 @@ pub enum Outcome {
     /// Covers the path, but a longer path of this host does too. Of `/foo` and `/foo/`, the one
     /// that is nearer to what was asked counts as the longer.
     LongerPathWins,
+    /// Covers the path, but another regular expression does too, is as long and goes before it.
+    EarlierPatternWins,
     /// Covers host and path, but a more specific host does too.
     LessSpecificHost,
     /// A default backend, and a rule or the default backend of a more specific host wins.
@@ -37,8 +39,9 @@ impl fmt::Display for Outcome {
         f.write_str(match self {
             Self::Wins => "wins",
             Self::OlderIngressWins => "an older Ingress has the same host and path",
-            Self::ExactWins => "an Exact path wins over this Prefix",
+            Self::ExactWins => "an Exact path wins over this one",
             Self::LongerPathWins => "a longer path wins",
+            Self::EarlierPatternWins => "a regular expression of the same length goes before it",
             Self::LessSpecificHost => "a more specific host wins",
             Self::OnlyDefault => "a default backend, and something better matches",
             Self::PathDiffers => "the path is not covered",
@@ -82,6 +85,9 @@ impl RouteTable {
                 () if shadowed => Outcome::OlderIngressWins,
                 () if !same_host => Outcome::LessSpecificHost,
                 () if matches!(winning_rule, Some(RulePath::Exact(_))) => Outcome::ExactWins,
+                () if winning_rule.as_ref().is_some_and(|rule| rule.same_length(&route.path)) => {
+                    Outcome::EarlierPatternWins
+                }
                 () => Outcome::LongerPathWins,
             };
             let candidate =

@@ -2,17 +2,22 @@
 //!
 //! Pure and without allocation on the way of a request: a [`Target`] is the one normalised form of
 //! a request target that matching and forwarding share, [`normalise_host`] does the same for hosts,
-//! and a [`RouteTable`] is the hash index over a snapshot's routing.
+//! a [`RouteTable`] is the hash index over a snapshot's routing, and [`Found::rewrite`] says what the
+//! endpoint is asked for.
 
 mod explain;
 mod host;
 mod path;
+mod pattern;
+mod patterns;
+mod rewrite;
 mod table;
 mod target;
 
 pub use explain::{Candidate, Outcome};
 pub use host::{BadHost, normalise_host};
-pub use path::compile as compile_regex;
+pub use pattern::{BadPattern, Captures, Pattern};
+pub use rewrite::Rewritten;
 pub use table::{Found, RouteTable};
 pub(crate) use target::normalise_rule;
 pub use target::{BadTarget, Target};

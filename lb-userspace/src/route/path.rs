@@ -1,10 +1,10 @@
 //! Rules' paths against requests' paths.
 
-use regex::{Regex, RegexBuilder};
+use std::sync::Arc;
 
-use crate::model::PathMatch;
-
+use super::pattern::Pattern;
 use super::target::normalise_rule;
+use crate::model::PathMatch;
 
 /// A rule's path, ready to be compared with normalised request paths.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub(super) enum RulePath {
         slash: bool,
     },
     /// What the begin of the path has to match.
-    Regex(Regex),
+    Regex(Arc<Pattern>),
 }
 
 impl RulePath {
@@ -34,7 +34,11 @@ impl RulePath {
                 }
                 Self::Prefix { elements, slash }
             }
-            PathMatch::Regex(pattern) => Self::Regex(compile(pattern).unwrap_or_else(never)),
+            PathMatch::Regex(pattern) => {
+                // Rules are compiled before they come into a snapshot. One that can't be must not
+                // open anything.
+                Self::Regex(Pattern::new(pattern).unwrap_or_else(|_| Pattern::never()))
+            }
         }
     }
 
@@ -45,11 +49,19 @@ impl RulePath {
             Self::Prefix { elements, .. } => path
                 .strip_prefix(elements.as_str())
                 .is_some_and(|rest| rest.starts_with('/') || (rest.is_empty() && !elements.is_empty())),
-            Self::Regex(regex) => regex.is_match(path),
+            Self::Regex(pattern) => pattern.is_match(path),
         }
     }
 
-    /// Orders rules that cover the same path, best last: an Exact path, then the longest prefix.
+    /// Whether both are regular expressions of the same length, so that their order decides.
+    pub(super) fn same_length(&self, other: &PathMatch) -> bool {
+        match (self, other) {
+            (Self::Regex(pattern), PathMatch::Regex(other)) => pattern.text().len() == other.len(),
+            _ => false,
+        }
+    }
+
+    /// Orders rules that cover the same path, best last: an Exact path, then the longest.
     /// Of `/foo` and `/foo/` the one written like the request wins `/foo`, and `/foo/` all below.
     pub(super) fn rank(&self, path: &str) -> (bool, usize, bool) {
         match self {
@@ -58,25 +70,9 @@ impl RulePath {
                 let below = path.len() > elements.len();
                 (false, elements.len(), *slash == below)
             }
-            Self::Regex(regex) => (false, regex.as_str().len(), false),
+            Self::Regex(pattern) => (false, pattern.text().len(), false),
         }
     }
-}
-
-/// A rule's regular expression, anchored at the path's begin, whatever the case of letters.
-///
-/// # Errors
-/// Where it is none, or would need more than [`REGEX_BYTES`] when compiled.
-pub fn compile(pattern: &str) -> Result<Regex, regex::Error> {
-    RegexBuilder::new(&format!("^(?:{pattern})")).case_insensitive(true).size_limit(REGEX_BYTES).build()
-}
-
-/// How much memory one rule's regular expression may need.
-const REGEX_BYTES: usize = 1 << 20;
-
-/// Rules are compiled before they come into a snapshot. One that isn't must not open anything.
-fn never(_: regex::Error) -> Regex {
-    Regex::new(r"[^\s\S]").expect("an empty class is valid")
 }
 
 #[cfg(test)]

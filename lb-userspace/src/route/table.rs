@@ -2,7 +2,8 @@
 //!
 //! A lookup costs one hash for the host (two with wildcards), one for the path, and one for each
 //! element of the path up to the longest prefix that the host has. Neither the number of hosts nor
-//! that of a host's paths matters.
+//! that of a host's paths matters. Hosts with regular expressions pay for those that begin like the
+//! path.
 //!
 //! Which rule wins: candidates are the rules of *all* host patterns that cover the host, the exact
 //! host's before the wildcard's before those without a host; then the longest path; then Exact
@@ -14,11 +15,12 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use ahash::AHashMap;
-use regex::Regex;
 
 use crate::model::{HostPattern, Route, Routing, VirtualHost};
 
 use super::path::RulePath;
+use super::pattern::Pattern;
+use super::patterns::Patterns;
 
 /// The route of a request.
 #[derive(Debug, PartialEq)]
@@ -29,6 +31,8 @@ pub struct Found<'a, T = ()> {
     pub host: &'a HostPattern,
     /// What [`RouteTable::build_with`] made for the route.
     pub served: &'a T,
+    /// The route's regular expression, if it was found by one.
+    pub(super) pattern: Option<&'a Pattern>,
 }
 
 impl<T> Clone for Found<'_, T> {
@@ -60,8 +64,7 @@ pub(super) struct Host<T> {
     exact: AHashMap<Box<str>, usize>,
     prefix: AHashMap<Box<str>, Spellings>,
     longest_prefix: usize,
-    /// In the order of `rules.routes`.
-    regexes: Vec<(usize, Regex)>,
+    patterns: Patterns,
 }
 
 /// `/foo` and `/foo/`: the same elements, two rules.
@@ -119,13 +122,13 @@ impl<T> RouteTable<T> {
     pub fn find(&self, host: Option<&str>, path: &str) -> Option<Found<'_, T>> {
         let hosts = self.covering(host);
         for host in hosts.into_iter().flatten() {
-            if let Some(at) = host.find(path) {
-                return Some(host.found(&host.rules.routes[at], &host.served[at]));
+            if let Some((at, pattern)) = host.find(path) {
+                return Some(host.found(&host.rules.routes[at], &host.served[at], pattern));
             }
         }
         hosts.into_iter().flatten().find_map(|host| {
             let (route, served) = (host.rules.fallback.as_ref()?, host.fallback.as_ref()?);
-            Some(host.found(route, served))
+            Some(host.found(route, served, None))
         })
     }
 
@@ -167,8 +170,9 @@ impl<T> Host<T> {
             exact: AHashMap::new(),
             prefix: AHashMap::new(),
             longest_prefix: 0,
-            regexes: Vec::new(),
+            patterns: Patterns::default(),
         };
+        let mut patterns = Vec::new();
         for (at, route) in host.rules.routes.iter().enumerate() {
             match RulePath::new(&route.path) {
                 RulePath::Exact(path) => {
@@ -182,26 +186,28 @@ impl<T> Host<T> {
                     let spelling = if slash { &mut spellings.slash } else { &mut spellings.plain };
                     spelling.get_or_insert(at);
                 }
-                RulePath::Regex(regex) => host.regexes.push((at, regex)),
+                RulePath::Regex(pattern) => patterns.push((at, pattern)),
             }
         }
+        host.patterns = Patterns::new(patterns);
         host
     }
 
-    fn found<'a>(&'a self, route: &'a Route, served: &'a T) -> Found<'a, T> {
-        Found { route, host: &self.rules.host, served }
+    fn found<'a>(&'a self, route: &'a Route, served: &'a T, pattern: Option<&'a Pattern>) -> Found<'a, T> {
+        Found { route, host: &self.rules.host, served, pattern }
     }
 
-    /// The position of the route that takes `path`. Routes are in order of preference, so of a
-    /// prefix and a regular expression the one that comes first wins.
-    fn find(&self, path: &str) -> Option<usize> {
+    /// The position of the route that takes `path`, with the pattern that it was found by. Routes are
+    /// in order of preference, so of a prefix and a regular expression the one that comes first wins.
+    fn find(&self, path: &str) -> Option<(usize, Option<&Pattern>)> {
         if let Some(exact) = self.exact.get(path) {
-            return Some(*exact);
+            return Some((*exact, None));
         }
         let prefix = self.find_prefix(path);
-        let better = |at: usize| prefix.is_none_or(|prefix| at < prefix);
-        let mut regexes = self.regexes.iter().take_while(|(at, _)| better(*at));
-        regexes.find(|(_, regex)| regex.is_match(path)).map(|(at, _)| *at).or(prefix)
+        match self.patterns.find(path, prefix.unwrap_or(usize::MAX)) {
+            Some((at, pattern)) => Some((at, Some(pattern))),
+            None => prefix.map(|at| (at, None)),
+        }
     }
 
     /// Tries the path's elements, then all but the last, and so on. Starts at the longest prefix
@@ -233,11 +239,20 @@ pub(super) mod tests {
     use crate::model::{Backend, ObjectKey, PathMatch};
     use crate::route::normalise_host;
 
-    /// A route that its Ingress's name tells apart; `Exact /foo`, `Prefix /foo` or `fallback`.
+    /// A table of one route that all hosts have.
+    pub fn table_of(route: Route) -> RouteTable {
+        let host =
+            VirtualHost { host: HostPattern::Any, routes: vec![route], fallback: None, shadowed: vec![] };
+        RouteTable::build(&Routing { hosts: vec![Arc::new(host)] })
+    }
+
+    /// A route that its Ingress's name tells apart; `Exact /foo`, `Prefix /foo`, `Regex /foo` or
+    /// `fallback`.
     pub fn route(rule: &str, name: &str) -> Route {
         let path = match rule.split_once(' ') {
             Some(("Exact", path)) => PathMatch::Exact(path.into()),
             Some(("Prefix", path)) => PathMatch::Prefix(path.into()),
+            Some(("Regex", path)) => PathMatch::Regex(path.into()),
             _ => PathMatch::Prefix("/".into()),
         };
         Route {
@@ -266,7 +281,7 @@ pub(super) mod tests {
         }
         for host in &mut hosts {
             host.routes.sort_by_key(|r| {
-                (std::cmp::Reverse(r.path.text().len()), matches!(r.path, PathMatch::Prefix(_)))
+                (std::cmp::Reverse(r.path.text().len()), !matches!(r.path, PathMatch::Exact(_)))
             });
         }
         hosts.sort_by(|a, b| a.host.cmp(&b.host));
@@ -387,6 +402,36 @@ pub(super) mod tests {
         check(&[("foo.com", "Prefix /a", "a")], &[("foo.com", "/b", None), ("bar.com", "/a", None)]);
     }
 
+    #[test]
+    fn regular_expressions() {
+        check(
+            &[
+                ("", "Regex /a", "a"),
+                ("", "Regex /a/[0-9]+", "number"),
+                ("", "Regex /a/[a-z]+/x", "word"),
+                ("", "Exact /a/7", "exact"),
+                ("", "Prefix /b/c", "prefix"),
+                ("", "Regex /b(.*)", "b"),
+                ("", "Regex /b/c/d.*", "longer"),
+                ("foo.com", "Prefix /own", "own"),
+            ],
+            &[
+                ("h", "/A/x", Some("a")),
+                ("h", "/abc", Some("a")),
+                ("h", "/a/8", Some("number")),
+                ("h", "/a/7", Some("exact")),
+                ("h", "/a/q/x", Some("word")),
+                ("h", "/b/c", Some("b")),
+                ("h", "/b/c/d", Some("longer")),
+                ("h", "/bx", Some("b")),
+                ("h", "/", None),
+                ("h", "/x/a", None),
+                ("foo.com", "/own/a", Some("own")),
+                ("foo.com", "/a/8", Some("number")),
+            ],
+        );
+    }
+
     fn rows() -> impl Strategy<Value = Vec<(String, String)>> {
         let host = prop::sample::select(vec!["", "a.x", "b.x", "*.x", "x", "*.a.x"]);
         let element = prop::sample::select(vec!["a", "b", "ab", "%41"]);
@@ -396,7 +441,8 @@ pub(super) mod tests {
         });
         let rule = prop_oneof![
             path.clone().prop_map(|p| format!("Exact {p}")),
-            path.prop_map(|p| format!("Prefix {p}")),
+            path.clone().prop_map(|p| format!("Prefix {p}")),
+            path.prop_map(|p| format!("Regex {}", p.replace("b", "b+").replace("%41", "(A|c)"))),
             Just("fallback".to_owned()),
         ];
         prop::collection::vec((host, rule).prop_map(|(h, r)| (h.to_owned(), r)), 0..24)
@@ -421,12 +467,19 @@ pub(super) mod tests {
             let routing = routing(&rows);
             let covering: Vec<_> = routing.hosts.iter().filter(|h| h.host.matches(host)).collect();
             let rule = covering.iter().find_map(|h| {
-                h.routes
-                    .iter()
-                    .map(|r| (RulePath::new(&r.path), r))
-                    .filter(|(p, _)| p.covers(path))
-                    .max_by_key(|(p, _)| p.rank(path))
-                    .map(|(_, r)| r)
+                let covers = |(_, path_of): &(usize, RulePath)| path_of.covers(path);
+                let all = h.routes.iter().map(|r| RulePath::new(&r.path)).enumerate().filter(covers);
+                let (patterns, plain): (Vec<_>, Vec<_>) = all.partition(|(_, p)| matches!(p, RulePath::Regex(_)));
+                let best = plain.into_iter().max_by_key(|(_, p)| p.rank(path));
+                let first = patterns.into_iter().next();
+                let at = match (best, first) {
+                    (Some((_, RulePath::Exact(exact))), _) => h.routes.iter().position(|r| {
+                        matches!(RulePath::new(&r.path), RulePath::Exact(other) if other == exact)
+                    }),
+                    (Some((prefix, _)), Some((pattern, _))) => Some(prefix.min(pattern)),
+                    (best, first) => best.or(first).map(|(at, _)| at),
+                };
+                at.map(|at| &h.routes[at])
             });
             let expect = rule.or_else(|| covering.iter().find_map(|h| h.fallback.as_ref()));
             let table = RouteTable::build(&routing);

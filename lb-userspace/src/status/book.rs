@@ -8,7 +8,7 @@
 //! finds that it was told already, and hourly repeats count up the one Event, as long as the server
 //! keeps it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use super::View;
 use super::addresses::of_ingress;
 use super::request::Failure;
 use crate::model::{Issue, ObjectKey, Severity};
-use crate::objects::Kind;
+use crate::objects::{Kind, ObjectMap};
 
 /// Of one object's issues so many become Events, the worst first; `sluice status` has them all.
 const MOST_PER_OBJECT: usize = 10;
@@ -40,8 +40,8 @@ pub struct Book {
     again: Duration,
     synced_again: Duration,
     told: HashMap<u64, Told>,
-    /// Ours, as they were when last looked at.
-    known: BTreeMap<ObjectKey, Arc<Ingress>>,
+    /// All Ingresses as they were when last looked at, and which were ours.
+    known: Option<(ObjectMap<Ingress>, Arc<BTreeSet<ObjectKey>>)>,
     /// Newly served, or served by a new text, and since when.
     fresh: BTreeMap<ObjectKey, Instant>,
 }
@@ -78,26 +78,30 @@ pub struct Telling {
 impl Book {
     /// An empty one. What goes on is told again after `again`, changes of one Ingress after `synced_again`.
     pub fn new(again: Duration, synced_again: Duration) -> Self {
-        Self { again, synced_again, told: HashMap::new(), known: BTreeMap::new(), fresh: BTreeMap::new() }
+        Self { again, synced_again, told: HashMap::new(), known: None, fresh: BTreeMap::new() }
     }
 
     /// Finds out which Ingresses are newly served. To be shown every view, leading or not.
     pub fn observe(&mut self, view: &View, now: Instant) {
-        self.known.retain(|key, _| view.owned.contains(key));
-        for key in view.owned.iter() {
-            let Some(ingress) = view.objects.ingresses.get(key) else { continue };
-            let fresh = match self.known.get(key) {
-                Some(known) if Arc::ptr_eq(known, ingress) => continue,
-                Some(known) => known.spec != ingress.spec || known.annotations() != ingress.annotations(),
-                // One that has an address was served before this process began.
-                None => of_ingress(ingress).is_empty(),
-            };
-            self.known.insert(key.clone(), ingress.clone());
-            if fresh {
+        self.fresh.retain(|key, since| view.owned.contains(key) && now < *since + STALE);
+        let known = self.known.replace((view.objects.ingresses.clone(), view.owned.clone()));
+        let Some((before, owned_before)) = known else {
+            // One that has an address was served before this process began.
+            let new = view.ours().filter(|(_, ingress)| of_ingress(ingress).is_empty());
+            return self.fresh.extend(new.map(|(key, _)| (key.clone(), now)));
+        };
+        if before.ptr_eq(&view.objects.ingresses) && Arc::ptr_eq(&owned_before, &view.owned) {
+            return;
+        }
+        for (key, ingress) in view.ours() {
+            let same = before.get(key).filter(|_| owned_before.contains(key)).is_some_and(|old| {
+                Arc::ptr_eq(old, ingress)
+                    || old.spec == ingress.spec && old.annotations() == ingress.annotations()
+            });
+            if !same {
                 self.fresh.insert(key.clone(), now);
             }
         }
-        self.fresh.retain(|key, since| view.owned.contains(key) && now < *since + STALE);
     }
 
     /// At most `room` Events that are to be told now, and how many more there are.
@@ -124,9 +128,6 @@ impl Book {
             }
         }
         for key in self.fresh.keys() {
-            if !self.known.contains_key(key) {
-                continue;
-            }
             let regarding = reference(view, Kind::Ingress, key);
             let id = id(&regarding, &SYNCED);
             if let Some(count) = self.count(id, self.synced_again, now) {
@@ -402,7 +403,9 @@ mod tests {
             (20, vec![ingress("web", "b", &["192.0.2.1"])], &[]),
             (25, vec![annotated.clone()], &[]),
             (31, vec![annotated.clone()], &["web Synced 2"]),
-            (99, vec![annotated], &[]),
+            (99, vec![annotated.clone()], &[]),
+            // Ours from now on, with the status that it has.
+            (100, vec![annotated, ingress("came", "a", &["192.0.2.9"])], &["came Synced 1"]),
         ] {
             let now = start + Duration::from_secs(second);
             assert_eq!(told(&mut book, &view(&ingresses, vec![]), now), expect, "second {second}");

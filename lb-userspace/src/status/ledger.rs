@@ -24,6 +24,8 @@ pub struct Ledger {
     entries: BTreeMap<ObjectKey, Entry>,
     turns: BTreeSet<(Instant, ObjectKey)>,
     desired: Option<Addresses>,
+    /// What was looked at last.
+    seen: Option<(ObjectMap<Ingress>, Arc<BTreeSet<ObjectKey>>)>,
     backoff: Backoff,
 }
 
@@ -107,7 +109,7 @@ impl Entry {
 impl Ledger {
     /// One that knows nothing yet.
     pub fn new(backoff: Backoff) -> Self {
-        Self { entries: BTreeMap::new(), turns: BTreeSet::new(), desired: None, backoff }
+        Self { entries: BTreeMap::new(), turns: BTreeSet::new(), desired: None, seen: None, backoff }
     }
 
     /// Looks at everything anew. `desired`: what ours shall say; while that is not known, or empty,
@@ -115,11 +117,18 @@ impl Ledger {
     pub fn review(
         &mut self,
         ingresses: &ObjectMap<Ingress>,
-        owned: &BTreeSet<ObjectKey>,
+        owned: &Arc<BTreeSet<ObjectKey>>,
         desired: Option<Addresses>,
         now: Instant,
     ) {
-        self.desired = desired.filter(|desired| !desired.is_empty());
+        let desired = desired.filter(|desired| !desired.is_empty());
+        let known = self.seen.replace((ingresses.clone(), owned.clone()));
+        if known.is_some_and(|(i, o)| i.ptr_eq(ingresses) && Arc::ptr_eq(&o, owned))
+            && self.desired == desired
+        {
+            return;
+        }
+        self.desired = desired;
         let turns = &mut self.turns;
         self.entries.retain(|key, entry| {
             let there = ingresses.contains_key(key);
@@ -251,7 +260,7 @@ mod tests {
             let key = ObjectKey::new("d", "a");
             let all = ingress.map(|ingress| (key.clone(), ingress.clone())).into_iter().collect();
             let owned = if ours { BTreeSet::from([key]) } else { BTreeSet::new() };
-            self.ledger.review(&all, &owned, Some(set(desired)), self.now);
+            self.ledger.review(&all, &Arc::new(owned), Some(set(desired)), self.now);
             self
         }
 

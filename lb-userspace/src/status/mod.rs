@@ -50,6 +50,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::networking::v1::Ingress;
 use kube::Client;
 use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
@@ -157,6 +158,13 @@ struct View {
     owned: Arc<BTreeSet<ObjectKey>>,
 }
 
+impl View {
+    /// The Ingresses that are ours.
+    fn ours(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<Ingress>)> {
+        self.owned.iter().filter_map(|key| self.objects.ingresses.get_key_value(key))
+    }
+}
+
 /// Stands for election, and as leader writes status and Events, until the sender of `updates` is
 /// dropped. Then it lets what is under way come to its end and lets go of the Lease, which takes
 /// about as long as the API takes to answer; it may also be aborted at any time.
@@ -208,17 +216,31 @@ async fn look(
     views: watch::Sender<Option<Arc<View>>>,
     settle: Duration,
 ) {
+    let mut known: Option<(Served, Arc<BTreeSet<ObjectKey>>)> = None;
     loop {
         let served = updates.borrow_and_update().clone();
-        if let Some(Served { objects, snapshot, translation }) = served {
-            let owned = Arc::new(translate::owned(&objects, &translation));
-            views.send_replace(Some(Arc::new(View { objects, snapshot, owned })));
+        if let Some(served) = served {
+            // Endpoints come and go far more often than Ingresses and classes.
+            let owned = match known {
+                Some((before, owned)) if same_claims(&before, &served) => owned,
+                _ => Arc::new(translate::owned(&served.objects, &served.translation)),
+            };
+            let (objects, snapshot) = (served.objects.clone(), served.snapshot.clone());
+            views.send_replace(Some(Arc::new(View { objects, snapshot, owned: owned.clone() })));
+            known = Some((served, owned));
         }
         if updates.changed().await.is_err() {
             return;
         }
         sleep(settle).await;
     }
+}
+
+/// Whether the same Ingresses are ours, for certain.
+fn same_claims(a: &Served, b: &Served) -> bool {
+    a.objects.ingresses.ptr_eq(&b.objects.ingresses)
+        && a.objects.classes.ptr_eq(&b.objects.classes)
+        && Arc::ptr_eq(&a.translation, &b.translation)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Tells Events: one after the other, at a bounded rate, and only while leading.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::events::v1::Event;
@@ -43,8 +44,7 @@ impl Teller {
     /// Runs until there are no more views.
     pub async fn run(mut self, mut views: watch::Receiver<Option<Arc<View>>>) {
         loop {
-            // Looked at anew now and then, since things become due by time alone.
-            let mut wake = Instant::now() + self.settings.synced_again;
+            let mut wake = Instant::now() + self.look_again();
             let leads = self.leadership.holds();
             let view = views.borrow_and_update().clone();
             if let Some(view) = view {
@@ -104,9 +104,14 @@ impl Teller {
         }
         self.reporter.change(|report| report.events_waiting = waiting as u64);
         match waiting {
-            0 => now + self.settings.synced_again,
+            0 => now + self.look_again(),
             _ => self.bucket.next(Instant::now()).max(self.paused),
         }
+    }
+
+    /// Things become due by time alone, too.
+    fn look_again(&self) -> Duration {
+        self.settings.again.min(self.settings.synced_again)
     }
 
     async fn send(&self, telling: &Telling) -> Result<(), Failure> {

@@ -1,12 +1,12 @@
-//! Secrets: certificates, read and checked.
+//! Secrets: certificates and authorities, read and checked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::core::v1::Secret;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 
@@ -90,14 +90,16 @@ impl<'a> Certificates<'a> {
     }
 }
 
-/// Why a Secret has no usable certificate. Never quotes the Secret's data.
-struct BadSecret {
-    field: &'static str,
-    cause: String,
-    remedy: &'static str,
+/// Why a Secret can't be used. Never quotes the Secret's data.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct BadSecret {
+    pub(super) field: &'static str,
+    pub(super) cause: String,
+    pub(super) remedy: &'static str,
 }
 
-fn read(
+/// The certificate and key of a Secret; `previous` if they are the same.
+pub(super) fn read(
     key: &ObjectKey,
     secret: &Secret,
     previous: Option<&Arc<Certificate>>,
@@ -171,8 +173,64 @@ fn read(
     }))
 }
 
+/// DER of those who may sign certificates, and of what they revoked.
+pub(super) struct Authorities {
+    pub(super) roots: Vec<Vec<u8>>,
+    pub(super) revocations: Vec<Vec<u8>>,
+}
+
+/// `ca.crt`, at least one certificate, and `ca.crl` if it is there.
+pub(super) fn authorities(secret: &Secret) -> Result<Authorities, BadSecret> {
+    let bad = |cause: &str| BadSecret {
+        field: "data[ca.crt]",
+        cause: cause.into(),
+        remedy: "Put the certificates of the authorities there in PEM.",
+    };
+    let pem = value(secret, "ca.crt").ok_or_else(no_authorities)?;
+    let roots: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .map(|one| one.map(|der| der.to_vec()))
+        .collect::<Result<_, _>>()
+        .map_err(|_| bad("ca.crt is no PEM"))?;
+    if roots.is_empty() {
+        return Err(bad("ca.crt holds no certificate in PEM"));
+    }
+    if roots.iter().any(|root| x509_parser::parse_x509_certificate(root).is_err()) {
+        return Err(bad("ca.crt holds a certificate that can't be read"));
+    }
+    let bad = |cause: &str| BadSecret {
+        field: "data[ca.crl]",
+        cause: cause.into(),
+        remedy: "Put the revocation lists there in PEM, or remove it.",
+    };
+    let pem = value(secret, "ca.crl").unwrap_or_default();
+    let revocations: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem)
+        .map(|one| one.map(|der| der.to_vec()))
+        .collect::<Result<_, _>>()
+        .map_err(|_| bad("ca.crl is no PEM"))?;
+    if revocations.iter().any(|list| x509_parser::parse_x509_crl(list).is_err()) {
+        return Err(bad("ca.crl holds a revocation list that can't be read"));
+    }
+    Ok(Authorities { roots, revocations })
+}
+
+/// What is wrong with a Secret that should have authorities and has none.
+pub(super) fn no_authorities() -> BadSecret {
+    BadSecret {
+        field: "data[ca.crt]",
+        cause: "ca.crt is missing".into(),
+        remedy: "Put the certificates of the authorities there in PEM.",
+    }
+}
+
+/// Every entry, by name.
+pub(super) fn entries(secret: &Secret) -> BTreeMap<&str, &[u8]> {
+    let data = secret.data.iter().flatten().map(|(name, bytes)| (name.as_str(), bytes.0.as_slice()));
+    let plain = secret.string_data.iter().flatten().map(|(name, text)| (name.as_str(), text.as_bytes()));
+    data.chain(plain).collect()
+}
+
 /// `stringData` goes over `data`, as it does on its way into the API server.
-fn value<'a>(secret: &'a Secret, name: &str) -> Option<&'a [u8]> {
+pub(super) fn value<'a>(secret: &'a Secret, name: &str) -> Option<&'a [u8]> {
     let plain = secret.string_data.as_ref().and_then(|data| data.get(name)).map(String::as_bytes);
     plain.or_else(|| secret.data.as_ref().and_then(|data| data.get(name)).map(|bytes| bytes.0.as_slice()))
 }

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Endpoints, Service, ServicePort};
 use super::report::issue;
 use crate::model::{
     Cluster, ClusterKey, Endpoint, Issue, IssueReason, ObjectKey, PortRef, Severity, Unavailable,
-    UpstreamProtocol,
+    UpstreamProtocol, Via,
 };
 use crate::objects::{Objects, SERVICE_NAME_LABEL, Slice, SliceAddress, excerpt};
 
@@ -33,19 +33,18 @@ impl<'a> Services<'a> {
         }
     }
 
-    /// The keys that can be served, sorted.
-    pub(super) fn served(&self) -> impl Iterator<Item = &ClusterKey> {
-        self.asked.iter().filter(|(_, port)| port.is_ok()).map(|(key, _)| key)
-    }
-
     /// A cluster for each key that was asked for and can be served, sorted.
     pub(super) fn into_clusters(self, issues: &mut Vec<Issue>) -> impl Iterator<Item = Cluster> {
         let objects = self.objects;
         self.asked.into_iter().filter_map(move |(key, port)| {
             let port = port.ok()?;
-            check_protocol(objects, &key, port, issues);
-            let endpoints = endpoints(objects, &key.service, port, issues);
-            Some(Cluster { key, protocol: UpstreamProtocol::Http, endpoints })
+            let protocol = protocol(objects, &key, port, issues);
+            let address = match key.via {
+                Via::Endpoints => None,
+                Via::ClusterIp => cluster_addresses(objects, &key.service, port, issues),
+            };
+            let endpoints = address.unwrap_or_else(|| endpoints(objects, &key.service, port, issues));
+            Some(Cluster { key, protocol, endpoints })
         })
     }
 }
@@ -102,12 +101,50 @@ fn endpoints(
     found.into_endpoints()
 }
 
-/// Says so if the Service asks for a protocol that Sluice does not speak with endpoints.
-fn check_protocol(objects: &Objects, key: &ClusterKey, port: &ServicePort, issues: &mut Vec<Issue>) {
-    let Some(protocol) = port.app_protocol.as_deref() else { return };
-    let spoken = ["", "http", "kubernetes.io/ws", "tcp"];
-    if spoken.iter().any(|spoken| protocol.eq_ignore_ascii_case(spoken)) {
-        return;
+/// The Service's own addresses with its port, for requests that the cluster's balancing spreads;
+/// `None`, and said so, where it has none.
+fn cluster_addresses(
+    objects: &Objects,
+    service: &ObjectKey,
+    port: &ServicePort,
+    issues: &mut Vec<Issue>,
+) -> Option<Arc<[Endpoint]>> {
+    let spec = objects.services.get(service).and_then(|service| service.spec.as_ref());
+    let all = spec.and_then(|spec| spec.cluster_ips.as_deref()).unwrap_or_default();
+    let first = spec.and_then(|spec| spec.cluster_ip.as_ref()).filter(|_| all.is_empty());
+    let number = port_number(port.port)?;
+    let addresses: BTreeSet<IpAddr> = all.iter().chain(first).filter_map(|text| text.parse().ok()).collect();
+    if addresses.is_empty() {
+        issues.push(issue(
+            Severity::Warning,
+            IssueReason::Unsupported,
+            "Service",
+            service,
+            "spec.clusterIP",
+            "has no ClusterIP, which service-upstream asks for; its endpoints are used. Give it one, or \
+             remove the annotation.",
+        ));
+        return None;
+    }
+    let endpoint = |ip| Endpoint { address: SocketAddr::new(ip, number), zone: None, terminating: false };
+    Some(addresses.into_iter().map(endpoint).collect())
+}
+
+/// What the Service's port says is spoken there. Says so if that is nothing that Sluice speaks with
+/// endpoints.
+fn protocol(
+    objects: &Objects,
+    key: &ClusterKey,
+    port: &ServicePort,
+    issues: &mut Vec<Issue>,
+) -> UpstreamProtocol {
+    let Some(protocol) = port.app_protocol.as_deref() else { return UpstreamProtocol::Http };
+    match protocol.to_ascii_lowercase().as_str() {
+        "" | "http" | "kubernetes.io/ws" | "tcp" => return UpstreamProtocol::Http,
+        "https" | "kubernetes.io/wss" => return UpstreamProtocol::Https,
+        "kubernetes.io/h2c" | "h2c" | "http2" | "grpc" => return UpstreamProtocol::Grpc,
+        "grpcs" => return UpstreamProtocol::Grpcs,
+        _ => {}
     }
     issues.push(issue(
         Severity::Warning,
@@ -120,6 +157,7 @@ fn check_protocol(objects: &Objects, key: &ClusterKey, port: &ServicePort, issue
             excerpt(protocol)
         ),
     ));
+    UpstreamProtocol::Http
 }
 
 /// Where in its Service a port is.

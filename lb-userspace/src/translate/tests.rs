@@ -1,6 +1,8 @@
 //! What holds for translation as a whole: reuse, bounds, and any input at all. Single rules are
 //! in `tests/golden`.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};

@@ -137,6 +137,19 @@ fn values_change_what_they_say() {
             "/metadata/annotations/sluice.dev~1compat".into(),
             json!("ingress-nginx"),
         ),
+        (&["status.enabled=false"], "ConfigMap", "/data/SLUICE_NO_STATUS".into(), json!("true")),
+        (
+            &["status.publishAddresses=[\"192.0.2.1\",\"edge.test\"]"],
+            "ConfigMap",
+            "/data/SLUICE_PUBLISH_ADDRESS".into(),
+            json!("192.0.2.1,edge.test"),
+        ),
+        (
+            &["status.publishService=\"a/b\""],
+            "ConfigMap",
+            "/data/SLUICE_PUBLISH_SERVICE".into(),
+            json!("a/b"),
+        ),
         (&["config.SLUICE_WORKERS=4"], "ConfigMap", "/data/SLUICE_WORKERS".into(), json!("4")),
         (&["doctor.enabled=false"], "DaemonSet", pod("/initContainers"), null.clone()),
         (
@@ -178,7 +191,7 @@ fn values_change_what_they_say() {
     }
     for (values, gone) in [
         ("ingressClass.create=false", &["IngressClass"][..]),
-        ("rbac.create=false", &["ClusterRole", "ClusterRoleBinding"]),
+        ("rbac.create=false", &["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]),
         ("serviceAccount.create=false", &["ServiceAccount"]),
     ] {
         let objects = helm(&[values]).expect("renders");
@@ -196,6 +209,7 @@ fn wrong_values_are_refused_by_name() {
         ("ingress.defaultBackend=\"web\"", "defaultBackend"),
         ("listen.httpPort=0", "httpPort"),
         ("drainTimeout=\"30s\"", "drainTimeout"),
+        ("status.publishService=\"b\"", "publishService"),
         ("config.WORKERS=4", "WORKERS"),
         ("accessLog=\"stderr\"", "accessLog"),
         ("intrface=\"eth0\"", "intrface"),

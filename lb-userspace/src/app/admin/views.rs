@@ -297,7 +297,7 @@ impl RouteView {
     pub fn new(snapshot: &Snapshot, route: &Route, fallback: bool, shadowed: bool) -> Self {
         let (backend, endpoints) = match &route.backend {
             model::Backend::Cluster(key) => {
-                (key.to_string(), snapshot.clusters.get(key).map_or(0, |c| c.endpoints.len()))
+                (key.to_string(), snapshot.clusters.get(&**key).map_or(0, |c| c.endpoints.len()))
             }
             model::Backend::Answered => ("none".to_owned(), 0),
             model::Backend::Unavailable(why) => (format!("503: {why}"), 0),

@@ -4,7 +4,7 @@
 //! not either, and servers inside a cluster rarely have a certificate that anybody could verify.
 //! Where that matters, the server is asked over the pods' own network, as most are.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -20,13 +20,13 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::resolve::Names;
-use super::trust::unverified_client;
 
 /// Connections to one server that wait for a question, and how long.
 const MAX_IDLE: usize = 16;
@@ -84,14 +84,18 @@ struct Idle {
 }
 
 /// One worker's way to servers that are named by a URL.
-#[derive(Default)]
 pub(in crate::proxy) struct Asker {
     names: Names,
     idle: RefCell<AHashMap<Server, Vec<Idle>>>,
-    connector: OnceCell<TlsConnector>,
+    connector: TlsConnector,
 }
 
 impl Asker {
+    /// `tls` is what https is spoken with.
+    pub(in crate::proxy) fn new(tls: Arc<ClientConfig>) -> Self {
+        Self { names: Names::default(), idle: RefCell::default(), connector: TlsConnector::from(tls) }
+    }
+
     /// Sends a request without body. `Host` is the URL's unless the request has one.
     pub(super) async fn ask(
         &self,
@@ -202,8 +206,7 @@ impl Asker {
         let failed = |source| AskError::Connect { host: server.host.to_string(), source };
         let name = server.host.trim_matches(['[', ']']).to_owned();
         let name = ServerName::try_from(name).map_err(|_| failed(std::io::ErrorKind::InvalidInput.into()))?;
-        let connector = self.connector.get_or_init(|| TlsConnector::from(Arc::new(unverified_client())));
-        match tokio::time::timeout(limit, connector.connect(name, stream)).await {
+        match tokio::time::timeout(limit, self.connector.connect(name, stream)).await {
             Ok(Ok(stream)) => {
                 start(stream).await.map_err(|source| AskError::Http { host: server.host.to_string(), source })
             }

@@ -35,10 +35,25 @@ impl Facts<'_> {
         out
     }
 
-    /// A URL as text; `None` if something in it can't stand in one.
+    /// Appends what a variable stands for in a URL.
+    pub(in crate::proxy) fn fill_variable(&self, variable: &Variable, out: &mut String) {
+        let mut value = Vec::new();
+        self.append(variable, Place::Url, &mut value);
+        out.push_str(&String::from_utf8_lossy(&value));
+    }
+
+    /// A URL as text, with what is not ASCII percent-encoded; `None` if something in it can't stand
+    /// in one.
     pub(in crate::proxy) fn fill_url(&self, template: &Template) -> Option<String> {
-        let text = String::from_utf8(self.fill(template, Place::Url)).ok()?;
-        text.bytes().all(|byte| byte.is_ascii_graphic()).then_some(text)
+        let mut text = String::new();
+        for byte in self.fill(template, Place::Url) {
+            match byte {
+                b'!'..=b'~' => text.push(byte.into()),
+                0x80.. => text.push_str(&format!("%{byte:02X}")),
+                _ => return None,
+            }
+        }
+        Some(text)
     }
 
     /// A header's value; `None` if it is empty or can't be one.
@@ -75,11 +90,11 @@ impl Facts<'_> {
             }
             Variable::Cookie(name) => return Cow::Borrowed(self.cookie(name).unwrap_or_default()),
             Variable::Argument(name) => self.argument(name).unwrap_or_default(),
-            Variable::Namespace => &self.route.ingress.namespace,
-            Variable::Ingress => &self.route.ingress.name,
+            Variable::Namespace => &self.ingress().namespace,
+            Variable::Ingress => &self.ingress().name,
             Variable::Service => self.service_name(),
             Variable::ServicePort => return owned(self.service_port()),
-            Variable::Capture(_) => "",
+            Variable::Capture(number) => self.found.captures(self.target.path()).get(*number),
         };
         Cow::Borrowed(text.as_bytes())
     }

@@ -4,206 +4,244 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
-use super::reflector::Change;
-use super::{Settings, Starter};
-use crate::model::ObjectKey;
-use crate::objects::{Kind, Object, Objects};
+use super::api::Collection;
+use super::decode::Event;
+use super::reflector::{Change, Told};
+use super::secrets::Secrets;
+use super::{KINDS, Settings, Starter};
+use crate::model::{Issue, ObjectKey, ObjectRef};
+use crate::objects::{Kind, Object, Objects, secrets_of};
 use crate::source::{Health, Update, now_unix};
-
-const KINDS: [Kind; 5] =
-    [Kind::IngressClass, Kind::Ingress, Kind::Service, Kind::EndpointSlice, Kind::Secret];
 
 /// An update waits this long at most for a Secret that an Ingress has just begun to name. Without
 /// the wait, an Ingress that moves to another Secret would be without certificate for a moment.
 const SECRET_PATIENCE: Duration = Duration::from_secs(1);
+/// The first update waits this long for single objects. Longer would let whoever may name a Secret
+/// that can't be read keep the node out of service.
+const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The state of all kinds.
 pub struct Gatherer {
     settings: Settings,
-    changed: mpsc::Receiver<Change>,
+    changed: mpsc::Receiver<Told>,
     sender: watch::Sender<Update>,
     objects: Objects,
-    listed: BTreeSet<Kind>,
-    failing: BTreeMap<Kind, String>,
+    collections: BTreeMap<Arc<Collection>, State>,
+    /// Objects that can't be read.
+    bad: BTreeMap<ObjectRef, Issue>,
+    secrets: Secrets,
+    synced: bool,
     since: Option<i64>,
-    /// The Secrets that may be held.
-    wanted: BTreeSet<ObjectKey>,
-    /// Secrets that exist but aren't wanted: only their names are kept.
-    passed_over: BTreeSet<ObjectKey>,
-    /// Secrets that became wanted after they had been passed over.
-    fetching: BTreeSet<ObjectKey>,
+}
+
+/// What is known of a collection itself.
+#[derive(Default)]
+struct State {
+    /// It was read in full at least once.
+    listed: bool,
+    /// What the list that is being read has brought so far.
+    listing: Option<BTreeSet<ObjectKey>>,
+    failing: Option<String>,
 }
 
 impl Gatherer {
     /// A gatherer that knows nothing yet, and its readers' end.
-    pub fn new(settings: Settings, changed: mpsc::Receiver<Change>) -> (Self, watch::Receiver<Update>) {
+    pub fn new(starter: Starter, changed: mpsc::Receiver<Told>) -> (Self, watch::Receiver<Update>) {
         let update =
             Update { objects: Arc::default(), issues: Vec::new(), synced: false, health: Health::Ok };
         let (sender, receiver) = watch::channel(update);
+        let settings = starter.settings.clone();
+        let mut secrets = Secrets::new(starter);
+        settings.default_certificate.iter().for_each(|key| secrets.want(key));
         let gatherer = Self {
-            wanted: settings.default_certificate.iter().cloned().collect(),
             settings,
             changed,
             sender,
             objects: Objects::default(),
-            listed: BTreeSet::new(),
-            failing: BTreeMap::new(),
+            collections: BTreeMap::new(),
+            bad: BTreeMap::new(),
+            secrets,
+            synced: false,
             since: None,
-            passed_over: BTreeSet::new(),
-            fetching: BTreeSet::new(),
         };
         (gatherer, receiver)
     }
 
     /// Runs until nobody reads the updates. `tasks` are the reflectors; they end with it.
-    pub async fn run(mut self, starter: Starter, mut tasks: JoinSet<()>) {
-        let secrets: Api<Secret> = Api::all(starter.client.clone());
-        let (fetched, mut arrived) = mpsc::channel(64);
+    pub async fn run(mut self, tasks: JoinSet<()>) {
         let mut dirty_since: Option<Instant> = None;
-        let mut secrets_started = false;
+        let mut published = Instant::now();
         loop {
-            let due = dirty_since.map(|since| {
-                let patience =
-                    if self.fetching.is_empty() { self.settings.debounce } else { SECRET_PATIENCE };
-                since + patience
+            let due = dirty_since.map(|since| match self.patience() {
+                Some(patience) => since + patience,
+                None => (since + self.settings.settle).max(published + self.settings.debounce),
             });
             tokio::select! {
-                change = self.changed.recv() => match change {
-                    Some(change) => if !self.take(change) { continue },
-                    None => return,
-                },
-                Some((key, secret)) = arrived.recv() => self.arrive(&key, secret),
+                biased;
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.publish();
                     dirty_since = None;
+                    published = Instant::now();
                     continue;
                 }
-                () = self.sender.closed() => return,
+                change = self.changed.recv() => match change {
+                    Some((what, change)) => if !self.take(&what, change) { continue },
+                    None => break,
+                },
+                () = self.sender.closed() => break,
             }
             dirty_since.get_or_insert_with(Instant::now);
-            // Only when it is known which Secrets are wanted can the others be passed over.
-            if !secrets_started && self.listed.contains(&Kind::Ingress) {
-                secrets_started = true;
-                starter.start_secrets(&mut tasks);
-            }
-            for key in self.take_missing() {
-                let (api, fetched) = (secrets.clone().into_client(), fetched.clone());
-                let settings = self.settings.clone();
-                tasks.spawn(async move {
-                    let secret = fetch(api, &key, &settings).await;
-                    // Only fails when the gatherer has ended.
-                    let _ = fetched.send((key, secret)).await;
-                });
-            }
         }
+        drop(tasks);
+    }
+
+    /// How long to wait for single objects, if there are any to wait for.
+    fn patience(&self) -> Option<Duration> {
+        if !self.all_listed() {
+            return None;
+        }
+        let config_map = self.settings.config_map.clone().map(|key| Collection::one(Kind::ConfigMap, key));
+        let all =
+            self.secrets.all_answered() && (self.synced || config_map.is_none_or(|one| self.listed(&one)));
+        (!all).then_some(if self.synced { SECRET_PATIENCE } else { FIRST_PATIENCE })
+    }
+
+    fn all_listed(&self) -> bool {
+        KINDS.iter().all(|kind| self.listed(&Collection::all(*kind)))
+    }
+
+    fn listed(&self, what: &Collection) -> bool {
+        self.collections.get(what).is_some_and(|state| state.listed)
     }
 
     /// Returns whether there is anything to hand on.
-    fn take(&mut self, change: Change) -> bool {
+    fn take(&mut self, what: &Arc<Collection>, change: Change) -> bool {
+        if let (Kind::Secret, Some(key)) = (what.kind, &what.named)
+            && !self.secrets.wants(key)
+        {
+            // Sent before its reflector was ended.
+            return false;
+        }
+        let state = self.collections.entry(what.clone()).or_default();
         match change {
-            Change::Listed(kind, objects) => {
-                self.failing.remove(&kind);
-                self.replace(kind, objects);
-                self.listed.insert(kind);
-                self.follow_ingresses(kind);
+            Change::Listing => {
+                state.listing = Some(BTreeSet::new());
+                false
             }
-            Change::Applied(object) => {
-                let kind = object.kind();
-                let key = object.key();
-                if kind == Kind::Secret {
-                    self.fetching.remove(&key);
+            Change::Events(events) => {
+                let mut changed = false;
+                for event in events {
+                    changed |= self.apply(what, event);
                 }
-                if kind == Kind::Secret && !self.wanted.contains(&key) {
-                    self.objects.remove(kind, &key);
-                    self.passed_over.insert(key);
-                } else {
-                    self.objects.insert(object);
+                changed
+            }
+            Change::Listed => {
+                let news = state.failing.take().is_some() | !std::mem::replace(&mut state.listed, true);
+                let seen = state.listing.take().unwrap_or_default();
+                if let Some(key) = &what.named {
+                    self.secrets.answered(key);
                 }
-                self.follow_ingresses(kind);
+                self.retain(what, &seen) | news
             }
-            Change::Deleted(object) => {
-                let (kind, key) = (object.kind(), object.key());
-                if kind == Kind::Secret {
-                    self.passed_over.remove(&key);
-                    self.fetching.remove(&key);
+            Change::Fetched(found) => {
+                state.failing = None;
+                let (event, version) = found.unzip();
+                let Some(key) = &what.named else { return false };
+                if self.secrets.arrived(key, version.unwrap_or_default()) {
+                    match event {
+                        Some(event) => drop(self.apply(what, event)),
+                        None => drop(self.remove(what.kind, key)),
+                    }
                 }
-                self.objects.remove(kind, &key);
-                self.follow_ingresses(kind);
+                true
             }
-            Change::Failing(kind, reason) => return self.failing.insert(kind, reason).is_none(),
-            Change::Working(kind) => return self.failing.remove(&kind).is_some(),
+            Change::Failing(reason) => state.failing.replace(reason).is_none(),
+            Change::Working => state.failing.take().is_some(),
         }
-        true
     }
 
-    /// Keeps what the list holds.
-    fn replace(&mut self, kind: Kind, mut listed: Vec<Object>) {
-        if kind == Kind::Secret {
-            self.fetching.clear();
-            self.passed_over = listed.iter().map(Object::key).collect();
-            listed.retain(|object| self.wanted.contains(&object.key()));
-            for object in &listed {
-                self.passed_over.remove(&object.key());
+    fn apply(&mut self, what: &Arc<Collection>, event: Event) -> bool {
+        let key = match &event {
+            Event::Applied(object) => object.key(),
+            Event::Named(key, _) | Event::Deleted(key) => key.clone(),
+            Event::Bad(issue) => issue.object.key.clone(),
+        };
+        if what.kind == Kind::Secret && !self.secrets.wants(&key) {
+            return false;
+        }
+        if let Some(seen) = self.collections.get_mut(what).and_then(|state| state.listing.as_mut()) {
+            seen.insert(key.clone());
+        }
+        match event {
+            Event::Applied(object) => self.insert(key, object),
+            Event::Named(key, version) => {
+                self.secrets.named(&key, version);
+                false
+            }
+            Event::Deleted(key) if what.names_only => self.gone(&key),
+            Event::Deleted(key) => self.remove(what.kind, &key),
+            Event::Bad(issue) => self.bad.insert(issue.object.clone(), *issue.clone()) != Some(*issue),
+        }
+    }
+
+    fn insert(&mut self, key: ObjectKey, object: Object) -> bool {
+        if let Object::Ingress(ingress) = &object {
+            self.follow(&key, &secrets_of(ingress));
+        }
+        let mended = self.bad.remove(&ObjectRef { kind: object.kind().name(), key }).is_some();
+        self.objects.insert(object) | mended
+    }
+
+    fn remove(&mut self, kind: Kind, key: &ObjectKey) -> bool {
+        if kind == Kind::Ingress {
+            self.follow(key, &[]);
+        }
+        let bad = self.bad.remove(&ObjectRef { kind: kind.name(), key: key.clone() }).is_some();
+        self.objects.remove(kind, key) | bad
+    }
+
+    /// The Ingress of this key names these Secrets from now on.
+    fn follow(&mut self, ingress: &ObjectKey, now: &[ObjectKey]) {
+        let before = self.objects.ingresses.get(ingress).map(|old| secrets_of(old)).unwrap_or_default();
+        now.iter().filter(|key| !before.contains(key)).for_each(|key| self.secrets.want(key));
+        for key in before.iter().filter(|key| !now.contains(key)) {
+            if self.secrets.unwant(key) {
+                self.remove(Kind::Secret, key);
+                self.collections.remove(&Collection::one(Kind::Secret, key.clone()));
             }
         }
-        self.objects.replace_all(kind, listed);
     }
 
-    /// After a change of Ingresses: which Secrets are wanted now.
-    fn follow_ingresses(&mut self, changed: Kind) {
-        if changed != Kind::Ingress {
-            return;
-        }
-        let mut wanted: BTreeSet<ObjectKey> = self.settings.default_certificate.iter().cloned().collect();
-        for (key, ingress) in &self.objects.ingresses {
-            let tls = ingress.spec.iter().flat_map(|spec| spec.tls.iter().flatten());
-            let names = tls.filter_map(|tls| tls.secret_name.as_deref());
-            wanted.extend(names.map(|name| ObjectKey::new(key.namespace.clone(), name)));
-        }
-        if wanted == self.wanted {
-            return;
-        }
-        self.wanted = wanted;
-        let unwanted: Vec<ObjectKey> =
-            self.objects.secrets.keys().filter(|key| !self.wanted.contains(key)).cloned().collect();
-        for key in unwanted {
-            self.objects.remove(Kind::Secret, &key);
-            self.passed_over.insert(key);
+    /// The watch that Secrets share says that this one is gone.
+    fn gone(&mut self, key: &ObjectKey) -> bool {
+        self.secrets.is_shared(key) && {
+            self.secrets.gone(key);
+            self.remove(Kind::Secret, key)
         }
     }
 
-    /// The Secrets that have to be asked for; each is named once.
-    fn take_missing(&mut self) -> Vec<ObjectKey> {
-        let keys: Vec<ObjectKey> = self.wanted.intersection(&self.passed_over).cloned().collect();
-        for key in &keys {
-            self.passed_over.remove(key);
-            self.fetching.insert(key.clone());
-        }
-        keys
-    }
-
-    fn arrive(&mut self, key: &ObjectKey, secret: Option<Secret>) {
-        // The watch was faster, with a newer version or the news that the Secret is gone.
-        if !self.fetching.remove(key) {
-            return;
-        }
-        match secret {
-            Some(secret) if self.wanted.contains(key) => {
-                self.objects.insert(secret);
+    /// Removes what a complete list has not brought.
+    fn retain(&mut self, what: &Collection, seen: &BTreeSet<ObjectKey>) -> bool {
+        let known: Vec<ObjectKey> = match &what.named {
+            Some(key) => vec![key.clone()],
+            None => {
+                let bad = self.bad.keys().filter(|bad| bad.kind == what.kind.name());
+                self.objects.keys(what.kind).chain(bad.map(|bad| bad.key.clone())).collect()
             }
-            Some(_) => drop(self.passed_over.insert(key.clone())),
-            None => {}
+        };
+        let mut changed = false;
+        for key in known.iter().filter(|key| !seen.contains(key)) {
+            changed |= if what.names_only { self.gone(key) } else { self.remove(what.kind, key) };
         }
+        changed
     }
 
     fn publish(&mut self) {
-        let health = match self.failing.values().next() {
+        let health = match self.collections.values().find_map(|state| state.failing.as_ref()) {
             None => {
                 self.since = None;
                 Health::Ok
@@ -213,30 +251,14 @@ impl Gatherer {
                 Health::Degraded { since, reason: reason.clone() }
             }
         };
-        let synced = KINDS.iter().all(|kind| self.listed.contains(kind));
-        // Before that, half a state would only be misread.
-        let objects = if synced { Arc::new(self.objects.clone()) } else { Arc::default() };
-        let update = Update { objects, issues: Vec::new(), synced, health };
-        self.sender.send_replace(update);
-    }
-}
-
-/// Asks for one Secret until there is an answer. `None`: it does not exist.
-async fn fetch(client: kube::Client, key: &ObjectKey, settings: &Settings) -> Option<Secret> {
-    let api: Api<Secret> = Api::namespaced(client, &key.namespace);
-    let mut wait = settings.backoff_min;
-    loop {
-        match timeout(settings.answer, api.get_opt(&key.name)).await {
-            Ok(Ok(mut secret)) => {
-                if let Some(secret) = &mut secret {
-                    secret.metadata.managed_fields = None;
-                }
-                return secret;
-            }
-            Ok(Err(error)) => tracing::debug!(secret = %key, %error, "can't get a Secret"),
-            Err(_) => tracing::debug!(secret = %key, "no answer for a Secret"),
+        if self.all_listed() {
+            self.synced = true;
+            // Whoever has not answered by now does not hold up the changes to come.
+            self.secrets.give_up();
         }
-        sleep(wait).await;
-        wait = (wait * 2).min(settings.backoff_max);
+        // Before that, half a state would only be misread.
+        let objects = if self.synced { Arc::new(self.objects.clone()) } else { Arc::default() };
+        let issues = self.bad.values().cloned().collect();
+        self.sender.send_replace(Update { objects, issues, synced: self.synced, health });
     }
 }

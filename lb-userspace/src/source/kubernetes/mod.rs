@@ -1,30 +1,47 @@
-//! The Kubernetes API: one reflector per kind, gathered into one state.
+//! The Kubernetes API: one reflector for each collection, gathered into one state.
+//!
+//! ```text
+//! api (requests, bounded answers) ─► decode (objects) ─► reflector (list, watch, again) ─┐
+//!                        secrets (who follows which Secret) ─► reflectors, fetches       ├─► gather ─► Update
+//!                                                                                        ┘
+//! ```
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Secret, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Client, Config};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
+use self::api::{Collection, Server};
 use self::gather::Gatherer;
-use self::reflector::{Change, Reflector};
+use self::reflector::{Reflector, Told};
 use super::Update;
 use crate::model::ObjectKey;
 use crate::objects::Kind;
 
+mod api;
+mod backoff;
+mod decode;
 mod gather;
 mod reflector;
+mod secrets;
+
+/// The kinds of which all objects are read.
+const KINDS: [Kind; 4] = [Kind::IngressClass, Kind::Ingress, Kind::Service, Kind::EndpointSlice];
 
 /// How the API is read. The defaults suit clusters of any size.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The Secret of the default certificate, held although no Ingress names it.
     pub default_certificate: Option<ObjectKey>,
+    /// The ConfigMap with the settings.
+    pub config_map: Option<ObjectKey>,
+    /// How many Secrets have a watch, and so a connection, of their own. Those beyond share one.
+    pub secret_watches: usize,
     /// Objects per page of a list.
     pub page: u32,
     /// How long a list page or the start of a watch may take.
@@ -37,7 +54,10 @@ pub struct Settings {
     pub backoff_min: Duration,
     /// The longest wait between two attempts.
     pub backoff_max: Duration,
-    /// Changes that come within so long of each other are handed on as one update.
+    /// A change is handed on after so long, with what came meanwhile: an edit may be of more than
+    /// one object.
+    pub settle: Duration,
+    /// Updates are at least so far apart.
     pub debounce: Duration,
 }
 
@@ -45,12 +65,15 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             default_certificate: None,
+            config_map: None,
+            secret_watches: 64,
             page: 500,
             answer: Duration::from_secs(30),
             watch: Duration::from_secs(285),
             idle: Duration::from_secs(90),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
+            settle: Duration::from_millis(2),
             debounce: Duration::from_millis(10),
         }
     }
@@ -93,45 +116,37 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
 /// Watches the API. Returns at once; the first update that is `synced` holds the first lists of all kinds.
 ///
 /// Runs on the tokio runtime it is called in until the receiver is dropped. Needs the verbs `list`
-/// and `watch` on Ingresses, IngressClasses, Services, EndpointSlices and Secrets, and `get` on Secrets.
+/// and `watch` on Ingresses, IngressClasses, Services and EndpointSlices, and on the Secrets that
+/// Ingresses name; see [`secrets`] for clusters that name very many, which take `get` too.
 pub fn watch(client: Client, settings: Settings) -> watch::Receiver<Update> {
-    let (changes, changed) = mpsc::channel(1024);
+    // Each may hold a page of a list.
+    let (changes, changed) = mpsc::channel(16);
     let mut tasks = JoinSet::new();
-    let all = Starter { client: client.clone(), settings: settings.clone(), changes };
-    all.start::<IngressClass>(&mut tasks, Kind::IngressClass);
-    all.start::<Ingress>(&mut tasks, Kind::Ingress);
-    all.start::<Service>(&mut tasks, Kind::Service);
-    all.start::<EndpointSlice>(&mut tasks, Kind::EndpointSlice);
-    let (gatherer, receiver) = Gatherer::new(settings, changed);
-    tokio::spawn(gatherer.run(all, tasks));
+    let server = Server { client, answer: settings.answer };
+    let starter = Starter { server, settings, streams: Arc::new(AtomicBool::new(true)), changes };
+    for kind in KINDS {
+        starter.start(Collection::all(kind), &mut tasks);
+    }
+    if let Some(key) = &starter.settings.config_map {
+        starter.start(Collection::one(Kind::ConfigMap, key.clone()), &mut tasks);
+    }
+    let (gatherer, receiver) = Gatherer::new(starter, changed);
+    tokio::spawn(gatherer.run(tasks));
     receiver
 }
 
 /// Starts reflectors.
+#[derive(Clone)]
 struct Starter {
-    client: Client,
+    server: Server,
     settings: Settings,
-    changes: mpsc::Sender<Change>,
+    streams: Arc<AtomicBool>,
+    changes: mpsc::Sender<Told>,
 }
 
 impl Starter {
-    fn start<K>(&self, tasks: &mut JoinSet<()>, kind: Kind)
-    where
-        K: kube::Resource + Clone + std::fmt::Debug + Send + Sync + 'static,
-        K: serde::de::DeserializeOwned + Into<crate::objects::Object>,
-        K::DynamicType: Default,
-    {
-        let reflector = Reflector {
-            kind,
-            api: Api::<K>::all(self.client.clone()),
-            fields: (kind == Kind::Secret).then_some("type=kubernetes.io/tls"),
-            settings: self.settings.clone(),
-            changes: self.changes.clone(),
-        };
-        tasks.spawn(reflector.run());
-    }
-
-    fn start_secrets(&self, tasks: &mut JoinSet<()>) {
-        self.start::<Secret>(tasks, Kind::Secret);
+    fn start(&self, what: Collection, tasks: &mut JoinSet<()>) -> AbortHandle {
+        let Self { server, settings, streams, changes } = self.clone();
+        tasks.spawn(Reflector { what: Arc::new(what), server, settings, streams, changes }.run())
     }
 }

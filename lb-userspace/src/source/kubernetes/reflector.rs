@@ -1,224 +1,243 @@
-//! One kind of object, listed and then watched for ever.
+//! One collection of objects, listed and then watched for ever.
+//!
+//! Where the server offers it, the list is a stream: a watch that begins with all objects
+//! (`sendInitialEvents`, Kubernetes 1.34 and later by default). The objects come one by one, so
+//! neither side ever holds a whole list, and the watch goes on in the same answer. A server that
+//! refuses is asked for pages instead, and no reflector of the node asks it for a stream again.
 //!
 //! `kube::runtime::watcher` is not used for two reasons. Its stream says nothing when a watch that
 //! failed is up again, so nobody could tell when an outage is over; and an HTTP 410 at the start of
 //! a watch makes it ask for the same expired version again without end.
 
-use std::fmt::Debug;
-use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::TryStreamExt;
-use kube::api::{Api, ListParams, WatchEvent, WatchParams};
-use kube::core::Status;
-use kube::{Resource, ResourceExt};
-use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::Settings;
-use crate::objects::{Kind, Object};
+use super::api::{Collection, Failure, Line, Server, refused};
+use super::backoff::Backoff;
+use super::decode::{self, Event, News};
+
+/// Events that are handed on together, at most.
+const BATCH: usize = 100;
+
+/// What a reflector has to tell, of which collection.
+pub type Told = (Arc<Collection>, Change);
 
 /// What a reflector has to tell.
 #[derive(Debug)]
 pub enum Change {
-    /// The whole list: replaces what was known of the kind.
-    Listed(Kind, Vec<Object>),
-    /// An object is new or different.
-    Applied(Object),
-    /// An object is gone; this was its last state.
-    Deleted(Object),
-    /// The kind can't be read; why.
-    Failing(Kind, String),
-    /// The kind can be read again.
-    Working(Kind),
+    /// A list begins.
+    Listing,
+    /// News of objects, be it from a list or from a watch.
+    Events(Vec<Event>),
+    /// The list is complete: what was not in it is gone.
+    Listed,
+    /// The one object that was asked for, and its version; `None` if it does not exist.
+    Fetched(Option<(Event, String)>),
+    /// The collection can't be read; why.
+    Failing(String),
+    /// The collection can be read again.
+    Working,
 }
 
-/// Lists and watches the objects of one kind.
-pub struct Reflector<K> {
-    /// The kind.
-    pub kind: Kind,
+/// Lists and watches one collection.
+pub struct Reflector {
+    /// Which.
+    pub what: Arc<Collection>,
     /// Where to ask.
-    pub api: Api<K>,
-    /// Only objects that this field selector matches.
-    pub fields: Option<&'static str>,
+    pub server: Server,
     /// How patient to be.
     pub settings: Settings,
+    /// Whether the server is believed to offer streaming lists.
+    pub streams: Arc<AtomicBool>,
     /// Who listens.
-    pub changes: mpsc::Sender<Change>,
+    pub changes: mpsc::Sender<Told>,
 }
 
-enum Failure {
-    /// The version or the continue token that was asked for is too old.
-    Gone,
-    Other {
-        reason: String,
-        retry_after: Duration,
-    },
-    /// Nobody listens any more.
-    Unheard,
+/// How the next list is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// As a stream, if the server offers it.
+    Stream,
+    Pages,
+    /// A continue token that expires again and again belongs to a list that changes faster than it
+    /// can be paged through; it is asked for in one piece then, as client-go does.
+    Whole,
 }
 
-impl<K> Reflector<K>
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Into<Object>,
-{
+impl Reflector {
     /// Runs until nobody listens.
     pub async fn run(self) {
         let mut version: Option<String> = None;
-        let mut attempts: u32 = 0;
-        // A continue token that expires again and again belongs to a list that changes faster
-        // than it can be paged through; it is asked for in one piece then, as client-go does.
-        let mut paged = true;
+        let mut backoff = Backoff::new(self.settings.backoff_min, self.settings.backoff_max);
+        let mut mode = Mode::Stream;
         loop {
             let started = Instant::now();
-            let outcome = match &mut version {
-                None => self.list(paged).await.map(|listed| version = Some(listed)),
-                Some(version) => self.watch(version).await,
+            let stream = mode == Mode::Stream && self.streams.load(Ordering::Relaxed);
+            let listing = version.is_none();
+            let outcome = match version.is_none() && !stream {
+                true => self.list(mode).await.map(|listed| version = Some(listed)),
+                false => self.watch(&mut version).await,
             };
             // A watch that was up for a while shows that the server is well.
             let lasted = started.elapsed() >= self.settings.backoff_max;
+            if lasted {
+                backoff.reset();
+            }
             let wait = match outcome {
-                Ok(()) if version.is_some() && (lasted || attempts == 0) => {
-                    paged = true;
-                    attempts = u32::from(!lasted);
+                Ok(()) if version.is_some() && (lasted || backoff.is_fresh()) => {
+                    mode = Mode::Stream;
+                    // A server that ends every watch at once must not be asked without a pause.
+                    if !lasted && !listing {
+                        backoff.next();
+                    }
                     Duration::ZERO
                 }
-                Ok(()) => self.backoff(&mut attempts),
+                Ok(()) => backoff.next(),
                 Err(Failure::Gone) => {
-                    paged = version.take().is_some();
-                    self.backoff(&mut attempts)
-                }
-                Err(Failure::Other { reason, retry_after }) => {
-                    if lasted {
-                        attempts = 0;
-                    }
-                    tracing::debug!(kind = self.kind.name(), reason, attempts, "the Kubernetes API fails");
-                    if self.changes.send(Change::Failing(self.kind, reason)).await.is_err() {
-                        return;
-                    }
-                    self.backoff(&mut attempts).max(retry_after)
+                    let was_listing = version.take().is_none();
+                    mode = if was_listing && !stream { Mode::Whole } else { Mode::Stream };
+                    backoff.next()
                 }
                 Err(Failure::Unheard) => return,
+                Err(failure) => {
+                    if stream && version.is_none() {
+                        self.doubt_streams(&failure);
+                        mode = Mode::Pages;
+                    }
+                    let (cause, retry_after) = failure.cause();
+                    let reason = describe(&self.what, &cause);
+                    tracing::debug!(reason, "the Kubernetes API fails");
+                    // Asking in another way is no outage yet.
+                    if !(stream && mode == Mode::Pages && backoff.is_fresh())
+                        && self.tell(Change::Failing(reason)).await.is_err()
+                    {
+                        return;
+                    }
+                    backoff.next().max(retry_after)
+                }
             };
             sleep(wait).await;
         }
     }
 
-    /// Lists everything; returns the version to watch from.
-    async fn list(&self, paged: bool) -> Result<String, Failure> {
-        let mut params = ListParams { field_selector: self.fields.map(Into::into), ..Default::default() };
-        params.limit = paged.then_some(self.settings.page);
-        let mut objects = Vec::new();
+    /// Lists everything in pages; returns the version to watch from.
+    async fn list(&self, mode: Mode) -> Result<String, Failure> {
+        self.tell(Change::Listing).await?;
+        let mut limit = (mode != Mode::Whole).then_some(self.settings.page);
+        let mut token = String::new();
         loop {
-            let page = self.in_time("lists", self.api.list(&params)).await?;
-            objects.extend(page.items.into_iter().map(|object| self.keep(object)));
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params.continue_token = Some(token),
-                None => {
-                    let version = page.metadata.resource_version.unwrap_or_default();
-                    self.tell(Change::Listed(self.kind, objects)).await?;
-                    return Ok(version);
+            let after = (!token.is_empty()).then_some(token.as_str());
+            let text = match self.server.list(&self.what, limit, after).await {
+                Err(Failure::TooLarge) if limit.is_some_and(|limit| limit > 1) => {
+                    limit = limit.map(|limit| limit.div_ceil(4));
+                    continue;
                 }
+                answer => answer?,
+            };
+            let page = decode::page(&self.what, &text).map_err(Failure::Broken)?;
+            drop(text);
+            self.tell(Change::Events(page.events)).await?;
+            token = page.token;
+            if token.is_empty() {
+                self.tell(Change::Listed).await?;
+                return Ok(page.version);
             }
         }
     }
 
-    /// Watches until the stream ends, which every stream does at times.
-    async fn watch(&self, version: &mut String) -> Result<(), Failure> {
-        let seconds = u32::try_from(self.settings.watch.as_secs()).unwrap_or(u32::MAX);
-        let mut params = WatchParams::default().timeout(seconds.clamp(1, 290));
-        params.field_selector = self.fields.map(Into::into);
-        let events = self.in_time("watches", self.api.watch(&params, version)).await?;
-        let mut events = std::pin::pin!(events);
-        self.tell(Change::Working(self.kind)).await?;
+    /// Watches until the stream ends, which every stream does at times. Without a version the
+    /// stream begins with all objects.
+    async fn watch(&self, version: &mut Option<String>) -> Result<(), Failure> {
+        let seconds = u32::try_from(self.settings.watch.as_secs()).unwrap_or(u32::MAX).clamp(1, 290);
+        let mut lines = self.server.watch(&self.what, version.as_deref(), seconds).await?;
+        let mut initial = version.is_none();
+        self.tell(if initial { Change::Listing } else { Change::Working }).await?;
+        let mut events = Vec::new();
         loop {
-            // Silence beyond the bookmarks of every minute means a connection that died unseen.
-            let Ok(next) = timeout(self.settings.idle, events.try_next()).await else { return Ok(()) };
-            match next.map_err(|error| self.failure("watches", &error))? {
-                None => return Ok(()),
-                Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
-                    advance(version, object.resource_version());
-                    self.tell(Change::Applied(self.keep(object))).await?;
+            let Some(line) = lines.ready() else {
+                if !events.is_empty() {
+                    self.tell(Change::Events(std::mem::take(&mut events))).await?;
                 }
-                Some(WatchEvent::Deleted(object)) => {
-                    advance(version, object.resource_version());
-                    self.tell(Change::Deleted(self.keep(object))).await?;
+                let patience = if initial { self.settings.answer } else { self.settings.idle };
+                // Silence beyond the bookmarks of every minute means a connection that died unseen.
+                match timeout(patience, lines.more()).await {
+                    Ok(true) => continue,
+                    Ok(false) if initial => return Err(Failure::Broken("the list ended too early".into())),
+                    Err(_) if initial => return Err(Failure::Broken("the list came to a stop".into())),
+                    Ok(false) | Err(_) => return Ok(()),
                 }
-                Some(WatchEvent::Bookmark(mark)) => advance(version, Some(mark.metadata.resource_version)),
-                Some(WatchEvent::Error(status)) => return Err(self.refused("watches", &status)),
+            };
+            let news = match line {
+                Line::Text(text) if text.is_empty() => continue,
+                Line::Text(text) => decode::line(&self.what, &text),
+                // The version stays: the event comes again when the watch is opened anew.
+                Line::TooLong(begin) => {
+                    Ok(News::Event(decode::too_long(self.what.kind, &begin), String::new()))
+                }
+            };
+            match news {
+                Ok(News::Event(event, now)) => {
+                    events.push(event);
+                    if !initial {
+                        advance(version, now);
+                    }
+                }
+                Ok(News::Bookmark { version: now, initial_end }) => {
+                    if initial && initial_end {
+                        self.tell(Change::Events(std::mem::take(&mut events))).await?;
+                        self.tell(Change::Listed).await?;
+                        initial = false;
+                    }
+                    if !initial {
+                        advance(version, now);
+                    }
+                }
+                Ok(News::Error(status)) => {
+                    self.tell(Change::Events(events)).await?;
+                    return Err(refused(&status, Duration::ZERO));
+                }
+                Err(garbage) => {
+                    self.tell(Change::Events(events)).await?;
+                    // Who knows what else was lost: everything is listed anew.
+                    *version = None;
+                    return Err(Failure::Broken(garbage));
+                }
+            }
+            if events.len() >= BATCH {
+                self.tell(Change::Events(std::mem::take(&mut events))).await?;
             }
         }
     }
 
-    async fn in_time<T>(
-        &self,
-        verb: &str,
-        answer: impl Future<Output = kube::Result<T>>,
-    ) -> Result<T, Failure> {
-        let limit = self.settings.answer;
-        match timeout(limit, answer).await {
-            Ok(answer) => answer.map_err(|error| self.failure(verb, &error)),
-            Err(_) => Err(self.other(verb, format!("no answer within {} s", limit.as_secs_f32()), 0)),
+    /// What was refused as a request is refused to all; what just did not work may work next time.
+    fn doubt_streams(&self, failure: &Failure) {
+        if let Failure::Refused { code: 400 | 404 | 405 | 406 | 415 | 422 | 501, reason, .. } = failure
+            && self.streams.swap(false, Ordering::Relaxed)
+        {
+            tracing::debug!(reason, "the Kubernetes API offers no streaming lists; using pages");
         }
-    }
-
-    fn failure(&self, verb: &str, error: &kube::Error) -> Failure {
-        match error {
-            kube::Error::Api(status) => self.refused(verb, status),
-            other => self.other(verb, chain(other), 0),
-        }
-    }
-
-    fn refused(&self, verb: &str, status: &Status) -> Failure {
-        if status.code == 410 || status.reason == "Expired" || status.reason == "Gone" {
-            return Failure::Gone;
-        }
-        let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
-        self.other(verb, format!("{} {}", status.code, status.message), seconds)
-    }
-
-    fn other(&self, verb: &str, cause: String, retry_after: u32) -> Failure {
-        let reason = format!("the Kubernetes API fails {verb} of {}: {cause}", self.kind.name());
-        Failure::Other { reason, retry_after: Duration::from_secs(retry_after.into()) }
-    }
-
-    fn keep(&self, object: K) -> Object {
-        let mut object = object.into();
-        object.slim();
-        object
     }
 
     async fn tell(&self, change: Change) -> Result<(), Failure> {
-        self.changes.send(change).await.map_err(|_| Failure::Unheard)
-    }
-
-    /// Doubles with every attempt, and is spread over its upper half so that a thousand nodes
-    /// don't come back in the same moment.
-    fn backoff(&self, attempts: &mut u32) -> Duration {
-        let doubled = self.settings.backoff_min.saturating_mul(1 << (*attempts).min(16));
-        *attempts = attempts.saturating_add(1);
-        let spread = RandomState::new().hash_one(*attempts) as f64 / u64::MAX as f64;
-        doubled.min(self.settings.backoff_max).mul_f64(0.5 + 0.5 * spread)
+        self.changes.send((self.what.clone(), change)).await.map_err(|_| Failure::Unheard)
     }
 }
 
-fn advance(version: &mut String, to: Option<String>) {
-    if let Some(to) = to.filter(|to| !to.is_empty()) {
-        *version = to;
+/// Why a collection can't be read, as a sentence.
+pub fn describe(what: &Collection, cause: &str) -> String {
+    match &what.named {
+        Some(key) => format!("the Kubernetes API gives no {} {key}: {cause}", what.kind.name()),
+        None => format!("the Kubernetes API gives no list or watch of {}: {cause}", what.kind.name()),
     }
 }
 
-/// An error with all of its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
-        }
-        cause = error.source();
+fn advance(version: &mut Option<String>, to: String) {
+    if !to.is_empty() {
+        *version = Some(to);
     }
-    text
 }

@@ -1,65 +1,63 @@
 //! Annotations of ingress-nginx, read into types.
 //!
+//! ```text
+//! reader (names, issues) ─► values (text to types) ─► one file for each family ─► Annotations
+//!                                        resolve (Secrets, ConfigMaps) ─► RoutePolicy
+//! ```
+//!
 //! What can't be followed is said and left out, unless leaving it out would open what it closes:
 //! then the Ingress's routes answer 503. What ingress-nginx applies to a whole server block (a
 //! server-snippet, client certificates) closes the routes of other Ingresses on the same host too,
 //! if they are of the same namespace: their owner may count on it, and nobody can close the hosts
 //! of another namespace.
+//!
+//! `sluice.dev/NAME` is the same annotation as `nginx.ingress.kubernetes.io/NAME` and goes before it.
 
+mod access;
+mod balance;
+mod bodies;
+mod canary;
 mod catalogue;
+mod certificates;
+mod cors;
+mod defaults;
+mod errors;
+mod external;
+mod headers;
+mod limits;
+mod matching;
+mod mirror;
+mod passwords;
+pub(super) mod reader;
+mod redirects;
+mod resolve;
+mod snippet;
+mod upstream;
+pub(super) mod values;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::report::issue;
-use crate::model::{
-    CanaryHeader, Compat, HostPattern, Issue, IssueReason, ObjectKey, RewriteTarget, RoutePolicy, Severity,
-};
-use crate::objects::{Objects, excerpt};
+use reader::Reader;
+use snippet::Scope;
 
+use crate::model::{HostPattern, Issue, ObjectKey, RewriteTarget, RoutePolicy};
+
+pub(super) use canary::CanaryRule;
 pub use catalogue::{CATALOGUE, Entry, Support, entry};
-
-const PREFIX: &str = "nginx.ingress.kubernetes.io/";
-
-/// Annotations that restrict who gets in. Every name that starts like one of these.
-const CLOSING: [&str; 4] =
-    ["auth-", "whitelist-source-range", "allowlist-source-range", "denylist-source-range"];
-
-/// Of those, what ingress-nginx applies to all of a host.
-const CLOSING_HOSTS: [&str; 2] = ["auth-tls-secret", "server-snippet"];
-
-/// What a directive in a snippet begins with if it decides who gets in. `include` may hold any of
-/// them.
-const CLOSING_DIRECTIVES: [&str; 12] = [
-    "access_by_lua",
-    "allow",
-    "auth",
-    "deny",
-    "include",
-    "internal",
-    "limit_except",
-    "rewrite_by_lua",
-    "satisfy",
-    "secure_link",
-    "ssl_verify_client",
-    "valid_referers",
-];
-
-/// When plain requests are sent to https.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Redirect {
-    #[default]
-    Never,
-    /// Where an Ingress has TLS for the host.
-    WithTls,
-    Always,
-}
+pub(super) use certificates::ClientAuthRef;
+pub use defaults::Defaults;
+pub(super) use redirects::Redirect;
+pub(super) use snippet::Edits;
 
 /// What an Ingress's annotations ask for, read without looking at any other object.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Annotations {
     pub(super) redirect: Redirect,
-    /// Captures only make sense with `regex`.
+    /// What `rewrite-target` says. In the policy, too.
     pub(super) rewrite: Option<RewriteTarget>,
     /// An annotation that closes access and can't be followed.
     pub(super) closed_by: Option<Arc<str>>,
@@ -85,173 +83,130 @@ pub(super) struct Annotations {
     pub(super) default_backend: Option<Arc<str>>,
     /// `trailing slash`: `/foo` is sent to `/foo/` where only the latter has a rule, as nginx does.
     pub(super) trailing_slash_redirect: bool,
-}
-
-/// What makes an Ingress's rules canaries.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct CanaryRule {
-    pub(super) header: Option<CanaryHeader>,
-    pub(super) cookie: Option<Arc<str>>,
-    pub(super) weight: u32,
-    pub(super) weight_total: u32,
+    /// Clients of the Ingress's hosts are asked for a certificate (`auth-tls-secret`). What requests
+    /// without a good one get is in the policy.
+    pub(super) client_auth: Option<ClientAuthRef>,
+    /// What `server-snippet` changes in the policies of all routes of its hosts. Those of this Ingress
+    /// have it already.
+    pub(super) for_hosts: Option<Arc<Edits>>,
+    /// What needs no other object.
+    policy: Arc<RoutePolicy>,
+    basic: Option<access::BasicRef>,
+    upstream_tls: Option<upstream::TlsRef>,
+    /// A ConfigMap with headers for the authentication server, and the annotation.
+    auth_headers: Option<(ObjectKey, Arc<str>)>,
+    /// A ConfigMap with headers for answers, and the annotation.
+    custom_headers: Option<(ObjectKey, Arc<str>)>,
 }
 
 impl Annotations {
+    /// Reads an Ingress's annotations. What is wrong with them is said in `issues`.
     pub(super) fn read(
         key: &ObjectKey,
         annotations: Option<&BTreeMap<String, String>>,
-        compat: Compat,
+        defaults: &Defaults,
         issues: &mut Vec<Issue>,
     ) -> Self {
-        let (mut ssl, mut force, mut rewrite) = (None, None, None);
-        let (mut closed_by, mut closes_hosts, mut regex): (Option<Arc<str>>, Option<Arc<str>>, _) =
-            (None, None, false);
-        for (full, value) in annotations.into_iter().flatten() {
-            let Some(name) = full.strip_prefix(PREFIX) else { continue };
-            let full = excerpt(full);
-            let mut say = |severity, reason, message: String| {
-                let field = format!("metadata.annotations[{full}]");
-                issues.push(issue(severity, reason, "Ingress", key, field, message));
-            };
-            regex |= match name {
-                "use-regex" => parse_bool(value) != Some(false),
-                "rewrite-target" => !value.is_empty(),
-                _ => false,
-            };
-            match name {
-                "ssl-redirect" | "force-ssl-redirect" => match parse_bool(value) {
-                    Some(on) if name == "ssl-redirect" => ssl = Some(on),
-                    Some(on) => force = Some(on),
-                    None => say(
-                        Severity::Warning,
-                        IssueReason::InvalidAnnotation,
-                        format!(
-                            "{:?} is neither true nor false and is ignored; write one of them.",
-                            excerpt(value)
-                        ),
-                    ),
-                },
-                "rewrite-target" if value.is_empty() => {}
-                "rewrite-target" if value.contains('$') => say(
-                    Severity::Warning,
-                    IssueReason::UnsupportedAnnotation,
-                    format!(
-                        "{:?} uses captures, which are not supported yet; the path is not rewritten. \
-                         Use a target without $.",
-                        excerpt(value)
-                    ),
-                ),
-                "rewrite-target" if !is_path(value) => say(
-                    Severity::Warning,
-                    IssueReason::InvalidAnnotation,
-                    format!("{:?} is no absolute path and is ignored; begin it with /.", excerpt(value)),
-                ),
-                "rewrite-target" => rewrite = Some(RewriteTarget::Replace(value.as_str().into())),
-                _ if CLOSING.iter().any(|closing| name.starts_with(closing))
-                    || closing_snippet(name, value) =>
-                {
-                    let by = closed_by.get_or_insert_with(|| Arc::from(&*full));
-                    if CLOSING_HOSTS.contains(&name) {
-                        closes_hosts.get_or_insert_with(|| by.clone());
-                    }
-                    say(
-                        Severity::Error,
-                        IssueReason::UnsupportedAnnotation,
-                        "restricts access in a way that is not supported yet; the routes of this Ingress answer \
-                         503 rather than let everyone in. Remove the annotation if they may be open."
-                            .into(),
-                    );
-                }
-                _ => say(
-                    Severity::Warning,
-                    IssueReason::UnsupportedAnnotation,
-                    "is not supported and is ignored; remove it if nothing depends on it.".into(),
-                ),
+        match annotations {
+            Some(annotations) if !annotations.is_empty() => {
+                let mut reader = Reader::of_ingress(key, annotations, issues);
+                if reader.is_empty() { Self::none(defaults) } else { Self::from(&mut reader, defaults) }
             }
+            _ => Self::none(defaults),
         }
-        let redirect = match (force, ssl, compat) {
-            (Some(true), ..) => Redirect::Always,
-            (_, Some(true), _) | (_, None, Compat::IngressNginx) => Redirect::WithTls,
-            _ => Redirect::Never,
+    }
+
+    /// What an Ingress without annotations asks for.
+    fn none(defaults: &Defaults) -> Self {
+        let matching = matching::Matching::new(defaults.compat);
+        let mut policy = Arc::clone(&defaults.policy);
+        if defaults.external_auth.is_some() {
+            Arc::make_mut(&mut policy).access.external.clone_from(&defaults.external_auth);
+        }
+        Self {
+            redirect: defaults.redirect,
+            rewrite: None,
+            closed_by: defaults.closed_by.clone(),
+            closes_hosts: None,
+            regex: false,
+            aliases: Vec::new(),
+            www_redirect: false,
+            canary: None,
+            passthrough: false,
+            service_upstream: defaults.service_upstream,
+            error_statuses: defaults.error_statuses.clone(),
+            default_backend: None,
+            trailing_slash_redirect: matching.trailing_slash_redirect,
+            client_auth: None,
+            for_hosts: None,
+            policy,
+            basic: None,
+            upstream_tls: None,
+            auth_headers: None,
+            custom_headers: None,
+        }
+    }
+
+    fn from(reader: &mut Reader<'_>, defaults: &Defaults) -> Self {
+        let cross_namespace = defaults.cross_namespace;
+        let mut policy = RoutePolicy::clone(&defaults.policy);
+        let matching = matching::read(reader, defaults.compat, &mut policy);
+        redirects::read(reader, &mut policy);
+        access::networks(reader, &mut policy);
+        let basic = access::basic(reader, cross_namespace);
+        let external = external::read(reader, "auth-", cross_namespace);
+        let global = reader.get("enable-global-auth", values::boolean).unwrap_or(true);
+        let asked_otherwise = reader.text("auth-url").is_some() || !global;
+        policy.access.external = match external.auth {
+            None if !asked_otherwise => defaults.external_auth.clone(),
+            own => own,
         };
-        Self { redirect, rewrite, closed_by, closes_hosts, regex, ..Self::default() }
-    }
-
-    /// What of it becomes the policy of the Ingress's routes. `objects` has the Secrets and ConfigMaps that
-    /// annotations name; what is wrong with them is said in `issues`. Not in it: redirects to https, since
-    /// they depend on the host, and error pages, which need a backend.
-    pub(super) fn policy(&self, key: &ObjectKey, objects: &Objects, issues: &mut Vec<Issue>) -> RoutePolicy {
-        let _ = (key, objects, issues);
-        RoutePolicy { rewrite: self.rewrite.clone(), ..RoutePolicy::default() }
-    }
-}
-
-/// Whether a snippet holds a directive that decides who gets in. Comments and quotes are not
-/// understood: what looks like such a directive inside of them closes too.
-fn closing_snippet(name: &str, value: &str) -> bool {
-    if !name.ends_with("-snippet") {
-        return false;
-    }
-    if name == "modsecurity-snippet" {
-        return ["deny", "drop", "block"].iter().any(|action| value.contains(action));
-    }
-    value.split(['{', '}', ';', '\n', '\r']).any(|statement| {
-        let mut words = statement.split_ascii_whitespace().map(|word| word.trim_matches(['"', '\'']));
-        let directive = words.next().unwrap_or_default();
-        match directive {
-            // A status of refusal, or one that only nginx could work out.
-            "return" => words.next().is_some_and(|status| status.starts_with(['4', '5', '$'])),
-            _ => CLOSING_DIRECTIVES.iter().any(|closing| directive.starts_with(closing)),
+        let certificates = certificates::read(reader, cross_namespace);
+        let (client_auth, certificate) = certificates.unzip();
+        policy.access.certificate = certificate;
+        limits::read(reader, &mut policy);
+        policy.cors = cors::read(reader);
+        bodies::read(reader, &mut defaults.buffers.clone(), &mut policy);
+        let upstream_tls = upstream::read(reader, cross_namespace, &mut policy);
+        balance::read(reader, &mut policy);
+        policy.mirror = mirror::read(reader);
+        let errors = errors::read(reader, &defaults.error_statuses);
+        let custom_headers = headers::config_map(reader, cross_namespace);
+        if let Some(logged) = reader.get("enable-access-log", values::boolean) {
+            policy.unlogged = !logged;
         }
-    })
-}
+        // Snippets last: in ingress-nginx they stand behind what annotations say.
+        let for_hosts = snippet::read(reader, "server-snippet", Scope::Hosts, defaults.snippets);
+        for_hosts.apply(&mut policy);
+        snippet::read(reader, "configuration-snippet", Scope::Routes, defaults.snippets).apply(&mut policy);
+        snippet::modsecurity(reader);
 
-/// As ingress-nginx reads booleans (Go's `strconv.ParseBool`).
-fn parse_bool(text: &str) -> Option<bool> {
-    match text.trim() {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
-
-/// A path that can stand in a request line as it is.
-fn is_path(text: &str) -> bool {
-    text.starts_with('/')
-        && text.len() <= 4096
-        && text.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn snippets_that_restrict_access() {
-        for (name, value, expect) in [
-            ("configuration-snippet", "deny all;", true),
-            ("configuration-snippet", "add_header X-A 1; allow 10.0.0.0/8;", true),
-            ("configuration-snippet", "if ($http_x != 1) { return 403; }", true),
-            ("configuration-snippet", "if ($http_x != 1) {return 403;}", true),
-            ("configuration-snippet", "return $status_of_map;", true),
-            ("configuration-snippet", "\"deny\" all;", true),
-            ("configuration-snippet", "# note\n\tdeny\tall;", true),
-            ("configuration-snippet", "auth_basic \"x\";", true),
-            ("configuration-snippet", "auth_request /check;", true),
-            ("configuration-snippet", "location /x { satisfy any; }", true),
-            ("configuration-snippet", "access_by_lua_block { ngx.exit(403) }", true),
-            ("configuration-snippet", "include /etc/nginx/acl.conf;", true),
-            ("server-snippet", "deny 192.0.2.0/24;", true),
-            ("modsecurity-snippet", "SecRule REMOTE_ADDR \"@ipMatch 192.0.2.1\" \"id:1,deny\"", true),
-            ("modsecurity-snippet", "SecRuleEngine DetectionOnly", false),
-            ("configuration-snippet", "more_set_headers \"Access-Control-Allow-Origin: *\";", false),
-            ("configuration-snippet", "add_header Allow GET;", false),
-            ("configuration-snippet", "return 301 https://example.com;", false),
-            ("configuration-snippet", "# deny all;", false),
-            ("configuration-snippet", "", false),
-            ("proxy-body-size", "deny all;", false),
-        ] {
-            assert_eq!(closing_snippet(name, value), expect, "{name}: {value}");
+        let with_name = |reader: &Reader<'_>, key: Option<ObjectKey>, name: &str| {
+            key.map(|key| (key, Arc::from(reader.written(name))))
+        };
+        Self {
+            redirect: redirects::to_https(reader, defaults.redirect),
+            rewrite: matching.rewrite,
+            regex: matching.regex,
+            aliases: matching.aliases,
+            www_redirect: reader.get("from-to-www-redirect", values::boolean).unwrap_or_default(),
+            canary: canary::read(reader),
+            passthrough: matching.passthrough,
+            service_upstream: reader
+                .get("service-upstream", values::boolean)
+                .unwrap_or(defaults.service_upstream),
+            error_statuses: errors.statuses,
+            default_backend: errors.backend,
+            trailing_slash_redirect: matching.trailing_slash_redirect,
+            client_auth,
+            for_hosts: (for_hosts != Edits::default()).then(|| Arc::new(for_hosts)),
+            basic,
+            upstream_tls,
+            auth_headers: with_name(reader, external.headers, "auth-proxy-set-headers"),
+            custom_headers: with_name(reader, custom_headers, "custom-headers"),
+            closed_by: reader.closed_by.take().or_else(|| defaults.closed_by.clone()),
+            closes_hosts: reader.closes_hosts.take(),
+            policy: Arc::new(policy),
         }
     }
 }

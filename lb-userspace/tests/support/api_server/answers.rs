@@ -1,5 +1,6 @@
 //! Requests and their answers, watches apart.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -86,6 +87,8 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Bod
         .filter_map(|pair| pair.split_once('='))
         .map(|(name, value)| (name.to_owned(), unescape(value)))
         .collect();
+    let accept = request.headers().get("accept").and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let names_only = accept.contains("as=PartialObjectMetadata");
     let watched = query.get("watch").is_some_and(|value| value == "true" || value == "1");
     let verb = match (request.method(), &target.name) {
         (&Method::GET, None) if watched => "watch",
@@ -102,19 +105,25 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Bod
     }
     let (outage, fault) = {
         let mut state = shared.lock();
-        state.seen.push(Seen { verb, resource: resource.clone(), query: query.clone() });
+        state.seen.push(Seen { verb, resource: resource.clone(), names_only, query: query.clone() });
         let fits = state.faults.iter().position(|(v, r, _)| *v == verb && *r == resource);
         let fault = fits.and_then(|index| state.faults.remove(index)).map(|(_, _, fault)| fault);
         (state.outage, fault)
     };
     match (outage, fault) {
         (Some(code), _) | (None, Some(Fault::Status(code))) => return status(code, "this is a test"),
+        (None, Some(Fault::RetryAfter(seconds))) => {
+            let mut response = status(429, "this is a test");
+            response.headers_mut().insert("retry-after", seconds.into());
+            return response;
+        }
+        (None, Some(Fault::Body(text))) => return with_body(StatusCode::OK, text),
         (None, Some(Fault::Slow(wait))) => tokio::time::sleep(wait).await,
         (None, None) => {}
     }
     match verb {
-        "list" => list(&shared, &target, &query),
-        "watch" => open_watch(shared, target, &query),
+        "list" => list(&shared, &target, &query, names_only),
+        "watch" => open_watch(shared, target, &query, names_only),
         "get" => match shared.lock().objects.get(&target.collection).and_then(|all| all.get(&key(&target))) {
             Some(object) => reply(StatusCode::OK, object),
             None => status(404, "not found"),
@@ -127,7 +136,12 @@ pub(super) fn key(target: &Target) -> (String, String) {
     (target.namespace.clone().unwrap_or_default(), target.name.clone().unwrap_or_default())
 }
 
-fn list(shared: &Shared, target: &Target, query: &BTreeMap<String, String>) -> Response<Body> {
+fn list(
+    shared: &Shared,
+    target: &Target,
+    query: &BTreeMap<String, String>,
+    names_only: bool,
+) -> Response<Body> {
     let mut state = shared.lock();
     let after = match query.get("continue").map(|token| token.split_once('\n').unwrap_or_default()) {
         Some(_) if state.expired_tokens > 0 => {
@@ -146,9 +160,12 @@ fn list(shared: &Shared, target: &Target, query: &BTreeMap<String, String>) -> R
         .filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after))
         .filter(|(_, object)| fits(object, target, query))
         .peekable();
-    let (mut items, mut last) = (Vec::new(), None);
-    while let Some((name, object)) = rest.next_if(|_| items.len() < limit) {
-        items.push(object.clone());
+    // Written as text at once: big lists are served often.
+    let (mut items, mut count, mut last) = (String::new(), 0, None);
+    while let Some((name, object)) = rest.next_if(|_| count < limit) {
+        items.push_str(if count > 0 { "," } else { "" });
+        items.push_str(&shown(object, names_only).to_string());
+        count += 1;
         last = Some(name);
     }
     let token = match (rest.peek(), last) {
@@ -156,7 +173,20 @@ fn list(shared: &Shared, target: &Target, query: &BTreeMap<String, String>) -> R
         _ => String::new(),
     };
     let metadata = json!({"resourceVersion": state.version.to_string(), "continue": token});
-    reply(StatusCode::OK, &json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items}))
+    with_body(
+        StatusCode::OK,
+        format!(r#"{{"kind":"List","apiVersion":"v1","metadata":{metadata},"items":[{items}]}}"#),
+    )
+}
+
+/// The object, or what is left of it for who asks for names only.
+pub(super) fn shown(object: &Value, names_only: bool) -> Cow<'_, Value> {
+    if !names_only {
+        return Cow::Borrowed(object);
+    }
+    Cow::Owned(
+        json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]}),
+    )
 }
 
 /// Whether an object is in the namespace and matches the field selector (`a.b=c`, joined by commas).
@@ -172,9 +202,11 @@ pub(super) fn fits(object: &Value, target: &Target, query: &BTreeMap<String, Str
 }
 
 pub(super) fn reply(code: StatusCode, value: &Value) -> Response<Body> {
-    let body = http_body_util::Full::new(Bytes::from(value.to_string()))
-        .map_err(|never| match never {})
-        .boxed_unsync();
+    with_body(code, value.to_string())
+}
+
+fn with_body(code: StatusCode, text: String) -> Response<Body> {
+    let body = http_body_util::Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync();
     Response::builder()
         .status(code)
         .header("content-type", "application/json")
@@ -192,6 +224,7 @@ pub(super) fn status_object(code: u16, message: &str) -> Value {
         403 => "Forbidden",
         409 => "Conflict",
         410 => "Expired",
+        422 => "Invalid",
         429 => "TooManyRequests",
         _ => "InternalError",
     };

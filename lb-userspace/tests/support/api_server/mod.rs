@@ -30,6 +30,8 @@ pub struct Seen {
     pub verb: &'static str,
     /// `ingresses`, `secrets`, or with a subresource `ingresses/status`.
     pub resource: String,
+    /// Metadata is all that was asked for.
+    pub names_only: bool,
     /// The whole query.
     pub query: BTreeMap<String, String>,
 }
@@ -39,6 +41,10 @@ pub struct Seen {
 pub enum Fault {
     /// Answers with this status.
     Status(u16),
+    /// Answers 429 with this `Retry-After`, in seconds.
+    RetryAfter(u32),
+    /// Answers 200 with this body, whatever was asked.
+    Body(String),
     /// Answers after so long.
     Slow(Duration),
 }
@@ -151,6 +157,22 @@ impl ApiServer {
     /// Answers everything with this status until told otherwise.
     pub fn outage(&self, status: Option<u16>) {
         self.shared.lock().outage = status;
+    }
+
+    /// Whether lists are offered as streams, as Kubernetes 1.34 and later do; they are at the start.
+    pub fn offer_streams(&self, offered: bool) {
+        self.shared.lock().no_streams = !offered;
+    }
+
+    /// Open watches say nothing more and don't end, as if the connection had died unseen.
+    pub fn stall(&self) {
+        self.shared.signal.send_modify(|signal| signal.stalled += 1);
+    }
+
+    /// Sends this on every open watch of a collection (`services`), and nothing after it.
+    pub fn send(&self, resource: &str, text: &str) {
+        self.shared.lock().raw = Some((resource.to_owned(), text.to_owned()));
+        self.shared.signal.send_modify(|signal| signal.raw += 1);
     }
 
     /// Closes the port and all connections.

@@ -24,6 +24,9 @@ pub(super) struct State {
     pub(super) seen: Vec<Seen>,
     pub(super) written: Vec<Written>,
     pub(super) rights: Option<Rights>,
+    pub(super) no_streams: bool,
+    /// What [`super::ApiServer::send`] was told to.
+    pub(super) raw: Option<(String, String)>,
 }
 
 pub(super) struct Logged {
@@ -41,6 +44,8 @@ pub(super) struct Signal {
     pub(super) gone: u64,
     pub(super) ended: u64,
     pub(super) cut: u64,
+    pub(super) stalled: u64,
+    pub(super) raw: u64,
 }
 
 pub(super) struct Shared {

@@ -1,6 +1,6 @@
 //! Open watches: events, bookmarks, and their ends of every kind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,26 +11,49 @@ use hyper::body::Frame;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::answers::{Body, Target, fits, status, status_object};
-use super::store::{Shared, Signal};
+use super::answers::{Body, Target, fits, shown, status, status_object};
+use super::store::{Shared, Signal, State};
 
 pub(super) fn open_watch(
     shared: Arc<Shared>,
     target: Target,
     query: &BTreeMap<String, String>,
+    names_only: bool,
 ) -> Response<Body> {
+    let asks = |name: &str, value: &str| query.get(name).is_some_and(|given| given == value);
+    let streams = query.contains_key("sendInitialEvents");
+    let proper = asks("resourceVersionMatch", "NotOlderThan") && asks("allowWatchBookmarks", "true");
     let version: u64 = query.get("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or_default();
-    let (too_old, by_status) = {
-        let state = shared.lock();
-        (version < state.oldest, state.gone_by_status)
-    };
-    if too_old && by_status {
+    let state = shared.lock();
+    if streams && (state.no_streams || !proper) {
+        return status(422, "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch");
+    }
+    let too_old = !streams && version < state.oldest;
+    if too_old && state.gone_by_status {
         return status(410, "too old resource version");
     }
+    let next = match streams {
+        true => state.log.len(),
+        false => state.log.partition_point(|logged| logged.version <= version),
+    };
+    let initial = match streams {
+        true => all_there_is(&state, &target, query, names_only),
+        false => VecDeque::new(),
+    };
+    drop(state);
     let signal = shared.signal.subscribe();
     let begun = *signal.borrow();
-    let next = shared.lock().log.partition_point(|logged| logged.version <= version);
-    let watcher = Watcher { next, shared, target, query: query.clone(), signal, begun, ended: false };
+    let watcher = Watcher {
+        next,
+        shared,
+        target,
+        query: query.clone(),
+        names_only,
+        initial,
+        signal,
+        begun,
+        ended: false,
+    };
     let frames = stream::unfold((watcher, too_old), |(mut watcher, too_old)| async move {
         let frame = watcher.frame(too_old).await?;
         Some((frame, (watcher, false)))
@@ -42,10 +65,31 @@ pub(super) fn open_watch(
     response
 }
 
+/// The events that a streaming list begins with, some to a frame, and the bookmark that ends them.
+fn all_there_is(
+    state: &State,
+    target: &Target,
+    query: &BTreeMap<String, String>,
+    names_only: bool,
+) -> VecDeque<String> {
+    let objects = state.objects.get(&target.collection).into_iter().flat_map(|all| all.values());
+    let lines: Vec<String> = objects
+        .filter(|object| fits(object, target, query))
+        .map(|object| json_line("ADDED", &shown(object, names_only)))
+        .collect();
+    let metadata = json!({"resourceVersion": state.version.to_string(),
+        "annotations": {"k8s.io/initial-events-end": "true"}});
+    let end = json!({"kind": "Bookmark", "apiVersion": "v1", "metadata": metadata});
+    lines.chunks(50).map(<[String]>::concat).chain([json_line("BOOKMARK", &end)]).collect()
+}
+
 struct Watcher {
     shared: Arc<Shared>,
     target: Target,
     query: BTreeMap<String, String>,
+    names_only: bool,
+    /// What comes before all else.
+    initial: VecDeque<String>,
     next: usize,
     signal: watch::Receiver<Signal>,
     begun: Signal,
@@ -59,6 +103,9 @@ impl Watcher {
         }
         loop {
             let signal = *self.signal.borrow_and_update();
+            if signal.stalled != self.begun.stalled {
+                std::future::pending::<()>().await;
+            }
             if signal.cut != self.begun.cut {
                 self.ended = true;
                 return Some(Err(std::io::Error::other("cut")));
@@ -70,6 +117,17 @@ impl Watcher {
             }
             if signal.ended != self.begun.ended {
                 return None;
+            }
+            if let Some(text) = self.initial.pop_front() {
+                return Some(Ok(Frame::data(text.into())));
+            }
+            if signal.raw != self.begun.raw {
+                self.begun.raw = signal.raw;
+                let raw = self.shared.lock().raw.clone();
+                if let Some((_, text)) = raw.filter(|(resource, _)| *resource == self.target.resource()) {
+                    self.begun.stalled = u64::MAX;
+                    return Some(Ok(Frame::data(text.into())));
+                }
             }
             let (text, version) = self.news();
             if !text.is_empty() {
@@ -92,15 +150,16 @@ impl Watcher {
         for logged in &state.log[self.next..] {
             let object = &logged.object;
             if logged.collection == self.target.collection && fits(object, &self.target, &self.query) {
-                text.extend_from_slice(
-                    json!({"type": logged.event, "object": **object}).to_string().as_bytes(),
-                );
-                text.push(b'\n');
+                text.extend_from_slice(json_line(logged.event, &shown(object, self.names_only)).as_bytes());
             }
         }
         self.next = state.log.len();
         (text, state.version)
     }
+}
+
+fn json_line(event: &str, object: &Value) -> String {
+    format!("{{\"type\":\"{event}\",\"object\":{object}}}\n")
 }
 
 fn line(value: &Value) -> Frame<Bytes> {

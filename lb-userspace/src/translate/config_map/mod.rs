@@ -1,0 +1,229 @@
+//! The settings of a cluster: a ConfigMap with the keys of ingress-nginx's, as far as they mean
+//! something here, and a few of our own. Read whenever it changes; a bad entry costs itself alone.
+
+mod keys;
+
+use std::collections::BTreeMap;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::Settings;
+use super::annotations::Defaults;
+use super::annotations::reader::Reader;
+use super::annotations::values::{self, Bad, Read};
+use crate::model::{ClusterKey, Compat, Issue, ObjectKey, PortRef};
+
+/// What the ConfigMap with a cluster's settings says. The default says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// `compat`: whose defaults Ingresses get, unless their IngressClass says so.
+    pub compat: Option<Compat>,
+    /// `default-backend`, `namespace/service:port`.
+    pub default_backend: Option<ClusterKey>,
+    /// `default-certificate` (or `default-ssl-certificate`), `namespace/secret`.
+    pub default_certificate: Option<ObjectKey>,
+    /// Whose `X-Forwarded-*` are believed: `proxy-real-ip-cidr` with `use-forwarded-headers`. Empty:
+    /// nobody's.
+    pub trusted_proxies: Option<Vec<IpNet>>,
+    /// What applies where an Ingress's annotations say nothing.
+    pub defaults: ClassDefaults,
+}
+
+/// The defaults of classes of either behaviour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassDefaults {
+    kubernetes: Defaults,
+    ingress_nginx: Defaults,
+}
+
+impl ClassDefaults {
+    /// Those of one behaviour.
+    pub fn of(&self, compat: Compat) -> &Defaults {
+        match compat {
+            Compat::Kubernetes => &self.kubernetes,
+            Compat::IngressNginx => &self.ingress_nginx,
+        }
+    }
+}
+
+impl Default for ClassDefaults {
+    /// Without settings of a cluster.
+    fn default() -> Self {
+        Self {
+            kubernetes: Defaults::new(Compat::Kubernetes),
+            ingress_nginx: Defaults::new(Compat::IngressNginx),
+        }
+    }
+}
+
+impl ClusterSettings {
+    /// Reads the data of the ConfigMap of this name. What is wrong with an entry is said, and the entry
+    /// ignored; unless ignoring it would let requests in that it keeps out: then all routes answer 503.
+    pub fn read(key: &ObjectKey, data: &BTreeMap<String, String>, issues: &mut Vec<Issue>) -> Self {
+        let mut reader = Reader::of_config_map(key, data, issues);
+        reader.say_unknown_settings(keys::KNOWN, keys::NEEDLESS);
+        let ingress_nginx = Defaults::configured(Compat::IngressNginx, &mut reader);
+        let certificate =
+            if reader.has("default-certificate") { "default-certificate" } else { "default-ssl-certificate" };
+        let compat = [("kubernetes", Compat::Kubernetes), ("ingress-nginx", Compat::IngressNginx)];
+        let forwarded = reader.get("use-forwarded-headers", values::boolean);
+        let peers = reader.get("proxy-real-ip-cidr", values::networks);
+        let settings = Self {
+            compat: reader.get("compat", values::one_of(&compat)),
+            default_backend: reader.get("default-backend", cluster_key),
+            default_certificate: reader.get(certificate, object_key),
+            trusted_proxies: match (forwarded, peers) {
+                (None | Some(false), _) => forwarded.map(|_| Vec::new()),
+                // As in ingress-nginx: everybody, since only a load balancer can reach it.
+                (Some(true), None) => Some(vec![Ipv4Net::default().into(), Ipv6Net::default().into()]),
+                (Some(true), Some(peers)) => Some(peers.to_vec()),
+            },
+            defaults: ClassDefaults::default(),
+        };
+        // The same entries over the other behaviour's defaults; what is wrong was said above.
+        let mut said = Vec::new();
+        let mut again = Reader::of_config_map(key, data, &mut said);
+        let kubernetes = Defaults::configured(Compat::Kubernetes, &mut again);
+        Self { defaults: ClassDefaults { kubernetes, ingress_nginx }, ..settings }
+    }
+}
+
+impl Settings {
+    /// These settings with what the cluster's say over them.
+    pub fn with(&self, cluster: &ClusterSettings) -> Self {
+        Self {
+            compat: cluster.compat.unwrap_or(self.compat),
+            default_backend: cluster.default_backend.clone().or_else(|| self.default_backend.clone()),
+            default_certificate: cluster
+                .default_certificate
+                .clone()
+                .or_else(|| self.default_certificate.clone()),
+            defaults: cluster.defaults.clone(),
+            ..self.clone()
+        }
+    }
+}
+
+/// `namespace/service:port`.
+fn cluster_key(text: &str) -> Read<ClusterKey> {
+    let bad = || Bad::new("names no Service port", "write namespace/service:port");
+    let (service, port) = text.trim().rsplit_once(':').ok_or_else(bad)?;
+    let port = match port.parse::<u16>() {
+        Ok(0) => return Err(bad()),
+        Ok(number) => PortRef::Number(number),
+        Err(_) if values::is_name(port) => PortRef::Name(port.into()),
+        Err(_) => return Err(bad()),
+    };
+    Ok(ClusterKey::new(object_key(service).map_err(|_| bad())?, port))
+}
+
+/// `namespace/name`.
+fn object_key(text: &str) -> Read<ObjectKey> {
+    match text.contains('/') {
+        true => values::reference("", text),
+        false => Err(Bad::new("names no object", "write namespace/name")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{RoutePolicy, Severity};
+
+    /// What an entry comes to, and how many issues it has.
+    fn read(entries: &[(&str, &str)]) -> (ClusterSettings, Vec<Issue>) {
+        let data = entries.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let mut issues = Vec::new();
+        let settings = ClusterSettings::read(&ObjectKey::new("sluice", "settings"), &data, &mut issues);
+        (settings, issues)
+    }
+
+    #[test]
+    fn nothing_said_is_the_default() {
+        assert_eq!(read(&[]), (ClusterSettings::default(), vec![]));
+        let settings = Settings::default();
+        assert_eq!(settings.with(&ClusterSettings::default()), settings);
+    }
+
+    #[test]
+    fn every_known_entry_is_read() {
+        for name in keys::KNOWN {
+            let (settings, issues) = read(&[(name, "\u{1}")]);
+            assert_eq!(issues.len(), 1, "{name}: {issues:?}");
+            assert!(issues[0].field.contains(name) && issues[0].object.kind == "ConfigMap", "{issues:?}");
+            let closes = issues[0].severity == Severity::Error;
+            assert!(closes || settings == ClusterSettings::default(), "{name}");
+        }
+        assert!(keys::KNOWN.is_sorted() && keys::NEEDLESS.is_sorted());
+    }
+
+    #[test]
+    fn a_bad_entry_costs_itself_alone() {
+        let (settings, issues) = read(&[
+            ("compat", "ingress-nginx"),
+            ("proxy-body-size", "8x"),
+            ("proxy-read-timeout", "90"),
+            ("ssl-redirects", "false"),
+            ("worker-processes", "8"),
+        ]);
+        assert_eq!(settings.compat, Some(Compat::IngressNginx));
+        let defaults = settings.defaults.of(Compat::IngressNginx);
+        assert_eq!(defaults.policy.body.max_request, Some(1 << 20));
+        assert_eq!(defaults.policy.upstream.read_timeout.map(|time| time.as_secs()), Some(90));
+        let said: Vec<_> =
+            issues.iter().map(|one| (one.severity, one.field.as_str(), one.message.as_str())).collect();
+        assert_eq!(said.len(), 3, "{said:?}");
+        assert!(said.iter().any(|(_, _, message)| message.contains("ssl-redirect?")), "{said:?}");
+        assert!(said.iter().any(|(severity, field, _)| {
+            *severity == Severity::Note && *field == "data[worker-processes]"
+        }));
+    }
+
+    #[test]
+    fn what_restricts_access_closes_when_it_is_bad() {
+        for (name, value) in [("whitelist-source-range", "10.0.0.0/99"), ("global-auth-url", "auth")] {
+            let (settings, issues) = read(&[(name, value)]);
+            assert_eq!(issues.len(), 1, "{issues:?}");
+            for compat in [Compat::Kubernetes, Compat::IngressNginx] {
+                let closed_by = settings.defaults.of(compat).closed_by.as_deref();
+                assert_eq!(closed_by, Some(name));
+            }
+        }
+    }
+
+    #[test]
+    fn values_of_entries() {
+        let nginx = |entries: &[(&str, &str)]| {
+            let (settings, issues) = read(entries);
+            assert_eq!(issues, vec![], "{entries:?}");
+            let defaults = settings.defaults.of(Compat::IngressNginx);
+            (RoutePolicy::clone(&defaults.policy), defaults.clone(), settings)
+        };
+        assert_eq!(nginx(&[("hsts", "false")]).0.hsts, None);
+        let hsts = nginx(&[("hsts-max-age", "60"), ("hsts-preload", "true")]).0.hsts.expect("on");
+        assert_eq!((hsts.max_age, hsts.include_subdomains, hsts.preload), (60, true, true));
+        assert_eq!(nginx(&[("proxy-body-size", "0")]).0.body.max_request, None);
+        assert_eq!(nginx(&[("limit-req-status-code", "429")]).0.limits.status, 429);
+        assert_eq!(nginx(&[("whitelist-source-range", "10.0.0.0/8")]).0.access.allow.expect("one").len(), 1);
+        assert_eq!(nginx(&[("custom-http-errors", "503,404")]).1.error_statuses, [404, 503]);
+        assert!(!nginx(&[("allow-snippet-annotations", "false")]).1.snippets);
+        assert!(nginx(&[("global-auth-url", "https://a/b")]).1.external_auth.is_some());
+        for (entries, expect) in [
+            (vec![("use-forwarded-headers", "false")], Some(0)),
+            (vec![("use-forwarded-headers", "true")], Some(2)),
+            (vec![("use-forwarded-headers", "true"), ("proxy-real-ip-cidr", "10.0.0.0/8")], Some(1)),
+            (vec![("proxy-real-ip-cidr", "10.0.0.0/8")], None),
+        ] {
+            let trusted = nginx(&entries).2.trusted_proxies;
+            assert_eq!(trusted.map(|all| all.len()), expect, "{entries:?}");
+        }
+        let settings = nginx(&[("default-backend", "web/errors:http"), ("default-ssl-certificate", "a/b")]).2;
+        assert_eq!(settings.default_backend.map(|key| key.to_string()).as_deref(), Some("web/errors:http"));
+        assert_eq!(settings.default_certificate, Some(ObjectKey::new("a", "b")));
+        for (name, value) in
+            [("default-backend", "web:80"), ("default-backend", "a/b:0"), ("default-certificate", "a")]
+        {
+            assert_eq!(read(&[(name, value)]).1.len(), 1, "{name}: {value}");
+        }
+    }
+}
