@@ -18,7 +18,7 @@ use crate::dataplane::kernel::Lock;
 use crate::model::Snapshot;
 use crate::proxy::{self, Proxy};
 use crate::source::{Health, Update, kubernetes, manifests};
-use crate::translate::{self, UnknownClass, translate};
+use crate::translate::{self, Translator, UnknownClass};
 
 use super::admin::server::{Socket, SocketError};
 use super::check::now_unix;
@@ -157,11 +157,15 @@ async fn follow(
         // Set once: this runs once.
         let _ = state.publishing.set(publisher.reporter.clone());
     }
+    let mut translator = Translator::default();
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let update = updates.borrow_and_update().clone();
-        take(args, &translation, state, &mut lock, &update).await?;
+        let next = |previous: &Snapshot| {
+            translator.translate(&update.objects, &translation, &update.issues, now_unix(), previous)
+        };
+        take(args, next, state, &mut lock, &update).await?;
         if let Some(publisher) = publisher.as_ref().filter(|_| update.synced) {
             publisher.publish(&update.objects, state.snapshot.load_full());
         }
@@ -226,6 +230,7 @@ fn translation(args: &RunArgs, settings: &Settings) -> translate::Settings {
         compat: args.compat.into(),
         default_backend: settings.default_backend.clone(),
         default_certificate: settings.default_certificate.clone(),
+        config_map: settings.config_map.clone(),
         ..Default::default()
     }
 }
@@ -233,7 +238,7 @@ fn translation(args: &RunArgs, settings: &Settings) -> translate::Settings {
 /// Serves what the source says now. Fails only before anything is served.
 async fn take(
     args: &RunArgs,
-    translation: &translate::Settings,
+    translate: impl FnOnce(&Snapshot) -> Snapshot,
     state: &State,
     lock: &mut Option<Lock>,
     update: &Update,
@@ -243,7 +248,7 @@ async fn take(
         return Ok(());
     }
     let previous = state.snapshot.load_full();
-    let next = Arc::new(translate(&update.objects, translation, &update.issues, now_unix(), &previous));
+    let next = Arc::new(translate(&previous));
     report(&previous, &next);
     let first = state.proxy.get().is_none();
     let listening = match state.proxy.get() {

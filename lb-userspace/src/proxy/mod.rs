@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! listen ─► worker ─► connection (TLS, h1 or h2) ─► request (check, route, policy) ─► upstream ─► body
+//!                └──► passthrough (TLS as it is, by server name) ─► tunnel
 //! ```
 //!
 //! Invariants:

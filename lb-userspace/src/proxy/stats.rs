@@ -100,9 +100,9 @@ counters! {
     mirror_failures,
     /// Connections to endpoints kept for the next request now.
     upstream_idle,
-    /// Upgraded connections (WebSocket) since start.
+    /// Upgraded (WebSocket) and passed-through connections since start.
     tunnels,
-    /// Upgraded connections open now.
+    /// Upgraded and passed-through connections open now.
     tunnels_active,
     /// Bytes that went through closed tunnels, both ways together.
     tunnel_bytes,

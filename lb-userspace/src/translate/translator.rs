@@ -13,6 +13,7 @@ use imbl::ordmap::DiffItem;
 use super::Settings;
 use super::class::Classes;
 use super::clusters::Clusters;
+use super::config_map::cluster_settings;
 use super::ingress::{Draft, Rank};
 use super::member::{Field, Member};
 use super::merge::{self, Built, Ground};
@@ -110,6 +111,9 @@ impl Translator {
         now_unix: i64,
         previous: &Snapshot,
     ) -> Snapshot {
+        let mut outer_issues = source_issues.to_vec();
+        let cluster = cluster_settings(objects, settings, &mut outer_issues);
+        let settings = &settings.with(&cluster);
         if self.settings != *settings || !self.made(previous) {
             *self = Self { settings: settings.clone(), ..Self::default() };
         }
@@ -121,7 +125,6 @@ impl Translator {
                 work.hosts.insert(HostPattern::Any);
             }
         }
-        let mut outer_issues = source_issues.to_vec();
         let classes = Classes::new(objects, settings, &mut outer_issues);
         let other_classes = self.classes != classes;
         self.classes = classes;
@@ -153,6 +156,10 @@ impl Translator {
             routing: self.routing.clone(),
             clusters: self.clusters.served(),
             tls: self.tls.as_ref().map(|tls| tls.config.clone()).unwrap_or_default(),
+            trusted_proxies: cluster.trusted_proxies.map(|peers| match &previous.trusted_proxies {
+                Some(old) => keep(old, peers),
+                None => peers.into(),
+            }),
             issues: self.issues.clone(),
         };
         if differs(previous, &next) {
@@ -500,8 +507,8 @@ fn differs(a: &Snapshot, b: &Snapshot) -> bool {
     !Arc::ptr_eq(&a.listeners, &b.listeners)
         || !Arc::ptr_eq(&a.routing, &b.routing)
         || !Arc::ptr_eq(&a.tls, &b.tls)
-        || a.clusters.len() != b.clusters.len()
-        || a.clusters.values().zip(b.clusters.values()).any(|(a, b)| !Arc::ptr_eq(a, b))
+        || a.trusted_proxies != b.trusted_proxies
+        || a.clusters.diff(&b.clusters).next().is_some()
 }
 
 fn unavailable(ingress: &ObjectKey, field: String, why: &Unavailable) -> Issue {

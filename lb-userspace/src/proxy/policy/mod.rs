@@ -217,9 +217,9 @@ impl Policy {
         self.response_headers.edit_response(facts, status, headers);
     }
 
-    /// An answer's body, no faster than the policy allows.
+    /// An answer's body, no faster than the policy allows. A text of our own is short.
     pub(super) fn throttle(&self, content: Content) -> Content {
-        match self.rate {
+        match self.rate.filter(|_| !matches!(content, Content::Own(_))) {
             Some(rate) => {
                 Content::Throttled(Box::new(Throttled::new(ResponseBody::uncounted(content), rate)))
             }
