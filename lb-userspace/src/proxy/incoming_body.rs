@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, EXPECT};
+use http::HeaderMap;
+use http::header::EXPECT;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use super::buffers::{Budget, Reserved};
 use super::copy::{BodyCopy, CopyWriter, copy};
 use super::error::Error;
+use super::grpc;
 use super::worker::Worker;
 use crate::model::{RoutePolicy, UpstreamProtocol};
 
@@ -107,7 +108,7 @@ impl RequestBody {
         // HTTP/1.0 knows no chunks: its endpoints have to be told the length.
         let waits = (policy.body.buffer_request || policy.upstream.http10)
             && announced <= MAX_BUFFERED as u64
-            && !is_grpc(parts, policy);
+            && !is_conversation(parts, policy);
         if !waits {
             return Ok(Self::Streaming(streaming));
         }
@@ -318,11 +319,7 @@ impl Limit {
 }
 
 /// gRPC is a conversation: a client may wait for the first answer before it sends its second message.
-fn is_grpc(parts: &Parts, policy: &RoutePolicy) -> bool {
+fn is_conversation(parts: &Parts, policy: &RoutePolicy) -> bool {
     matches!(policy.upstream.protocol, UpstreamProtocol::Grpc | UpstreamProtocol::Grpcs)
-        || parts
-            .headers
-            .get(CONTENT_TYPE)
-            .map(HeaderValue::as_bytes)
-            .is_some_and(|value| value.starts_with(b"application/grpc"))
+        || grpc::is_call(&parts.headers)
 }

@@ -241,7 +241,7 @@ async fn send(
     })?;
     let on_upgrade = asked.on_upgrade.take();
     let facts = asked.facts(client, found);
-    let chosen = choice.answered(&CookieFacts {
+    let chosen = choice.answered(|| CookieFacts {
         path: found.route.path.text(),
         https: facts.is_https(),
         user_agent: facts.header("user-agent").and_then(|value| value.to_str().ok()).unwrap_or_default(),
