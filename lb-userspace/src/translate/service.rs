@@ -131,8 +131,7 @@ fn cluster_addresses(
         ));
         return None;
     }
-    let endpoint =
-        |ip| Endpoint { address: SocketAddr::new(ip, number), zone: None, terminating: false };
+    let endpoint = |ip| Endpoint { address: SocketAddr::new(ip, number), zone: None, terminating: false };
     Some(addresses.into_iter().map(endpoint).collect())
 }
 

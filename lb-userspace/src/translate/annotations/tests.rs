@@ -150,7 +150,7 @@ fn rules_and_paths() {
     let shown: Vec<_> = read.aliases.iter().map(ToString::to_string).collect();
     assert_eq!(
         (shown, issues.len()),
-        (vec!["a.example".into(), "b.example".into(), "*.c.example".into()], 2)
+        (vec!["a.example".into(), "b.example".into(), "*.c.example".into()], 1)
     );
 }
 
@@ -635,12 +635,7 @@ fn other_namespaces_where_the_settings_say_so() {
 
 #[test]
 fn a_megabyte_of_anything_is_no_trouble() {
-    for text in [
-        "a".repeat(1 << 20),
-        "$".repeat(1 << 20),
-        "{".repeat(1 << 20),
-        "1,".repeat(1 << 19),
-    ] {
+    for text in ["a".repeat(1 << 20), "$".repeat(1 << 20), "{".repeat(1 << 20), "1,".repeat(1 << 19)] {
         for Entry { name, .. } in CATALOGUE {
             let (_, issues) = read(&[(name, &text)]);
             let said: usize = issues.iter().map(|issue| issue.message.len()).sum();
