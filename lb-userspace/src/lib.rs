@@ -18,6 +18,8 @@ pub mod route;
 pub mod objects;
 pub mod translate;
 
+pub mod migrate;
+
 pub mod dataplane;
 pub mod proxy;
 pub mod source;

@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("route", &["model"]),
     ("objects", &["model"]),
     ("translate", &["model", "objects", "route"]),
+    ("migrate", &["model", "objects", "route", "translate"]),
     ("dataplane", &["model"]),
     ("dataplane::kernel", &["model", "dataplane"]),
     ("proxy", &["model", "route"]),
@@ -25,7 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// Where each foreign crate may be named inside lb-userspace.
 const CRATES: &[(&str, &[&str])] = &[
-    ("k8s_openapi", &["objects", "translate", "source", "status"]),
+    ("k8s_openapi", &["objects", "translate", "migrate", "source", "status"]),
     ("kube", &["source", "status", "app"]),
     ("aya", &["dataplane::kernel"]),
     ("aya_log", &["dataplane::kernel"]),
@@ -33,7 +34,7 @@ const CRATES: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that do no I/O: neither a runtime nor a clock nor the network.
-const PURE: &[&str] = &["model", "route", "objects", "translate", "dataplane"];
+const PURE: &[&str] = &["model", "route", "objects", "translate", "migrate", "dataplane"];
 const IMPURE_PATHS: &[&str] =
     &["tokio", "std::fs", "std::net::TcpStream", "std::time::Instant", "std::time::SystemTime", "std::env"];
 

@@ -5,6 +5,7 @@
 //! listeners, then the programs, then the maps, VIPs last. A node that is not ready refuses
 //! connections rather than answer 404.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +18,7 @@ use crate::dataplane::kernel::Lock;
 use crate::model::Snapshot;
 use crate::proxy::{self, Proxy};
 use crate::source::{Health, Update, kubernetes, manifests};
-use crate::translate::{self, UnknownClass, translate};
+use crate::translate::{self, Translator, UnknownClass};
 
 use super::admin::server::{Socket, SocketError};
 use super::check::now_unix;
@@ -156,11 +157,15 @@ async fn follow(
         // Set once: this runs once.
         let _ = state.publishing.set(publisher.reporter.clone());
     }
+    let mut translator = Translator::default();
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let update = updates.borrow_and_update().clone();
-        take(args, &translation, state, &mut lock, &update).await?;
+        let next = |previous: &Snapshot| {
+            translator.translate(&update.objects, &translation, &update.issues, now_unix(), previous)
+        };
+        take(args, next, state, &mut lock, &update).await?;
         if let Some(publisher) = publisher.as_ref().filter(|_| update.synced) {
             publisher.publish(&update.objects, state.snapshot.load_full());
         }
@@ -203,8 +208,11 @@ async fn source(settings: &Settings) -> Result<(watch::Receiver<Update>, Option<
         SourceKind::Manifests(dir) => (manifests::watch(dir.clone())?, None),
         SourceKind::Kubernetes(kubeconfig) => {
             let client = kubernetes::connect(kubeconfig.as_deref().map(Path::new)).await?;
-            let default_certificate = settings.default_certificate.clone();
-            let settings = kubernetes::Settings { default_certificate, ..Default::default() };
+            let settings = kubernetes::Settings {
+                default_certificate: settings.default_certificate.clone(),
+                config_map: settings.config_map.clone(),
+                ..Default::default()
+            };
             (kubernetes::watch(client.clone(), settings), Some(client))
         }
     })
@@ -222,6 +230,7 @@ fn translation(args: &RunArgs, settings: &Settings) -> translate::Settings {
         compat: args.compat.into(),
         default_backend: settings.default_backend.clone(),
         default_certificate: settings.default_certificate.clone(),
+        config_map: settings.config_map.clone(),
         ..Default::default()
     }
 }
@@ -229,7 +238,7 @@ fn translation(args: &RunArgs, settings: &Settings) -> translate::Settings {
 /// Serves what the source says now. Fails only before anything is served.
 async fn take(
     args: &RunArgs,
-    translation: &translate::Settings,
+    translate: impl FnOnce(&Snapshot) -> Snapshot,
     state: &State,
     lock: &mut Option<Lock>,
     update: &Update,
@@ -239,7 +248,7 @@ async fn take(
         return Ok(());
     }
     let previous = state.snapshot.load_full();
-    let next = Arc::new(translate(&update.objects, translation, &update.issues, now_unix(), &previous));
+    let next = Arc::new(translate(&previous));
     report(&previous, &next);
     let first = state.proxy.get().is_none();
     let listening = match state.proxy.get() {
@@ -308,13 +317,17 @@ fn start(
 
 /// Says what is new, once.
 fn report(previous: &Snapshot, next: &Snapshot) {
-    for issue in next.issues.iter().filter(|issue| !previous.issues.contains(issue)) {
+    let same = Arc::ptr_eq(&previous.issues, &next.issues);
+    let known: BTreeSet<_> = previous.issues.iter().filter(|_| !same).collect();
+    for issue in next.issues.iter().filter(|issue| !same && !known.contains(issue)) {
         match issue.severity {
             crate::model::Severity::Note => tracing::debug!(reason = ?issue.reason, "{issue}"),
             _ => tracing::warn!(severity = ?issue.severity, reason = ?issue.reason, "{issue}"),
         }
     }
-    if previous.generation != next.generation {
+    // Endpoints come and go many times a second in a big cluster.
+    let rare = !Arc::ptr_eq(&previous.routing, &next.routing) || !Arc::ptr_eq(&previous.tls, &next.tls);
+    if previous.generation != next.generation && (rare || tracing::enabled!(tracing::Level::DEBUG)) {
         let serving = super::admin::views::Serving::of(next);
         tracing::info!(
             generation = next.generation,

@@ -68,8 +68,12 @@ async fn dispatch(command: Command) -> Result<u8, String> {
         Command::Probe(args) => probe(&args).await,
         Command::Doctor(args) => run_doctor(&args).await,
         Command::Check(args) => {
+            if let Some(file) = &args.replay {
+                let fine = check::replay(&args, file)?;
+                return Ok(if fine { 0 } else { NEGATIVE });
+            }
             let report = check::check(&args).map_err(text)?;
-            print(args.output, &report, render::report(&report))?;
+            print(args.output, &report, render::report(&report) + &check::migration_text(&report))?;
             Ok(if report.passes(args.strict) { 0 } else { NEGATIVE })
         }
     }

@@ -72,6 +72,8 @@ pub struct Settings {
     pub default_backend: Option<ClusterKey>,
     /// For names without a certificate.
     pub default_certificate: Option<ObjectKey>,
+    /// The ConfigMap with settings of the cluster.
+    pub config_map: Option<ObjectKey>,
     /// How status is written; `None`: not at all.
     pub status: Option<Plan>,
 }
@@ -116,6 +118,7 @@ impl Settings {
             listeners,
             default_backend: args.default_backend.as_deref().map(cluster_key).transpose()?,
             default_certificate: args.default_certificate.as_deref().map(secret_key).transpose()?,
+            config_map: args.config_map.as_deref().map(config_map_key).transpose()?,
             status: status(args)?,
         })
     }
@@ -205,6 +208,14 @@ fn secret_key(text: &str) -> Result<ObjectKey, BadSettings> {
         option: "default-certificate",
         text: text.to_owned(),
         form: "namespace/secret",
+    })
+}
+
+fn config_map_key(text: &str) -> Result<ObjectKey, BadSettings> {
+    object_key(text).ok_or_else(|| BadSettings::BadReference {
+        option: "config-map",
+        text: text.to_owned(),
+        form: "namespace/name",
     })
 }
 

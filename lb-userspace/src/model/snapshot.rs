@@ -1,8 +1,9 @@
 //! The snapshot: the whole desired state of the node.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::OrdMap;
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{Cluster, ClusterKey, Issue, Listener, TlsConfig, VirtualHost};
@@ -26,9 +27,12 @@ pub struct Snapshot {
     /// Hosts and routes.
     pub routing: Arc<Routing>,
     /// Every cluster that a route names is here; unchanged clusters keep their `Arc`.
-    pub clusters: BTreeMap<ClusterKey, Arc<Cluster>>,
+    pub clusters: OrdMap<ClusterKey, Arc<Cluster>>,
     /// Certificates.
     pub tls: Arc<TlsConfig>,
+    /// Peers whose word on the client counts; `None`: those that the node was started with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trusted_proxies: Option<Arc<[IpNet]>>,
     /// What is wrong, sorted by object.
     pub issues: Arc<[Issue]>,
 }
@@ -40,8 +44,9 @@ impl Snapshot {
             generation: 0,
             listeners: Arc::new([]),
             routing: Arc::default(),
-            clusters: BTreeMap::new(),
+            clusters: OrdMap::new(),
             tls: Arc::default(),
+            trusted_proxies: None,
             issues: Arc::new([]),
         }
     }

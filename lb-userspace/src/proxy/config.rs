@@ -3,13 +3,17 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use ipnet::IpNet;
 
 use super::balance::CanarySlot;
 use super::cluster::ClusterSlot;
 use super::policy::{Policies, Policy};
+use super::settings::Settings;
 use super::tls::{Termination, TlsBuilder};
-use crate::model::{Backend, Cluster, ClusterKey, Protocol, Snapshot};
+use crate::model::{Backend, ClusterKey, Protocol, Snapshot};
 use crate::route::RouteTable;
 
 /// A snapshot in the form that requests need. Parts whose source did not change are taken over
@@ -17,14 +21,14 @@ use crate::route::RouteTable;
 pub(super) struct Config {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) table: Arc<RouteTable<Served>>,
-    pub(super) clusters: Arc<Slots>,
+    pub(super) clusters: Slots,
     policies: Arc<Policies>,
     pub(super) tls: Arc<Termination>,
     listeners: Arc<AHashMap<SocketAddr, Protocol>>,
 }
 
 /// Every cluster of the snapshot.
-pub(super) type Slots = AHashMap<ClusterKey, Arc<ClusterSlot>>;
+pub(super) type Slots = OrdMap<ClusterKey, Arc<ClusterSlot>>;
 
 /// What serving a route takes.
 #[derive(Debug)]
@@ -65,11 +69,14 @@ impl Config {
                         .as_ref()
                         .and_then(|pages| slot_of(&clusters, &pages.backend)),
                 });
-                // Hosts that were taken over keep their policies for the configurations to come.
-                for route in
-                    snapshot.routing.hosts.iter().flat_map(|host| host.routes.iter().chain(&host.fallback))
-                {
-                    policies.get(&route.policy, previous.map(|old| &*old.policies));
+                // Hosts that were taken over keep their policies for the configurations to come. Most
+                // routes share a few, which are told by their pointers.
+                let mut seen = AHashSet::new();
+                let hosts = snapshot.routing.hosts.iter();
+                for route in hosts.flat_map(|host| host.routes.iter().chain(&host.fallback)) {
+                    if seen.insert(Arc::as_ptr(&route.policy)) {
+                        policies.get(&route.policy, previous.map(|old| &*old.policies));
+                    }
                 }
                 (Arc::new(table), Arc::new(policies))
             }
@@ -84,6 +91,11 @@ impl Config {
             None => Arc::new(snapshot.listeners.iter().map(|one| (one.vip.socket(), one.protocol)).collect()),
         };
         Self { snapshot, table, clusters, policies, tls, listeners }
+    }
+
+    /// Peers whose word on the client counts.
+    pub(super) fn trusted_proxies<'a>(&'a self, settings: &'a Settings) -> &'a [IpNet] {
+        self.snapshot.trusted_proxies.as_deref().unwrap_or(&settings.trusted_proxies)
     }
 
     /// What is spoken on the listener that a connection came to; `None` when there is no such
@@ -115,30 +127,32 @@ impl Config {
     }
 }
 
-/// A slot for each cluster, those of `previous` with their new endpoints.
-fn slots(snapshot: &Snapshot, previous: Option<&Config>, workers: usize) -> Arc<Slots> {
-    let mut same = previous.is_some_and(|old| old.clusters.len() == snapshot.clusters.len());
-    for (key, cluster) in &snapshot.clusters {
-        match previous.and_then(|old| old.clusters.get(key)) {
-            Some(slot) => slot.update(cluster),
-            None => same = false,
-        }
-    }
-    if let Some(old) = previous {
-        if same {
-            return Arc::clone(&old.clusters);
-        }
-        // Requests of older configurations must not go to endpoints that nobody updates any more.
-        for (key, slot) in old.clusters.iter().filter(|(key, _)| !snapshot.clusters.contains_key(*key)) {
-            slot.update(&ClusterSlot::empty(key.clone()));
-        }
-    }
-    let slot = |key: &ClusterKey, cluster: &Arc<Cluster>| match previous.and_then(|old| old.clusters.get(key))
-    {
-        Some(slot) => Arc::clone(slot),
-        None => Arc::new(ClusterSlot::new(Arc::clone(cluster), workers)),
+/// A slot for each cluster, those of `previous` with their new endpoints. Costs as much as there are
+/// clusters that differ.
+fn slots(snapshot: &Snapshot, previous: Option<&Config>, workers: usize) -> Slots {
+    let (mut slots, before) = match previous {
+        Some(old) => (old.clusters.clone(), old.snapshot.clusters.clone()),
+        None => Default::default(),
     };
-    Arc::new(snapshot.clusters.iter().map(|(key, cluster)| (key.clone(), slot(key, cluster))).collect())
+    for difference in before.diff(&snapshot.clusters) {
+        match difference {
+            DiffItem::Add(key, cluster) => {
+                slots.insert(key.clone(), Arc::new(ClusterSlot::new(Arc::clone(cluster), workers)));
+            }
+            DiffItem::Update { new: (key, cluster), .. } => {
+                if let Some(slot) = slots.get(key) {
+                    slot.update(cluster);
+                }
+            }
+            DiffItem::Remove(key, _) => {
+                // Requests of older configurations must not go to endpoints that nobody updates any more.
+                if let Some(slot) = slots.remove(key) {
+                    slot.update(&ClusterSlot::empty(key.clone()));
+                }
+            }
+        }
+    }
+    slots
 }
 
 fn slot_of(clusters: &Slots, backend: &Backend) -> Option<Arc<ClusterSlot>> {

@@ -47,7 +47,7 @@ impl Client<'_> {
         out: &mut impl Extend<u8>,
     ) {
         let mut write = |name: &'static str, value: &[u8]| {
-            if !edits.drops(&HeaderName::from_static(name)) {
+            if !edits.drops(name) {
                 write_line(out, name, value);
             }
         };

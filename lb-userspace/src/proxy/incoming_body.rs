@@ -1,6 +1,7 @@
 //! The bodies of requests: passed on as the client delivers them, or read to their end first.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -11,7 +12,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::buffers::Reserved;
+use super::buffers::{Budget, Reserved};
+use super::copy::{BodyCopy, CopyWriter, copy};
 use super::error::Error;
 use super::worker::Worker;
 use crate::model::{RoutePolicy, UpstreamProtocol};
@@ -40,6 +42,8 @@ pub(super) struct Streaming {
     reserved: Option<Reserved>,
     incoming: Incoming,
     limit: Limit,
+    /// Who gets a copy.
+    copy: Option<CopyWriter>,
     taken: bool,
 }
 
@@ -49,7 +53,7 @@ pub(super) struct Buffered {
     data: Bytes,
     trailers: Option<HeaderMap>,
     next: Next,
-    _reserved: Reserved,
+    reserved: Rc<Reserved>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,14 +102,34 @@ impl RequestBody {
         let limit = Limit::new(policy.body.max_request);
         let announced = incoming.size_hint().lower();
         limit.check(announced)?;
-        let streaming = Streaming { ahead: Bytes::new(), reserved: None, incoming, limit, taken: false };
-        let waits = policy.body.buffer_request && announced <= MAX_BUFFERED as u64 && !is_grpc(parts, policy);
+        let streaming =
+            Streaming { ahead: Bytes::new(), reserved: None, incoming, limit, copy: None, taken: false };
+        // HTTP/1.0 knows no chunks: its endpoints have to be told the length.
+        let waits = (policy.body.buffer_request || policy.upstream.http10)
+            && announced <= MAX_BUFFERED as u64
+            && !is_grpc(parts, policy);
         if !waits {
             return Ok(Self::Streaming(streaming));
         }
         let body = streaming.read_ahead(worker).await?;
         parts.headers.remove(EXPECT);
         Ok(body)
+    }
+
+    /// A copy, which is written while the body is taken if it is not there yet. Trailers are left out.
+    pub(super) fn copy(&mut self, budget: &Rc<Budget>) -> BodyCopy {
+        let hint = self.size_hint();
+        match self {
+            Self::None => BodyCopy::none(),
+            Self::Buffered(body) => {
+                BodyCopy::Whole { data: body.data.clone(), _reserved: Some(Rc::clone(&body.reserved)) }
+            }
+            Self::Streaming(body) => {
+                let (writer, reader) = copy(budget.open(), hint);
+                body.copy = Some(writer);
+                reader
+            }
+        }
     }
 
     /// Begins anew; false if part of the body is gone.
@@ -157,7 +181,7 @@ impl Streaming {
                 data,
                 trailers,
                 next: Next::Data,
-                _reserved: reserved,
+                reserved: Rc::new(reserved),
             }));
         }
         data.extend_from_slice(&rest);
@@ -221,10 +245,15 @@ impl Streaming {
             self.taken = true;
             // Once it is taken, it is the endpoint's connection that bounds it.
             self.reserved = None;
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.ahead)))));
+            let data = std::mem::take(&mut self.ahead);
+            self.write_copy(Some(&data));
+            return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-            None => return Poll::Ready(None),
+            None => {
+                self.write_copy(None);
+                return Poll::Ready(None);
+            }
             Some(Err(_)) => return Poll::Ready(Some(Err(BodyError::ClientGone))),
             Some(Ok(frame)) => frame,
         };
@@ -232,7 +261,18 @@ impl Streaming {
         if let Err(error) = self.limit.take(frame.data_ref().map_or(0, Bytes::len)) {
             return Poll::Ready(Some(Err(error)));
         }
+        self.write_copy(frame.data_ref());
         Poll::Ready(Some(Ok(frame)))
+    }
+
+    /// Hands on what was taken, and the end as soon as it is known: nobody need ask again.
+    fn write_copy(&mut self, data: Option<&Bytes>) {
+        let Some(copy) = &self.copy else { return };
+        if !data.is_none_or(|data| copy.write(data)) {
+            self.copy = None;
+        } else if self.incoming.is_end_stream() {
+            copy.finish();
+        }
     }
 }
 

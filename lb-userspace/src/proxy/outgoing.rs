@@ -66,7 +66,7 @@ pub(super) fn write_head(
         match *name {
             header::HOST | header::CONTENT_LENGTH => {}
             header::EXPECT if parts.version == Version::HTTP_2 => {}
-            _ if edits.drops(name) => {}
+            _ if edits.drops(name.as_str()) => {}
             // Crumbs are joined below (RFC 9113 section 8.2.3).
             header::COOKIE => cookies += 1,
             header::TE if has_trailers_token(value) => out.extend_from_slice(b"te: trailers\r\n"),
@@ -87,7 +87,7 @@ pub(super) fn write_head(
         request_id: std::str::from_utf8(request_id).unwrap_or_default(),
         trusted: client.trusted,
     };
-    about.write(&parts.headers, &worker.settings.trusted_proxies, edits, out);
+    about.write(&parts.headers, worker.config().trusted_proxies(&worker.settings), edits, out);
     for (name, value) in edits.lines() {
         write_line(out, name.as_str(), value.as_bytes());
     }

@@ -3,6 +3,7 @@
 //! The hello is looked at, not taken: where it names nobody of ours, the handshake begins as if
 //! nothing had happened.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -163,21 +164,31 @@ async fn peek_more(stream: &TcpStream, space: &mut [u8], seen: usize) -> io::Res
 struct Incomplete;
 
 fn name_in(bytes: &[u8]) -> Result<Option<String>, Incomplete> {
-    let text = |bytes: &[u8], at: hello::ServerName| {
-        let name = &bytes[at.offset..at.offset + at.length];
-        std::str::from_utf8(name).ok().map(str::to_owned)
-    };
-    match hello::server_name(bytes) {
-        Ok(at) => Ok(text(bytes, at)),
-        Err(Reason::HelloSplit) => match one_record(bytes) {
-            None => Ok(None),
-            Some(whole) => match hello::server_name(&whole[..]) {
-                Ok(at) => Ok(text(&whole, at)),
-                Err(Reason::HelloSplit) => Err(Incomplete),
-                Err(_) => Ok(None),
-            },
+    let whole = match is_cut(bytes) {
+        false => Cow::Borrowed(bytes),
+        true => match one_record(bytes) {
+            Some(whole) => Cow::Owned(whole),
+            None => return Ok(None),
         },
+    };
+    match hello::server_name(&*whole) {
+        Ok(at) => {
+            let name = &whole[at.offset..at.offset + at.length];
+            Ok(std::str::from_utf8(name).ok().map(str::to_owned))
+        }
+        Err(Reason::HelloSplit) => Err(Incomplete),
         Err(_) => Ok(None),
+    }
+}
+
+/// Whether the first record ends before the message in it does.
+fn is_cut(bytes: &[u8]) -> bool {
+    let &[22, 3, _, high, low, ref message @ ..] = bytes else { return false };
+    let record = usize::from(u16::from_be_bytes([high, low]));
+    match message {
+        _ if record < 4 => true,
+        [1, 0, high, low, ..] => record < 4 + usize::from(u16::from_be_bytes([*high, *low])),
+        _ => false,
     }
 }
 

@@ -24,12 +24,13 @@ use super::forward::forward;
 use super::grpc;
 use super::incoming::{expects_continue, host_of, target_of, wants_upgrade};
 use super::incoming_body::RequestBody;
+use super::mirror::mirror;
 use super::outgoing::{Framing, write_head};
 use super::policy::{Edits, Facts, Passage, Place, describe, page, stands_in};
 use super::respond;
 use super::upgrade;
 use super::upstream::{Answer, Request as UpstreamRequest, rewrite};
-use crate::model::{Backend, Route, RoutePolicy, Variable};
+use crate::model::{Backend, RoutePolicy, Variable};
 use crate::route::{Found, Rewritten, Target, normalise_host};
 
 /// Answers one request of `client`.
@@ -98,7 +99,7 @@ async fn answer(
         entry.route = Some(found.route.ingress.to_string());
     }
 
-    let admitted = policy.admit(&asked.facts(client, found.route), || config.https_port(client.local)).await;
+    let admitted = policy.admit(&asked.facts(client, &found), || config.https_port(client.local)).await;
     let (reply, pass) = match admitted {
         Ok(mut pass) => {
             finish.held = pass.held.take();
@@ -114,11 +115,11 @@ async fn answer(
         }
     };
     Ok(match reply {
-        Reply::Answer(response) => Reply::Answer(
-            finished(&asked.facts(client, found.route), found.served, pass.as_ref(), response).await,
-        ),
+        Reply::Answer(response) => {
+            Reply::Answer(finished(&asked.facts(client, &found), found.served, pass.as_ref(), response).await)
+        }
         Reply::Switched(mut response, tunnel) => {
-            let facts = asked.facts(client, found.route);
+            let facts = asked.facts(client, &found);
             policy.dress(&facts, pass.as_ref(), response.status(), response.headers_mut());
             Reply::Switched(response, tunnel)
         }
@@ -153,14 +154,14 @@ impl Asked {
         Ok((Self { parts, host, target, request_id, on_upgrade }, body))
     }
 
-    fn facts<'a>(&'a self, client: &'a Client, route: &'a Route) -> Facts<'a> {
+    fn facts<'a>(&'a self, client: &'a Client, found: &Found<'a, Served>) -> Facts<'a> {
         Facts {
             client,
             parts: &self.parts,
             host: &self.host,
             target: &self.target,
             request_id: std::str::from_utf8(&self.request_id).unwrap_or_default(),
-            route,
+            found: *found,
         }
     }
 }
@@ -212,9 +213,9 @@ async fn send(
     };
     let (slot, stands_in) = destination(found)?;
     if stands_in {
-        describe(&asked.facts(client, found.route), StatusCode::SERVICE_UNAVAILABLE, &mut pass.edits);
+        describe(&asked.facts(client, found), StatusCode::SERVICE_UNAVAILABLE, &mut pass.edits);
     }
-    let facts = asked.facts(client, found.route);
+    let facts = asked.facts(client, found);
     let mut choice = match stands_in {
         true => Choice::in_turn(worker, slot),
         false => {
@@ -225,7 +226,10 @@ async fn send(
     if let Some(entry) = &mut finish.entry {
         entry.cluster = Some(choice.slot().key.to_string());
     }
-    let body = RequestBody::receive(worker, &mut asked.parts, body, rules).await?;
+    let mut body = RequestBody::receive(worker, &mut asked.parts, body, rules).await?;
+    if let Some(rules) = &rules.mirror {
+        mirror(rules, &asked.facts(client, found), &mut body);
+    }
     let target = rewritten.as_ref().unwrap_or(&asked.target);
     let request = outgoing(client, asked, target, body, rules, &pass.edits)?;
     let host = pass.edits.host().and_then(|host| host.to_str().ok()).unwrap_or(&asked.host);
@@ -236,7 +240,7 @@ async fn send(
         }
     })?;
     let on_upgrade = asked.on_upgrade.take();
-    let facts = asked.facts(client, found.route);
+    let facts = asked.facts(client, found);
     let chosen = choice.answered(&CookieFacts {
         path: found.route.path.text(),
         https: facts.is_https(),
@@ -283,7 +287,7 @@ fn rewritten<'a>(
     asked: &'a Asked,
     found: &Found<'_, Served>,
 ) -> Result<Rewritten<'a>, Error> {
-    let facts = asked.facts(client, found.route);
+    let facts = asked.facts(client, found);
     let known = |variable: &Variable, text: &mut String| facts.fill_variable(variable, text);
     found.rewrite(&asked.target, known).map_err(|bad| Error::BadRequest(bad.to_string()))
 }

@@ -63,12 +63,6 @@ impl Patterns {
         found.sort_unstable();
         found
     }
-
-    /// The pattern of the route at this position.
-    pub(super) fn at(&self, route: usize) -> Option<&Arc<Pattern>> {
-        let n = self.all.binary_search_by_key(&route, |(at, _)| *at).ok()?;
-        Some(&self.all[n].1)
-    }
 }
 
 #[cfg(test)]
@@ -127,7 +121,5 @@ mod tests {
                 }
             }
         }
-        assert_eq!(Patterns::new(all(&texts)).at(6).map(|one| one.text()), Some("/API/v2"));
-        assert_eq!(Patterns::new(all(&texts)).at(7), None);
     }
 }

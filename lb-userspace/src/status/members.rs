@@ -4,7 +4,8 @@
 //! The leader lists them. A Lease that was not seen to change for as long as it lasts belongs to a
 //! daemon that is gone: its addresses are no longer published, and the leader removes it. A daemon
 //! that ends leaves its Lease to run out, so that one that is replaced on the same node leaves no
-//! gap; and a new leader takes every Lease for alive until it has seen it silent for that long.
+//! gap. Only silence that was watched counts: a new leader, or one that could not reach the API for
+//! a while (when nobody else could, either), takes every Lease for alive until its time is over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -41,7 +42,11 @@ pub type Desired = Option<Arc<BTreeSet<Address>>>;
 
 /// Who is there, as the leader has seen it.
 #[derive(Debug, Default)]
-pub struct Roster(BTreeMap<String, Member>);
+pub struct Roster {
+    members: BTreeMap<String, Member>,
+    /// When it looked last.
+    looked: Option<Instant>,
+}
 
 #[derive(Debug)]
 struct Member {
@@ -56,29 +61,32 @@ struct Member {
 impl Roster {
     /// Takes in the list of Leases as it is now; those that are no daemon's of the election `of` are passed over.
     pub fn observe(&mut self, of: &str, leases: Vec<Lease>, otherwise: Duration, now: Instant) {
-        let mut known = std::mem::take(&mut self.0);
+        let looked = self.looked.replace(now);
+        let watched = looked.is_some_and(|looked| now - looked <= otherwise / 2);
+        let mut known = std::mem::take(&mut self.members);
         for lease in leases.into_iter().filter(|lease| lease.annotations().get(OF).is_some_and(|o| o == of)) {
             let name = lease.name_any();
             let since = match known.remove(&name) {
-                Some(member) if member.spec == lease.spec => member.since,
+                Some(member) if watched && member.spec == lease.spec => member.since,
                 _ => now,
             };
             let text = lease.annotations().get(ADDRESSES).map(String::as_str).unwrap_or_default();
             let addresses = text.split(',').take(MOST_ADDRESSES).filter_map(|ip| ip.parse().ok()).collect();
             let lasts = lasts(&lease, otherwise);
             let version = lease.resource_version();
-            self.0.insert(name, Member { spec: lease.spec, version, addresses, since, lasts });
+            self.members.insert(name, Member { spec: lease.spec, version, addresses, since, lasts });
         }
     }
 
     /// The addresses of all that are alive.
     pub fn addresses(&self, now: Instant) -> BTreeSet<IpAddr> {
-        self.0.values().filter(|member| member.alive(now)).flat_map(|m| m.addresses.iter().copied()).collect()
+        let alive = self.members.values().filter(|member| member.alive(now));
+        alive.flat_map(|member| member.addresses.iter().copied()).collect()
     }
 
     /// The Leases of those that are gone: name and version.
     pub fn gone(&self, now: Instant) -> Vec<(String, Option<String>)> {
-        let gone = self.0.iter().filter(|(_, member)| !member.alive(now));
+        let gone = self.members.iter().filter(|(_, member)| !member.alive(now));
         gone.map(|(name, member)| (name.clone(), member.version.clone())).collect()
     }
 }
@@ -317,6 +325,19 @@ mod tests {
                 gone,
                 "second {second}"
             );
+        }
+    }
+
+    #[test]
+    fn silence_counts_only_while_somebody_listens() {
+        let start = Instant::now();
+        let mut roster = Roster::default();
+        for (second, alive) in
+            [(0, true), (30, true), (59, true), (150, true), (180, true), (209, true), (210, false)]
+        {
+            let now = start + Duration::from_secs(second);
+            roster.observe("sluice", vec![member("a", &["192.0.2.1"], 0)], LASTS, now);
+            assert_eq!(roster.addresses(now).len(), usize::from(alive), "second {second}");
         }
     }
 

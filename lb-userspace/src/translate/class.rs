@@ -1,8 +1,9 @@
-//! Classes: which Ingresses are ours.
+//! Classes: which Ingresses are ours, and whose defaults they get.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
 use super::report::issue;
 use super::{Settings, UnknownClass};
@@ -13,59 +14,62 @@ use crate::objects::{Objects, excerpt};
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 const DEFAULT_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
 /// On an IngressClass: whose defaults its Ingresses get, `kubernetes` or `ingress-nginx`. Works on
-/// classes of other controllers too, for when they are adopted. Without it the node's setting counts.
+/// classes of other controllers too, for when they are adopted. Without it the class's parameters
+/// count, then the node's setting.
 const COMPAT_ANNOTATION: &str = "sluice.dev/compat";
 
+/// In the ConfigMap that a class's `parameters` name, for the same.
+const COMPAT_KEY: &str = "compat";
+
 /// What the IngressClasses and the settings say.
-pub(super) struct Classes<'a> {
-    settings: &'a Settings,
-    ours: BTreeSet<&'a str>,
-    others: BTreeSet<&'a str>,
+#[derive(Default, PartialEq)]
+pub(super) struct Classes {
+    settings: Settings,
+    ours: BTreeSet<Arc<str>>,
+    others: BTreeSet<Arc<str>>,
     /// The default class, if it is ours.
-    default: Option<&'a str>,
+    default: Option<Arc<str>>,
     /// Of the classes that say it.
-    compat: BTreeMap<&'a str, Compat>,
+    compat: BTreeMap<Arc<str>, Compat>,
 }
 
-impl<'a> Classes<'a> {
-    /// Says which annotations of the classes it can't read.
-    pub(super) fn new(objects: &'a Objects, settings: &'a Settings, issues: &mut Vec<Issue>) -> Self {
+impl Classes {
+    /// Says which annotations and parameters of the classes it can't read.
+    pub(super) fn new(objects: &Objects, settings: &Settings, issues: &mut Vec<Issue>) -> Self {
         let (mut ours, mut others, mut compat) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
         let mut defaults = Vec::new();
         for (key, class) in &objects.classes {
-            let name = &*key.name;
+            let name = key.name.clone();
             let annotation = |name| class.metadata.annotations.as_ref().and_then(|a| a.get(name));
             let controller = class.spec.as_ref().and_then(|spec| spec.controller.as_deref());
             if controller == Some(settings.controller.as_str()) {
-                ours.insert(name);
+                ours.insert(name.clone());
                 if annotation(DEFAULT_ANNOTATION).is_some_and(|value| value == "true") {
                     let created = class.metadata.creation_timestamp.as_ref();
-                    defaults.push((created.map(|time| time.0.as_nanosecond()), name));
+                    defaults.push((created.map(|time| time.0.as_nanosecond()), name.clone()));
                 }
             } else {
-                others.insert(name);
+                others.insert(name.clone());
             }
-            match annotation(COMPAT_ANNOTATION).map(String::as_str) {
-                None => {}
-                Some("kubernetes") => drop(compat.insert(name, Compat::Kubernetes)),
-                Some("ingress-nginx") => drop(compat.insert(name, Compat::IngressNginx)),
-                Some(other) => issues.push(issue(
-                    Severity::Warning,
-                    IssueReason::InvalidAnnotation,
-                    "IngressClass",
-                    key,
+            let annotated = annotation(COMPAT_ANNOTATION).and_then(|value| {
+                parse_compat(
+                    value,
+                    ("IngressClass", key),
                     format!("metadata.annotations[{COMPAT_ANNOTATION}]"),
-                    format!(
-                        "{:?} is neither kubernetes nor ingress-nginx and is ignored; write one of them.",
-                        excerpt(other)
-                    ),
-                )),
+                    issues,
+                )
+            });
+            // Parameters of other controllers' classes are not for us to read.
+            let ours = ours.contains(&name);
+            let parameters = if ours { compat_of_parameters(key, class, objects, issues) } else { None };
+            if let Some(found) = annotated.or(parameters) {
+                compat.insert(name, found);
             }
         }
         // Of several default classes the API server takes the youngest, then the first by name.
-        let default = defaults.iter().max_by(|a, b| a.0.cmp(&b.0).then_with(|| b.1.cmp(a.1)));
-        let default = default.map(|(_, name)| *name);
-        Self { settings, ours, others, default, compat }
+        let default = defaults.iter().max_by(|a, b| a.0.cmp(&b.0).then_with(|| b.1.cmp(&a.1)));
+        let default = default.map(|(_, name)| name.clone());
+        Self { settings: settings.clone(), ours, others, default, compat }
     }
 
     /// If the Ingress is ours: whose defaults it gets.
@@ -95,7 +99,7 @@ impl<'a> Classes<'a> {
                         .into(),
                 );
             }
-            return ours.then(|| self.compat(self.default));
+            return ours.then(|| self.compat(self.default.as_deref()));
         };
         let ours = self.settings.adopt.iter().any(|adopted| adopted == name)
             || self.ours.contains(name)
@@ -130,4 +134,71 @@ impl<'a> Classes<'a> {
     fn compat(&self, class: Option<&str>) -> Compat {
         class.and_then(|class| self.compat.get(class)).copied().unwrap_or(self.settings.compat)
     }
+}
+
+fn parse_compat(
+    text: &str,
+    (kind, key): (&'static str, &ObjectKey),
+    field: String,
+    issues: &mut Vec<Issue>,
+) -> Option<Compat> {
+    match text.trim() {
+        "kubernetes" => Some(Compat::Kubernetes),
+        "ingress-nginx" => Some(Compat::IngressNginx),
+        other => {
+            issues.push(issue(
+                Severity::Warning,
+                IssueReason::InvalidAnnotation,
+                kind,
+                key,
+                field,
+                format!(
+                    "{:?} is neither kubernetes nor ingress-nginx and is ignored; write one of them.",
+                    excerpt(other)
+                ),
+            ));
+            None
+        }
+    }
+}
+
+/// What the ConfigMap says that the class's `spec.parameters` name.
+fn compat_of_parameters(
+    key: &ObjectKey,
+    class: &IngressClass,
+    objects: &Objects,
+    issues: &mut Vec<Issue>,
+) -> Option<Compat> {
+    let parameters = class.spec.as_ref()?.parameters.as_ref()?;
+    let mut say = |severity, message: String| {
+        issues.push(issue(
+            severity,
+            IssueReason::InvalidField,
+            "IngressClass",
+            key,
+            "spec.parameters",
+            message,
+        ));
+    };
+    let core = parameters.api_group.as_deref().unwrap_or_default().is_empty();
+    let namespace = parameters.namespace.as_deref().filter(|namespace| !namespace.is_empty());
+    let (true, "ConfigMap", Some(namespace)) = (core, parameters.kind.as_str(), namespace) else {
+        say(
+            Severity::Warning,
+            format!(
+                "names a {:?}, which is not read; name a ConfigMap with its namespace (kind ConfigMap, no apiGroup, \
+                 scope Namespace).",
+                excerpt(&parameters.kind)
+            ),
+        );
+        return None;
+    };
+    let name = ObjectKey::new(namespace, parameters.name.as_str());
+    let Some(map) = objects.config_maps.get(&name) else {
+        let message = format!("ConfigMap {name} does not exist; the node's own defaults apply. Create it.");
+        say(Severity::Error, message);
+        return None;
+    };
+    let value = map.data.as_ref()?.get(COMPAT_KEY)?;
+    parse_compat(value, ("ConfigMap", &name), format!("data[{COMPAT_KEY}]"), issues)
 }

@@ -1,33 +1,43 @@
 //! From Kubernetes objects to a snapshot. Pure: time is an argument, trouble is an [`Issue`].
 //!
 //! ```text
-//! class (is it ours?) ─► ingress (one Ingress by itself) ─► merge (hosts of all Ingresses) ─┐
-//!                                      service (ports, endpoints) ─► clusters               ├─► Snapshot
-//!                                      secrets (certificates) ─► tls                        ┘
+//! class (is it ours?) ─► ingress (one by itself) ─► member (with what it refers to) ─┐
+//!                        service ─► clusters (ports, endpoints) ─────────────────────┤
+//!                                                                                    ▼
+//!                          Snapshot ◄─ tls (certificates) ◄─ standin (aliases) ◄─ merge (one host)
 //! ```
 //!
-//! What does not differ from the previous snapshot keeps its `Arc`; readers compare by pointer.
+//! A [`Translator`] remembers each of these steps and repeats only what an edit touches. What does
+//! not differ from the previous snapshot keeps its `Arc`; readers compare by pointer.
 
 pub mod annotations;
+mod canary;
 mod class;
+mod clusters;
 mod config_map;
 mod ingress;
+mod member;
 mod merge;
+mod path;
+mod policies;
 mod report;
 mod secrets;
 mod service;
+mod slash;
+mod standin;
 mod tls;
+mod translator;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use crate::model::{ClusterKey, Compat, Issue, Listener, ObjectKey, Snapshot};
 use crate::objects::Objects;
 
 pub use config_map::{ClassDefaults, ClusterSettings};
+pub use translator::Translator;
 
 /// The name that an IngressClass's `spec.controller` has for its Ingresses to be ours.
 pub const CONTROLLER: &str = "sluice.dev/ingress-controller";
@@ -55,8 +65,9 @@ pub struct Settings {
     pub serve_classless: bool,
     /// What to do with classes that no IngressClass object defines.
     pub unknown_class: UnknownClass,
-    /// Whose defaults Ingresses get, unless their IngressClass says so by the annotation
-    /// `sluice.dev/compat: kubernetes | ingress-nginx`.
+    /// Whose defaults Ingresses get, unless their IngressClass says so: by the annotation
+    /// `sluice.dev/compat: kubernetes | ingress-nginx`, or by `compat` in the ConfigMap that its
+    /// `parameters` name.
     pub compat: Compat,
     /// What applies where annotations say nothing, for either behaviour.
     pub defaults: ClassDefaults,
@@ -64,6 +75,8 @@ pub struct Settings {
     pub default_backend: Option<ClusterKey>,
     /// The Secret whose certificate is for server names without one.
     pub default_certificate: Option<ObjectKey>,
+    /// The ConfigMap whose entries go over these settings while it is there: [`ClusterSettings`].
+    pub config_map: Option<ObjectKey>,
 }
 
 impl Default for Settings {
@@ -78,6 +91,7 @@ impl Default for Settings {
             defaults: ClassDefaults::default(),
             default_backend: None,
             default_certificate: None,
+            config_map: None,
         }
     }
 }
@@ -85,7 +99,8 @@ impl Default for Settings {
 /// The desired state of the node that `objects` ask for.
 ///
 /// `source_issues` are passed on into the snapshot; `now_unix` (seconds since 1970) judges
-/// certificates. The generation rises by one over `previous` if anything but issues differs.
+/// certificates. The generation rises by one over `previous` if anything but issues differs. Starts
+/// from nothing; where objects change one by one, a [`Translator`] says the same for less.
 pub fn translate(
     objects: &Objects,
     settings: &Settings,
@@ -93,51 +108,7 @@ pub fn translate(
     now_unix: i64,
     previous: &Snapshot,
 ) -> Snapshot {
-    let mut issues = source_issues.to_vec();
-
-    let classes = class::Classes::new(objects, settings, &mut issues);
-    let mut ingresses = Vec::new();
-    for (key, ingress) in &objects.ingresses {
-        if let Some(compat) = classes.claim(key, ingress, &mut issues) {
-            ingresses.push(ingress::Draft::new(key, ingress, settings.defaults.of(compat)));
-        }
-    }
-    // From here on, who comes first wins.
-    ingresses.sort_by(|a, b| a.rank().cmp(&b.rank()));
-    for draft in &ingresses {
-        issues.extend_from_slice(&draft.issues);
-    }
-
-    let mut services = service::Services::new(objects);
-    let routing =
-        merge::merge(&ingresses, settings.default_backend.as_ref(), objects, &mut services, &mut issues);
-    let clusters: BTreeMap<_, _> = services
-        .into_clusters(&mut issues)
-        .map(|cluster| {
-            let old = previous.clusters.get(&cluster.key).filter(|old| ***old == cluster);
-            (cluster.key.clone(), old.cloned().unwrap_or_else(|| Arc::new(cluster)))
-        })
-        .collect();
-
-    let mut certificates = secrets::Certificates::new(objects, now_unix, &previous.tls);
-    let tls = tls::config(&ingresses, settings.default_certificate.as_ref(), &mut certificates, &mut issues);
-
-    let mut listeners = settings.listeners.clone();
-    listeners.sort_unstable();
-    listeners.dedup();
-
-    let mut next = Snapshot {
-        generation: previous.generation,
-        listeners: keep(&previous.listeners, listeners),
-        routing: if *previous.routing == routing { previous.routing.clone() } else { Arc::new(routing) },
-        clusters,
-        tls: if *previous.tls == tls { previous.tls.clone() } else { Arc::new(tls) },
-        issues: keep(&previous.issues, report::finish(issues)),
-    };
-    if differs(previous, &next) {
-        next.generation += 1;
-    }
-    next
+    Translator::default().translate(objects, settings, source_issues, now_unix, previous)
 }
 
 /// The Ingresses that are ours by their class, whether or not all they ask for can be served.
@@ -150,18 +121,4 @@ pub fn owned(objects: &Objects, settings: &Settings) -> BTreeSet<ObjectKey> {
         classes.claim(key, ingress, &mut issues).is_some()
     });
     ours.map(|(key, _)| key.clone()).collect()
-}
-
-/// The old slice if it says the same.
-fn keep<T: PartialEq>(old: &Arc<[T]>, new: Vec<T>) -> Arc<[T]> {
-    if **old == *new { old.clone() } else { new.into() }
-}
-
-/// Whether anything but issues differs. Equal parts are the same `Arc` by now.
-fn differs(a: &Snapshot, b: &Snapshot) -> bool {
-    !Arc::ptr_eq(&a.listeners, &b.listeners)
-        || !Arc::ptr_eq(&a.routing, &b.routing)
-        || !Arc::ptr_eq(&a.tls, &b.tls)
-        || a.clusters.len() != b.clusters.len()
-        || a.clusters.values().zip(b.clusters.values()).any(|(a, b)| !Arc::ptr_eq(a, b))
 }

@@ -33,11 +33,6 @@ impl<'a> Services<'a> {
         }
     }
 
-    /// The keys that can be served, sorted.
-    pub(super) fn served(&self) -> impl Iterator<Item = &ClusterKey> {
-        self.asked.iter().filter(|(_, port)| port.is_ok()).map(|(key, _)| key)
-    }
-
     /// A cluster for each key that was asked for and can be served, sorted.
     pub(super) fn into_clusters(self, issues: &mut Vec<Issue>) -> impl Iterator<Item = Cluster> {
         let objects = self.objects;

@@ -3,15 +3,51 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::ingress::Draft;
+use super::member::Member;
 use super::report::issue;
 use super::secrets::Certificates;
-use crate::model::{Certificate, HostPattern, Issue, IssueReason, ObjectKey, Severity, TlsConfig};
+use super::standin::{Hosts, StandIns};
+use crate::model::{
+    Backend, Certificate, ClientAuth, ClusterKey, HostPattern, Issue, IssueReason, ObjectKey, PathMatch,
+    Severity, TlsConfig,
+};
 
-/// The certificates of `ingresses`, which come in the order of their rank: the first to bring one
-/// for a host has it, unless the next is of another key type, which clients may prefer.
+/// The hosts that Ingresses have TLS for, with how many entries name each.
+#[derive(Default)]
+pub(super) struct TlsHosts(HashMap<HostPattern, usize>);
+
+impl TlsHosts {
+    /// Whether some Ingress has TLS for the host, or for a wildcard that covers it.
+    pub(super) fn covers(&self, host: &HostPattern) -> bool {
+        self.0.contains_key(host) || wildcard_of(host).is_some_and(|wildcard| self.0.contains_key(&wildcard))
+    }
+
+    /// One more entry; whether it is the first.
+    pub(super) fn add(&mut self, host: &HostPattern) -> bool {
+        let count = self.0.entry(host.clone()).or_default();
+        *count += 1;
+        *count == 1
+    }
+
+    /// One entry less; whether it was the last.
+    pub(super) fn remove(&mut self, host: &HostPattern) -> bool {
+        let Some(count) = self.0.get_mut(host) else { return false };
+        *count -= 1;
+        if *count > 0 {
+            return false;
+        }
+        self.0.remove(host);
+        true
+    }
+}
+
+/// The certificates of `members`, which come in the order of their rank: the first to bring one
+/// for a host has it, unless the next is of another key type, which clients may prefer. `hosts` and
+/// `stand_ins` are what they serve.
 pub(super) fn config(
-    ingresses: &[Draft],
+    members: &[&Member],
+    hosts: &Hosts<'_>,
+    stand_ins: &StandIns,
     default: Option<&ObjectKey>,
     certificates: &mut Certificates<'_>,
     issues: &mut Vec<Issue>,
@@ -27,7 +63,7 @@ pub(super) fn config(
     });
     let mut by_host: BTreeMap<HostPattern, Vec<Arc<Certificate>>> = BTreeMap::new();
     let mut names: HashMap<ObjectKey, HashSet<HostPattern>> = HashMap::new();
-    for draft in ingresses {
+    for draft in members.iter().map(|member| &member.draft) {
         for tls in &draft.tls {
             // Without a Secret the hosts have the default certificate.
             let Some(secret) = &tls.secret else { continue };
@@ -86,12 +122,106 @@ pub(super) fn config(
             issues.append(&mut found);
         }
     }
+    for (host, stand_in) in &stand_ins.hosts {
+        add_stand_in(host, &stand_in.source, stand_in.alias, &mut by_host, &names);
+    }
     // Without a name there is nothing to look up: such an entry is what clients get by default.
     let nameless = by_host.remove(&HostPattern::Any).and_then(|certificates| certificates.into_iter().next());
     TlsConfig {
         by_host: by_host.into_iter().collect(),
         default: default.or(nameless),
-        ..TlsConfig::default()
+        client_auth: client_auth(members, stand_ins),
+        passthrough: passthrough(members, hosts, issues),
+    }
+}
+
+/// A host that stands in for another has the other's certificate: an alias in any case, as in
+/// ingress-nginx, a redirect if the certificate covers it.
+fn add_stand_in(
+    host: &HostPattern,
+    source: &HostPattern,
+    alias: bool,
+    by_host: &mut BTreeMap<HostPattern, Vec<Arc<Certificate>>>,
+    names: &HashMap<ObjectKey, HashSet<HostPattern>>,
+) {
+    if by_host.contains_key(host) {
+        return;
+    }
+    let of_source = || by_host.get(source).or_else(|| by_host.get(&wildcard_of(source)?));
+    let Some(certificates) = of_source().cloned() else { return };
+    let covering = |certificate: &&Arc<Certificate>| {
+        names.get(&certificate.secret).is_some_and(|names| covers(names, host))
+    };
+    let mut chosen: Vec<_> = certificates.iter().filter(covering).cloned().collect();
+    if chosen.is_empty() && alias && wildcard_of(host).is_none_or(|wildcard| !by_host.contains_key(&wildcard))
+    {
+        chosen = certificates;
+    }
+    if !chosen.is_empty() {
+        by_host.insert(host.clone(), chosen);
+    }
+}
+
+/// Which names' clients are asked for certificates: the first Ingress with the host decides. The
+/// routes of others that want something else are closed.
+fn client_auth(members: &[&Member], stand_ins: &StandIns) -> Vec<(HostPattern, Arc<ClientAuth>)> {
+    let mut found = BTreeMap::new();
+    for member in members {
+        let Some(asked) = &member.refers.client_auth else { continue };
+        for host in member.draft.rules.keys() {
+            found.entry(host.clone()).or_insert_with(|| Arc::clone(asked));
+        }
+    }
+    let aliases = stand_ins.hosts.iter().filter(|(_, stand_in)| stand_in.alias);
+    let aliases: Vec<_> = aliases
+        .filter_map(|(host, stand_in)| Some((host.clone(), found.get(&stand_in.source)?.clone())))
+        .collect();
+    found.extend(aliases);
+    found.into_iter().collect()
+}
+
+/// Which names' connections go on as they are, and where to: to the backend of the host's `/`, or
+/// of its first path. Path rules mean nothing for them.
+fn passthrough(
+    members: &[&Member],
+    hosts: &Hosts<'_>,
+    issues: &mut Vec<Issue>,
+) -> Vec<(HostPattern, Arc<ClusterKey>)> {
+    let mut found = BTreeMap::new();
+    for member in members.iter().filter(|member| member.draft.annotations.passthrough) {
+        let key = &member.draft.key;
+        for host in member.draft.rules.keys() {
+            let own = hosts(host).into_iter().flat_map(|rules| rules.routes.iter().chain(&rules.fallback));
+            let mut own = own.filter(|route| route.ingress == *key);
+            let root = |path: &PathMatch| matches!(path.text(), "/");
+            let route = own.clone().find(|route| root(&route.path)).or_else(|| own.next());
+            let wrong = match (host, route.map(|route| &route.backend)) {
+                (HostPattern::Any, _) => {
+                    "connections are told apart by their server name; give the rule a host."
+                }
+                (_, Some(Backend::Cluster(cluster))) => {
+                    found.entry(host.clone()).or_insert_with(|| cluster.clone());
+                    continue;
+                }
+                (_, _) => {
+                    "no path of the host has a backend that connections could go to; correct the backend."
+                }
+            };
+            let field = "metadata.annotations[nginx.ingress.kubernetes.io/ssl-passthrough]";
+            let message = format!("is ignored for host {host}: {wrong}");
+            let reason = IssueReason::InvalidAnnotation;
+            issues.push(issue(Severity::Warning, reason, "Ingress", key, field, message));
+        }
+    }
+    found.into_iter().collect()
+}
+
+fn wildcard_of(host: &HostPattern) -> Option<HostPattern> {
+    match host {
+        HostPattern::Exact(name) => {
+            name.split_once('.').map(|(_, suffix)| HostPattern::Wildcard(suffix.into()))
+        }
+        _ => None,
     }
 }
 
@@ -103,13 +233,7 @@ fn names_of(certificate: &Certificate) -> HashSet<HostPattern> {
 }
 
 fn covers(names: &HashSet<HostPattern>, host: &HostPattern) -> bool {
-    names.contains(host)
-        || match host {
-            HostPattern::Exact(name) => name
-                .split_once('.')
-                .is_some_and(|(_, suffix)| names.contains(&HostPattern::Wildcard(suffix.into()))),
-            _ => false,
-        }
+    names.contains(host) || wildcard_of(host).is_some_and(|wildcard| names.contains(&wildcard))
 }
 
 /// The algorithm of the leaf's key. Read again where it is needed, which is only where two

@@ -84,6 +84,12 @@ impl Rig {
         self.clusters.insert(key(name), Arc::new(cluster));
     }
 
+    /// What the cluster's Service says it speaks.
+    pub fn protocol(&mut self, cluster: &str, protocol: UpstreamProtocol) {
+        let cluster = self.clusters.get_mut(&key(cluster)).expect("clusters come first");
+        Arc::make_mut(cluster).protocol = protocol;
+    }
+
     pub fn route(&mut self, host: &str, path: &str, cluster: &str) {
         self.route_with(host, path, cluster, |_| ());
     }
@@ -93,8 +99,18 @@ impl Rig {
         self.add(host, path, backend(cluster), describe);
     }
 
+    /// Forgets all routes, to describe others.
+    pub fn replace_routes(&mut self) {
+        self.routes.clear();
+        self.routing = None;
+    }
+
     pub fn unavailable(&mut self, host: &str, backend: Backend) {
-        self.add(host, "/", backend, |_| ());
+        self.unavailable_with(host, backend, |_| ());
+    }
+
+    pub fn unavailable_with(&mut self, host: &str, backend: Backend, describe: impl FnOnce(&mut Draft)) {
+        self.add(host, "/", backend, describe);
     }
 
     fn add(&mut self, host: &str, path: &str, backend: Backend, describe: impl FnOnce(&mut Draft)) {
@@ -142,8 +158,9 @@ impl Rig {
             generation: self.generation,
             listeners: Arc::new([listener(self.http, Protocol::Http), listener(self.https, Protocol::Https)]),
             routing,
-            clusters: self.clusters.clone(),
+            clusters: self.clusters.clone().into_iter().collect(),
             tls: Arc::new(self.tls.clone()),
+            trusted_proxies: None,
             issues: Arc::new([]),
         })
     }
@@ -397,17 +414,23 @@ pub fn tls_config(
     alpn: &[&[u8]],
     takes: impl Fn(rustls::SignatureScheme) -> bool,
 ) -> Arc<rustls::ClientConfig> {
+    let mut config = tls_builder(takes).with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Arc::new(config)
+}
+
+/// The same, before it is said what certificate the client shows.
+pub fn tls_builder(
+    takes: impl Fn(rustls::SignatureScheme) -> bool,
+) -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let schemes = provider.signature_verification_algorithms.supported_schemes();
     let schemes = schemes.into_iter().filter(|scheme| takes(*scheme)).collect();
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+    rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .expect("versions")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone(provider, schemes)))
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    Arc::new(config)
 }
 
 pub fn alpn(tls: &mut Tls) -> Vec<u8> {

@@ -66,7 +66,7 @@ impl Basic {
         {
             return Ok(());
         }
-        let waiting = self.ledger.entry(&facts.route.ingress, Kind::Passwords, client);
+        let waiting = self.ledger.entry(facts.ingress(), Kind::Passwords, client);
         let Some(_waiting) = self.ledger.hold(waiting, MAX_WAITING) else {
             return Err(later(StatusCode::TOO_MANY_REQUESTS, "the client has too many passwords checked"));
         };

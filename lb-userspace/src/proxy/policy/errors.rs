@@ -105,7 +105,7 @@ pub(in crate::proxy) fn describe(facts: &Facts<'_>, status: StatusCode, edits: &
             Err(_) => edits.remove(&name),
         }
     };
-    let ingress = &facts.route.ingress;
+    let ingress = facts.ingress();
     set("x-code", status.as_str().as_bytes());
     set("x-format", facts.header("accept").map_or(b"", HeaderValue::as_bytes));
     set("x-original-uri", facts.request_uri().as_bytes());

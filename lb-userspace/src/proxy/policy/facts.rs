@@ -8,10 +8,11 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, COOKIE, HeaderValue};
 use http::request::Parts;
 
-use crate::model::{Backend, ClusterKey, PortRef, Route};
+use crate::model::{Backend, ClusterKey, ObjectKey, PortRef};
+use crate::proxy::config::Served;
 use crate::proxy::connection::Client;
 use crate::proxy::forwarded;
-use crate::route::Target;
+use crate::route::{Found, Target};
 
 /// What is known of a request that took a route.
 #[derive(Clone, Copy)]
@@ -23,7 +24,8 @@ pub(in crate::proxy) struct Facts<'a> {
     pub(in crate::proxy) target: &'a Target,
     /// The id that the proxy gave it.
     pub(in crate::proxy) request_id: &'a str,
-    pub(in crate::proxy) route: &'a Route,
+    /// Its route, and how that was found.
+    pub(in crate::proxy) found: Found<'a, Served>,
 }
 
 impl<'a> Facts<'a> {
@@ -35,7 +37,7 @@ impl<'a> Facts<'a> {
             return peer;
         }
         let worker = &self.client.worker;
-        forwarded::real_address(&self.parts.headers, peer, &worker.settings.trusted_proxies)
+        forwarded::real_address(&self.parts.headers, peer, worker.config().trusted_proxies(&worker.settings))
     }
 
     pub(in crate::proxy) fn is_https(&self) -> bool {
@@ -99,8 +101,13 @@ impl<'a> Facts<'a> {
         Some((String::from_utf8(pair).ok()?, password))
     }
 
+    /// The Ingress that its route comes from.
+    pub(super) fn ingress(&self) -> &'a ObjectKey {
+        &self.found.route.ingress
+    }
+
     pub(super) fn service(&self) -> Option<&'a ClusterKey> {
-        match &self.route.backend {
+        match &self.found.route.backend {
             Backend::Cluster(key) => Some(key),
             Backend::Answered | Backend::Unavailable(_) => None,
         }

@@ -18,8 +18,8 @@ pub(in crate::proxy) struct Edits {
 
 impl Edits {
     /// Headers of this name come neither from the client nor from the proxy.
-    pub(in crate::proxy) fn drops(&self, name: &HeaderName) -> bool {
-        self.dropped.contains(name)
+    pub(in crate::proxy) fn drops(&self, name: &str) -> bool {
+        self.dropped.iter().any(|dropped| dropped.as_str() == name)
     }
 
     /// What is written besides.

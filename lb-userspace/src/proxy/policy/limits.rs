@@ -54,7 +54,7 @@ impl Limits {
         if self.exempt.as_deref().is_some_and(|nets| nets.iter().any(|net| net.contains(&client))) {
             return Ok(None);
         }
-        let ingress = &facts.route.ingress;
+        let ingress = facts.ingress();
         let entry = |kind| self.ledger.entry(ingress, kind, client);
         let refuse = |why| Refusal::new(self.status, "there are too many requests from this address", why);
         let mut held = None;

@@ -2,8 +2,8 @@
 //!
 //! A request that took a route passes these steps, in this order; whoever has an answer ends it:
 //!
-//! 1. the client's certificate ([`certificate`]): without a good one there is no request;
-//! 2. https instead of http;
+//! 1. https instead of http;
+//! 2. the client's certificate ([`certificate`]);
 //! 3. preflights of cross-origin requests ([`cors`]): browsers send no passwords with them;
 //! 4. [`redirect`]s, also that of `/` to the application's root;
 //! 5. [`limits`], before the checks that cost something;
@@ -36,7 +36,6 @@ mod redirect;
 mod resolve;
 mod template;
 mod throttle;
-mod trust;
 mod verdicts;
 mod verifier;
 
@@ -49,7 +48,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, ORIGIN, SET_COOKIE};
 use http::{Response, StatusCode};
 
-pub(super) use ask::Asker;
+pub(super) use ask::{AskError, Asker};
 pub(super) use errors::{describe, page, stands_in};
 pub(super) use facts::Facts;
 pub(super) use headers::Edits;
@@ -144,7 +143,7 @@ impl Policy {
         }
     }
 
-    /// Steps 1 to 7: whether the request may go to the endpoint, and how.
+    /// Steps 1 to 6: whether the request may go to the endpoint, and how.
     pub(super) async fn admit(
         &self,
         facts: &Facts<'_>,
@@ -154,7 +153,6 @@ impl Policy {
         if self.is_plain {
             return Ok(pass);
         }
-        // A redirect to https needs no certificate; it is where the client can show one.
         if let Some(status) = self.rules.https_redirect.filter(|_| !facts.is_https()) {
             return Err(respond::to_https(status, facts.host, https_port(), facts.target).into());
         }
@@ -219,9 +217,9 @@ impl Policy {
         self.response_headers.edit_response(facts, status, headers);
     }
 
-    /// An answer's body, no faster than the policy allows.
+    /// An answer's body, no faster than the policy allows. A text of our own is short.
     pub(super) fn throttle(&self, content: Content) -> Content {
-        match self.rate {
+        match self.rate.filter(|_| !matches!(content, Content::Own(_))) {
             Some(rate) => {
                 Content::Throttled(Box::new(Throttled::new(ResponseBody::uncounted(content), rate)))
             }

@@ -17,6 +17,9 @@ const TTL: Duration = Duration::from_secs(30);
 /// How long after a failure nobody asks again while the last good answer serves.
 const REST: Duration = Duration::from_secs(5);
 
+/// Names that are asked about at a time: each takes a thread.
+const MAX_PENDING: usize = 16;
+
 /// Names that are remembered. A URL with a variable in its host could make any number.
 const MAX_NAMES: usize = 512;
 
@@ -55,6 +58,10 @@ impl Names {
             let lookup = match waiting {
                 Some(lookup) => lookup,
                 None => {
+                    if names.values().filter(|name| name.pending.is_some()).count() >= MAX_PENDING {
+                        let busy = io::Error::other("too many names are being resolved");
+                        return known.and_then(|name| name.known.clone()).ok_or_else(|| Rc::new(busy));
+                    }
                     make_room(&mut names);
                     let lookup = look_up(Rc::clone(&self.0), host.into()).boxed_local().shared();
                     let name = names.entry(host.into());

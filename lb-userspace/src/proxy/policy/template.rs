@@ -12,6 +12,7 @@ use http::HeaderValue;
 
 use super::facts::Facts;
 use crate::model::{Template, TemplatePart, Variable};
+use crate::proxy::respond;
 
 /// Where a template's text will stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,10 +43,18 @@ impl Facts<'_> {
         out.push_str(&String::from_utf8_lossy(&value));
     }
 
-    /// A URL as text; `None` if something in it can't stand in one.
+    /// A URL as text, with what is not ASCII percent-encoded; `None` if something in it can't stand
+    /// in one.
     pub(in crate::proxy) fn fill_url(&self, template: &Template) -> Option<String> {
-        let text = String::from_utf8(self.fill(template, Place::Url)).ok()?;
-        text.bytes().all(|byte| byte.is_ascii_graphic()).then_some(text)
+        let mut text = String::new();
+        for byte in self.fill(template, Place::Url) {
+            match byte {
+                b'!'..=b'~' => text.push(byte.into()),
+                0x80.. => text.push_str(&format!("%{byte:02X}")),
+                _ => return None,
+            }
+        }
+        Some(text)
     }
 
     /// A header's value; `None` if it is empty or can't be one.
@@ -67,7 +76,9 @@ impl Facts<'_> {
     fn value(&self, variable: &Variable) -> Cow<'_, [u8]> {
         let text = match variable {
             Variable::Scheme => self.scheme(),
-            Variable::Host => self.host,
+            // nginx's `$host`, the usual one. It has no port, for the one that the client came to is
+            // rarely the one that a URL of another scheme needs.
+            Variable::Host => respond::without_port(self.host),
             Variable::Port => return owned(self.port()),
             Variable::RequestUri | Variable::EscapedRequestUri => self.request_uri(),
             Variable::Path => self.target.path(),
@@ -82,11 +93,11 @@ impl Facts<'_> {
             }
             Variable::Cookie(name) => return Cow::Borrowed(self.cookie(name).unwrap_or_default()),
             Variable::Argument(name) => self.argument(name).unwrap_or_default(),
-            Variable::Namespace => &self.route.ingress.namespace,
-            Variable::Ingress => &self.route.ingress.name,
+            Variable::Namespace => &self.ingress().namespace,
+            Variable::Ingress => &self.ingress().name,
             Variable::Service => self.service_name(),
             Variable::ServicePort => return owned(self.service_port()),
-            Variable::Capture(_) => "",
+            Variable::Capture(number) => self.found.captures(self.target.path()).get(*number),
         };
         Cow::Borrowed(text.as_bytes())
     }

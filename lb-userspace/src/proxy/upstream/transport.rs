@@ -78,6 +78,13 @@ impl Transports {
         Transport::Tls(Rc::new(TlsTransport { id, config, name: name_of(rules.map(|rules| &**rules), host) }))
     }
 
+    /// TLS that checks nothing but names the server, for those that no rules are known of.
+    pub(in crate::proxy) fn unverified(&self) -> Arc<ClientConfig> {
+        let mut config = client_config(&self.provider, None, Alpn::Http1);
+        config.enable_sni = true;
+        Arc::new(config)
+    }
+
     /// Forgets the rules that no route has any more.
     pub(in crate::proxy) fn sweep(&self) {
         self.known.borrow_mut().retain(|_, known| match &known.rules {

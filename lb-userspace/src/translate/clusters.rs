@@ -1,0 +1,170 @@
+//! The Service ports that Ingresses name, kept from one translation to the next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use super::service::Services;
+use crate::model::{Backend, Cluster, ClusterKey, Issue, ObjectKey, Unavailable};
+use crate::objects::Objects;
+
+/// Every Service port that somebody names.
+#[derive(Default)]
+pub(super) struct Clusters {
+    services: BTreeMap<ObjectKey, Service>,
+    /// Those that can be served, by key.
+    served: OrdMap<ClusterKey, Arc<Cluster>>,
+    /// Services to look at again.
+    stale: BTreeSet<ObjectKey>,
+}
+
+#[derive(Default)]
+struct Service {
+    ports: BTreeMap<ClusterKey, Port>,
+    issues: Vec<Issue>,
+}
+
+struct Port {
+    key: Arc<ClusterKey>,
+    /// The Ingresses that name it.
+    users: BTreeSet<ObjectKey>,
+    cluster: Result<Arc<Cluster>, Unavailable>,
+}
+
+/// What differs after a [`Clusters::refresh`].
+#[derive(Default)]
+pub(super) struct Refreshed {
+    /// The users of ports that can be served now and could not before, or the other way round.
+    pub(super) users: BTreeSet<ObjectKey>,
+    /// Clusters or issues differ.
+    pub(super) changed: bool,
+}
+
+impl Clusters {
+    /// `user` names this port.
+    pub(super) fn ask(&mut self, key: &ClusterKey, user: &ObjectKey) {
+        let ports = &mut self.services.entry(key.service.clone()).or_default().ports;
+        if let Some(port) = ports.get_mut(key) {
+            port.users.insert(user.clone());
+            return;
+        }
+        let port = Port {
+            key: Arc::new(key.clone()),
+            users: BTreeSet::from([user.clone()]),
+            // Until it is looked at.
+            cluster: Err(Unavailable::NoService(key.service.clone())),
+        };
+        ports.insert(key.clone(), port);
+        self.stale.insert(key.service.clone());
+    }
+
+    /// `user` names this port no more.
+    pub(super) fn forget(&mut self, key: &ClusterKey, user: &ObjectKey) {
+        let Some(service) = self.services.get_mut(&key.service) else { return };
+        let Some(port) = service.ports.get_mut(key) else { return };
+        port.users.remove(user);
+        if port.users.is_empty() {
+            self.stale.insert(key.service.clone());
+        }
+    }
+
+    /// The Service or its endpoints differ.
+    pub(super) fn touch(&mut self, service: ObjectKey) {
+        if self.services.contains_key(&service) {
+            self.stale.insert(service);
+        }
+    }
+
+    /// Looks at what is new, and at Services that were touched. Clusters that are as in `previous`
+    /// are taken from there.
+    pub(super) fn refresh(
+        &mut self,
+        objects: &Objects,
+        previous: &OrdMap<ClusterKey, Arc<Cluster>>,
+    ) -> Refreshed {
+        let mut refreshed = Refreshed::default();
+        for name in std::mem::take(&mut self.stale) {
+            let Some(service) = self.services.get_mut(&name) else { continue };
+            for (key, _) in service.ports.extract_if(.., |_, port| port.users.is_empty()) {
+                self.served.remove(&key);
+                refreshed.changed = true;
+            }
+            let mut asked = Services::new(objects);
+            let mut outcomes: BTreeMap<&ClusterKey, _> = BTreeMap::new();
+            for key in service.ports.keys() {
+                outcomes.insert(key, asked.ask(key));
+            }
+            let mut issues = Vec::new();
+            let mut clusters: BTreeMap<_, _> =
+                asked.into_clusters(&mut issues).map(|cluster| (cluster.key.clone(), cluster)).collect();
+            let outcomes: Vec<_> = outcomes.into_values().collect();
+            for ((key, port), outcome) in service.ports.iter_mut().zip(outcomes) {
+                let cluster = match (outcome, clusters.remove(key)) {
+                    (Err(why), _) => Err(why),
+                    (Ok(()), None) => Err(Unavailable::NoPort(key.clone())),
+                    (Ok(()), Some(cluster)) => {
+                        let known = port.cluster.as_ref().ok().or_else(|| previous.get(key));
+                        Ok(match known.filter(|known| ***known == cluster) {
+                            Some(known) => Arc::clone(known),
+                            None => Arc::new(cluster),
+                        })
+                    }
+                };
+                if port.cluster.as_ref().err() != cluster.as_ref().err() {
+                    refreshed.users.extend(port.users.iter().cloned());
+                }
+                if !same(&port.cluster, &cluster) {
+                    refreshed.changed = true;
+                    match &cluster {
+                        Ok(cluster) => drop(self.served.insert(key.clone(), Arc::clone(cluster))),
+                        Err(_) => drop(self.served.remove(key)),
+                    }
+                }
+                port.cluster = cluster;
+            }
+            refreshed.changed |= service.issues != issues;
+            service.issues = issues;
+            if service.ports.is_empty() {
+                self.services.remove(&name);
+            }
+        }
+        refreshed
+    }
+
+    /// What a route has that names this port.
+    pub(super) fn backend(&self, key: &ClusterKey) -> Backend {
+        match self.port(key) {
+            Some(Port { cluster: Ok(_), key, .. }) => Backend::Cluster(Arc::clone(key)),
+            Some(Port { cluster: Err(why), .. }) => Backend::Unavailable(why.clone()),
+            None => Backend::Unavailable(Unavailable::NoService(key.service.clone())),
+        }
+    }
+
+    /// Why the port can't be served, if it can't.
+    pub(super) fn problem(&self, key: &ClusterKey) -> Option<&Unavailable> {
+        self.port(key)?.cluster.as_ref().err()
+    }
+
+    /// Those that can be served, by key.
+    pub(super) fn served(&self) -> OrdMap<ClusterKey, Arc<Cluster>> {
+        self.served.clone()
+    }
+
+    /// What is wrong with the Services and their endpoints.
+    pub(super) fn issues(&self) -> impl Iterator<Item = &Issue> {
+        self.services.values().flat_map(|service| &service.issues)
+    }
+
+    fn port(&self, key: &ClusterKey) -> Option<&Port> {
+        self.services.get(&key.service)?.ports.get(key)
+    }
+}
+
+fn same(a: &Result<Arc<Cluster>, Unavailable>, b: &Result<Arc<Cluster>, Unavailable>) -> bool {
+    match (a, b) {
+        (Ok(a), Ok(b)) => Arc::ptr_eq(a, b),
+        (Err(a), Err(b)) => a == b,
+        _ => false,
+    }
+}
