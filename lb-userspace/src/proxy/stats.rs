@@ -93,6 +93,11 @@ counters! {
     upstream_tls_failures,
     /// Requests sent again after a failure.
     upstream_retries,
+    /// Copies of requests that mirrors answered.
+    mirrored,
+    /// Copies of requests that were dropped or lost: too many at once, or the mirror was too slow
+    /// or not there.
+    mirror_failures,
     /// Connections to endpoints kept for the next request now.
     upstream_idle,
     /// Upgraded (WebSocket) and passed-through connections since start.

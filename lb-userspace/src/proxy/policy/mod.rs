@@ -48,7 +48,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, ORIGIN, SET_COOKIE};
 use http::{Response, StatusCode};
 
-pub(super) use ask::Asker;
+pub(super) use ask::{AskError, Asker};
 pub(super) use errors::{describe, page, stands_in};
 pub(super) use facts::Facts;
 pub(super) use headers::Edits;
@@ -217,9 +217,9 @@ impl Policy {
         self.response_headers.edit_response(facts, status, headers);
     }
 
-    /// An answer's body, no faster than the policy allows.
+    /// An answer's body, no faster than the policy allows. A text of our own is short.
     pub(super) fn throttle(&self, content: Content) -> Content {
-        match self.rate {
+        match self.rate.filter(|_| !matches!(content, Content::Own(_))) {
             Some(rate) => {
                 Content::Throttled(Box::new(Throttled::new(ResponseBody::uncounted(content), rate)))
             }
