@@ -35,12 +35,7 @@ fn rig_with(names: &[(&str, Arc<ClientAuth>)], required: bool) -> Rig {
         let rules = names.iter().find(|(asking, _)| *asking == name);
         rig.route_with(name, "/", "web", |draft| {
             draft.policy.access.certificate = rules.map(|_| {
-                Arc::new(ClientCertificate {
-                    required: true,
-                    pass_on: false,
-                    error_page: None,
-                    common_name: None,
-                })
+                Arc::new(ClientCertificate { required, pass_on: false, error_page: None, common_name: None })
             });
         });
     }
