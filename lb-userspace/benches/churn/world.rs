@@ -146,7 +146,7 @@ pub fn ingress(host: u32, paths: &[(String, u32)]) -> Value {
             "managedFields": managed("kubectl-client-side-apply", &["f:ingressClassName", "f:rules"])},
         "spec": {"ingressClassName": "sluice",
             "rules": [{"host": host_name(host), "http": {"paths": paths}}]},
-        "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.10"}]}}})
+        "status": {"loadBalancer": {"ingress": [{"ip": "127.0.0.1"}]}}})
 }
 
 /// The class of all Ingresses.
