@@ -9,6 +9,7 @@ mod api_server;
 mod daemon;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api_server::{ApiServer, Fault};
@@ -116,6 +117,7 @@ fn is_not_ready_before_the_first_lists_and_says_why() {
     publish(&server, endpoint("red", Duration::ZERO));
     for _ in 0..1000 {
         server.fail_next("list", "endpointslices", Fault::Status(403));
+        server.fail_next("watch", "endpointslices", Fault::Status(403));
     }
     let daemon = follow(&server, &[], answers);
     let health = until_health(&daemon, "403");
@@ -157,7 +159,7 @@ fn outages_are_told_and_change_nothing_for_clients() {
     assert!(daemon.log().contains("the source can be read again"), "{}", daemon.log());
 
     // History is gone: everything is listed anew, what went meanwhile is gone too.
-    let lists = server.count("list", "ingresses");
+    let watches = server.count("watch", "ingresses");
     server.outage(Some(410));
     server.gone();
     server.delete(&ingress("web", "sluice", "web.test"));
@@ -166,7 +168,7 @@ fn outages_are_told_and_change_nothing_for_clients() {
     server.outage(None);
     until_served_by(&daemon, "new.test", "blue");
     assert_eq!(daemon.get("web.test", "/").0, 404);
-    assert!(server.count("list", "ingresses") > lists);
+    assert!(server.count("watch", "ingresses") > watches);
     until_health(&daemon, "ok");
 }
 
@@ -188,4 +190,45 @@ fn a_kubeconfig_that_can_not_be_used_is_named() {
         assert_eq!(out.status.code(), Some(2), "{said}");
         assert!(said.contains("kubeconfig") && !said.contains("panicked"), "{said}");
     }
+}
+
+/// Endpoints flap and routes are edited while clients ask: nobody may notice but by who answers.
+#[test]
+fn flapping_endpoints_and_edits_cost_no_request() {
+    let server = api_server();
+    let (red, blue) = (endpoint("red", Duration::ZERO), endpoint("blue", Duration::ZERO));
+    publish(&server, red);
+    let daemon = follow(&server, &[], Daemon::is_ready);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut answers = Vec::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        answers.push(daemon.get("web.test", "/"));
+                    }
+                    answers
+                })
+            })
+            .collect();
+        for round in 0..100 {
+            server.apply(slice(&[[red, blue][round % 2]]));
+            let mut edited = ingress("web", "sluice", "web.test");
+            edited["metadata"]["annotations"] = json!({ "round": round.to_string() });
+            edited["spec"]["rules"][0]["http"]["paths"][0]["path"] = ["/", ""][round % 2].into();
+            server.apply(edited);
+            std::thread::sleep(Duration::from_millis(7));
+        }
+        until_served_by(&daemon, "web.test", "blue");
+        stop.store(true, Ordering::Relaxed);
+        for client in clients {
+            for (status, body) in client.join().expect("a client") {
+                assert!(
+                    status == 200 && (body.starts_with("red") || body.starts_with("blue")),
+                    "{status} {body}"
+                );
+            }
+        }
+    });
 }

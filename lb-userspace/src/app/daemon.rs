@@ -150,7 +150,6 @@ async fn follow(
         }
     }
     let translation = translation(args, settings);
-    let mut translator = Translator::default();
     let plan = settings.status.as_ref();
     let publisher =
         client.zip(plan).map(|(client, plan)| Publisher::start(client, plan, translation.clone()));
@@ -158,11 +157,15 @@ async fn follow(
         // Set once: this runs once.
         let _ = state.publishing.set(publisher.reporter.clone());
     }
+    let mut translator = Translator::default();
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let update = updates.borrow_and_update().clone();
-        take(args, &translation, &mut translator, state, &mut lock, &update).await?;
+        let next = |previous: &Snapshot| {
+            translator.translate(&update.objects, &translation, &update.issues, now_unix(), previous)
+        };
+        take(args, next, state, &mut lock, &update).await?;
         if let Some(publisher) = publisher.as_ref().filter(|_| update.synced) {
             publisher.publish(&update.objects, state.snapshot.load_full());
         }
@@ -235,8 +238,7 @@ fn translation(args: &RunArgs, settings: &Settings) -> translate::Settings {
 /// Serves what the source says now. Fails only before anything is served.
 async fn take(
     args: &RunArgs,
-    translation: &translate::Settings,
-    translator: &mut Translator,
+    translate: impl FnOnce(&Snapshot) -> Snapshot,
     state: &State,
     lock: &mut Option<Lock>,
     update: &Update,
@@ -246,8 +248,7 @@ async fn take(
         return Ok(());
     }
     let previous = state.snapshot.load_full();
-    let next = translator.translate(&update.objects, translation, &update.issues, now_unix(), &previous);
-    let next = Arc::new(next);
+    let next = Arc::new(translate(&previous));
     report(&previous, &next);
     let first = state.proxy.get().is_none();
     let listening = match state.proxy.get() {

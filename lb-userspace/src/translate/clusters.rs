@@ -13,11 +13,10 @@ use crate::objects::Objects;
 #[derive(Default)]
 pub(super) struct Clusters {
     services: BTreeMap<ObjectKey, Service>,
+    /// Those that can be served, by key.
+    served: OrdMap<ClusterKey, Arc<Cluster>>,
     /// Services to look at again.
     stale: BTreeSet<ObjectKey>,
-    /// Those of `services` that can be served. Shares all that did not change with the snapshots
-    /// before, so that readers find the difference at once.
-    served: OrdMap<ClusterKey, Arc<Cluster>>,
 }
 
 #[derive(Default)]
@@ -87,11 +86,10 @@ impl Clusters {
         let mut refreshed = Refreshed::default();
         for name in std::mem::take(&mut self.stale) {
             let Some(service) = self.services.get_mut(&name) else { continue };
-            let before = service.ports.len();
             for (key, _) in service.ports.extract_if(.., |_, port| port.users.is_empty()) {
                 self.served.remove(&key);
+                refreshed.changed = true;
             }
-            refreshed.changed |= service.ports.len() != before;
             let mut asked = Services::new(objects);
             let mut outcomes: BTreeMap<&ClusterKey, _> = BTreeMap::new();
             for key in service.ports.keys() {
@@ -119,9 +117,9 @@ impl Clusters {
                 if !same(&port.cluster, &cluster) {
                     refreshed.changed = true;
                     match &cluster {
-                        Ok(cluster) => self.served.insert(key.clone(), Arc::clone(cluster)),
-                        Err(_) => self.served.remove(key),
-                    };
+                        Ok(cluster) => drop(self.served.insert(key.clone(), Arc::clone(cluster))),
+                        Err(_) => drop(self.served.remove(key)),
+                    }
                 }
                 port.cluster = cluster;
             }

@@ -274,8 +274,8 @@ impl Host {
                     &draft.key,
                     format!("spec.{}.path", rule.place),
                     format!(
-                        "the rewrite-target uses ${missing}, but {:?} has {groups} groups, so ${missing} is empty; \
-                         add groups to the path, or correct the target.",
+                        "the rewrite-target uses ${missing}, for which {:?} has no group, so it is empty; add one to the \
+                         path, or correct the target.",
                         excerpt(path.text())
                     ),
                 ));

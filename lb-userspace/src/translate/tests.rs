@@ -157,6 +157,31 @@ fn huge_objects_are_bounded() {
     assert!(snapshot.issues.iter().all(|issue| issue.message.len() + issue.field.len() < 700));
 }
 
+/// Ten thousand regular expressions of one host are compiled only as far as memory is for them;
+/// the rest is said.
+#[test]
+fn many_patterns_are_bounded() {
+    let paths: Vec<_> = (0..10_000)
+        .map(|n| {
+            let mut path = path(&format!("/p{n}/([a-z0-9-]{{1,40}})(/|$)(.*)"));
+            path["pathType"] = "ImplementationSpecific".into();
+            path
+        })
+        .collect();
+    let mut huge = ingress(json!({ "rules": [{ "host": "a.com", "http": { "paths": paths } }] }));
+    huge["metadata"]["annotations"] = json!({ "nginx.ingress.kubernetes.io/use-regex": "true" });
+    let (objects, _) = store(&[huge, service(), slice(&["10.0.0.1"])]);
+    let snapshot = run(&objects, &Snapshot::empty());
+    let routes = &snapshot.routing.hosts[0].routes;
+    let bytes = |route: &crate::model::Route| {
+        crate::route::Pattern::new(route.path.text()).expect("compiled before").bytes()
+    };
+    let total: usize = routes.iter().map(bytes).sum();
+    assert!((100..10_000).contains(&routes.len()) && total <= 8 << 20, "{} routes, {total} bytes", routes.len());
+    assert!(snapshot.issues.len() <= 101, "{}", snapshot.issues.len());
+    assert!(snapshot.issues.iter().any(|issue| issue.message.contains("more than 8 MiB")));
+}
+
 /// Would take hours if anything in it were quadratic in hosts, names or rules.
 #[test]
 fn many_hosts_names_and_conflicts() {
@@ -198,6 +223,61 @@ fn many_hosts_names_and_conflicts() {
     assert!((3_000..=3_101).contains(&mismatches), "{mismatches}");
     let again = run(&objects, &snapshot);
     assert!(Arc::ptr_eq(&again.routing, &snapshot.routing) && Arc::ptr_eq(&again.tls, &snapshot.tls));
+}
+
+/// Of thousands of Ingresses an edit of one leaves all others by the same pointer. With
+/// `--nocapture` it says how long edits take.
+#[test]
+fn an_edit_touches_its_own() {
+    const COUNT: usize = 5_000;
+    let named = |mut document: Value, name: &str| {
+        document["metadata"]["name"] = name.into();
+        document
+    };
+    let route = |n: usize, text: &str| {
+        let backend = json!({ "service": { "name": format!("web-{n}"), "port": { "number": 80 } } });
+        let path = json!({ "path": text, "pathType": "Prefix", "backend": backend });
+        let rules = json!([{ "host": format!("h{n}.example.com"), "http": { "paths": [path] } }]);
+        named(ingress(json!({ "rules": rules })), &format!("web-{n}"))
+    };
+    let endpoints = |n: usize, last: usize| {
+        let addresses: Vec<_> = (0..10).map(|i| format!("10.{}.{}.{}", n / 256, n % 256, last + i)).collect();
+        let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+        let mut slice = named(slice(&addresses), &format!("web-{n}-1"));
+        slice["metadata"]["labels"]["kubernetes.io/service-name"] = format!("web-{n}").into();
+        slice
+    };
+    let mut documents = Vec::new();
+    for n in 0..COUNT {
+        documents.extend([route(n, "/"), named(service(), &format!("web-{n}")), endpoints(n, 1)]);
+    }
+    let (mut objects, _) = store(&documents);
+    let mut translator = Translator::default();
+    let mut run = |what: &str, objects: &Objects, previous: &Snapshot| {
+        let start = std::time::Instant::now();
+        let next = translator.translate(objects, &serving(), &[], 0, previous);
+        eprintln!("{what}: {:?}", start.elapsed());
+        next
+    };
+    let mut put = |document: Value| {
+        for object in parse(document, "test.yaml").objects {
+            objects.insert(object);
+        }
+        objects.clone()
+    };
+    let first = run("from nothing", &put(Value::Null), &Snapshot::empty());
+    assert_eq!((first.routing.hosts.len(), first.clusters.len()), (COUNT, COUNT));
+
+    let edited = run("one route", &put(route(77, "/new")), &first);
+    let differs = edited.routing.hosts.iter().zip(&first.routing.hosts).filter(|(a, b)| !Arc::ptr_eq(a, b));
+    assert_eq!(differs.map(|(a, _)| a.host.to_string()).collect::<Vec<_>>(), ["h77.example.com"]);
+    assert!(edited.clusters.values().zip(first.clusters.values()).all(|(a, b)| Arc::ptr_eq(a, b)));
+
+    let moved = run("one slice", &put(endpoints(99, 2)), &edited);
+    assert!(Arc::ptr_eq(&moved.routing, &edited.routing) && Arc::ptr_eq(&moved.issues, &edited.issues));
+    let differs = moved.clusters.values().zip(edited.clusters.values()).filter(|(a, b)| !Arc::ptr_eq(a, b));
+    assert_eq!(differs.map(|(a, _)| a.key.to_string()).collect::<Vec<_>>(), ["default/web-99:80"]);
+    assert_eq!(run("nothing", &put(Value::Null), &moved).generation, moved.generation);
 }
 
 #[test]

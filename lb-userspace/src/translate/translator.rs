@@ -508,8 +508,7 @@ fn differs(a: &Snapshot, b: &Snapshot) -> bool {
         || !Arc::ptr_eq(&a.routing, &b.routing)
         || !Arc::ptr_eq(&a.tls, &b.tls)
         || a.trusted_proxies != b.trusted_proxies
-        || a.clusters.len() != b.clusters.len()
-        || a.clusters.values().zip(b.clusters.values()).any(|(a, b)| !Arc::ptr_eq(a, b))
+        || a.clusters.diff(&b.clusters).next().is_some()
 }
 
 fn unavailable(ingress: &ObjectKey, field: String, why: &Unavailable) -> Issue {

@@ -30,10 +30,6 @@ fn redirects_to_the_trailing_slash() {
         ],
         &[("a.com", "/foo", "plain"), ("b.com", "/foo", "exact"), ("b.com", "/foo/x", "slash2")],
     );
-    check_nginx(
-        &["kept: a.com|P|/foo/ nginx.preserve-trailing-slash=true"],
-        &[("a.com", "/foo/", "kept"), ("a.com", "/foo/x", "kept")],
-    );
     // With TLS to https first. Regular expressions have none.
     check_nginx(&["tls: a.com|P|/foo/ tls=a.com"], &[("a.com", "/foo", "308 tls")]);
     check_nginx(

@@ -44,7 +44,7 @@ fn restricted_access_is_never_opened() {
         &[("a.com", "/admin/x", "503 closed"), ("a.com", "/x", "open")],
     );
     check_strict(
-        &["closed: a.com|P|/admin nginx.configuration-snippet=access_by_lua_file_/x;", open],
+        &["closed: a.com|P|/admin nginx.configuration-snippet=internal;", open],
         &[("a.com", "/admin", "503 closed"), ("a.com", "/x", "open")],
     );
     check_strict(
@@ -52,7 +52,7 @@ fn restricted_access_is_never_opened() {
         &[("a.com", "/admin", "loud")],
     );
     // ingress-nginx applies these to the server block: other Ingresses of the namespace count on them.
-    for whole in ["nginx.server-snippet=auth_basic_off;", "nginx.auth-tls-secret=default/gone"] {
+    for whole in ["nginx.server-snippet=internal;", "nginx.auth-tls-secret=default/gone"] {
         let closed = format!("closed: a.com|P|/admin {whole}");
         check_strict(
             &[&closed, open, "elsewhere: a.com|P|/other ns=other", "b: b.com|P|/"],
@@ -93,7 +93,7 @@ fn paths_that_cannot_be_served_are_closed() {
         ],
     );
     let line = format!("own: a.com|I|/(?=admin).* nginx.use-regex=true {auth}");
-    check_nginx(&[&line, open], &[("a.com", "/admin/x", "503 own"), ("a.com", "/x", "503 open")]);
+    check_nginx(&[&line, open], &[("a.com", "/admin/x", "503 open"), ("a.com", "/x", "503 open")]);
 }
 
 /// What stands in ingress-nginx's server block is for all routes of the host, here for those of the

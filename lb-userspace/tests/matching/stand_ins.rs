@@ -68,11 +68,11 @@ fn www_redirects() {
     );
 }
 
-/// Thousands of aliases of a host with thousands of paths would be millions of routes.
+/// Many aliases of a host with many paths would be more routes than anybody has memory for.
 #[test]
 fn aliases_are_bounded() {
-    let paths: Vec<_> = (0..100).map(|n| format!("a.com|P|/{n}")).collect();
-    let names: Vec<_> = (0..5_000).map(|n| format!("alias{n:04}.com")).collect();
+    let paths: Vec<_> = (0..300).map(|n| format!("a.com|P|/{n}")).collect();
+    let names: Vec<_> = (0..200).map(|n| format!("alias{n:04}.com")).collect();
     let line = format!("web: {} nginx.server-alias={}", paths.join(" "), names.join(","));
     let got = snapshot(&[&line], &[], &serving());
     let routes: usize = got.routing.hosts.iter().map(|host| host.routes.len()).sum();
@@ -85,5 +85,5 @@ fn aliases_are_bounded() {
     assert!(told.iter().any(|issue| issue.contains("aliases are ignored")), "{told:?}");
     let table = RouteTable::build(&got.routing);
     assert_eq!(answer(&got, &table, "alias0000.com", "/7"), "web");
-    assert_eq!(answer(&got, &table, "alias4999.com", "/7"), "404");
+    assert_eq!(answer(&got, &table, "alias0199.com", "/7"), "404");
 }

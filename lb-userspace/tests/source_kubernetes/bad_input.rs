@@ -64,8 +64,14 @@ async fn large_objects_are_read_and_huge_ones_named() {
     server.apply(many);
     server.apply(annotated("large", 1 << 20));
     until_names(&mut updates, "large ones", &start_and(&["ingress large", "ingress many"])).await;
-    server.apply(annotated("huge", 17 << 20));
-    server.apply(annotated("large", 17 << 20));
+    // As servers write it: the name first.
+    let line = |name: &str| {
+        let note = "x".repeat(17 << 20);
+        format!(
+            r#"{{"type":"MODIFIED","object":{{"metadata":{{"name":"{name}","namespace":"web","annotations":{{"note":"{note}"}}}}}}}}"#
+        )
+    };
+    server.send("ingresses", &format!("{}\n{}\n", line("huge"), line("large")));
     server.apply(service("after"));
     let told = until(&mut updates, "issues", |u| u.issues.len() == 2).await;
     assert_eq!(issues(&told), ["Ingress web/huge", "Ingress web/large"]);

@@ -70,7 +70,16 @@ pub async fn until(updates: &mut Receiver<Update>, what: &str, done: impl Fn(&Up
     let found = tokio::time::timeout(DEADLINE, updates.wait_for(done)).await.map(|r| r.map(|u| u.clone()));
     match found {
         Ok(Ok(update)) => update,
-        _ => panic!("{what} did not come about; the last state is {:?}", updates.borrow()),
+        _ => {
+            let last = updates.borrow();
+            let issues: Vec<_> = last.issues.iter().map(|issue| issue.to_string()).collect();
+            panic!(
+                "{what} did not come about; last: {:?} {issues:?} {} {:?}",
+                last.health,
+                last.synced,
+                names(&last)
+            )
+        }
     }
 }
 

@@ -48,7 +48,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, ORIGIN, SET_COOKIE};
 use http::{Response, StatusCode};
 
-pub(super) use ask::Asker;
+pub(super) use ask::{AskError, Asker};
 pub(super) use errors::{describe, page, stands_in};
 pub(super) use facts::Facts;
 pub(super) use headers::Edits;

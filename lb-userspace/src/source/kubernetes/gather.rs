@@ -235,7 +235,11 @@ impl Gatherer {
         };
         let mut changed = false;
         for key in known.iter().filter(|key| !seen.contains(key)) {
-            changed |= if what.names_only { self.gone(key) } else { self.remove(what.kind, key) };
+            if what.names_only {
+                self.secrets.missed(key);
+            } else {
+                changed |= self.remove(what.kind, key);
+            }
         }
         changed
     }

@@ -153,6 +153,16 @@ impl Secrets {
         }
     }
 
+    /// A list of names was without this Secret: it is gone, or was named only after its name went by.
+    pub fn missed(&mut self, key: &ObjectKey) {
+        match self.wanted.get_mut(key).map(|known| &mut known.how) {
+            // No version is called so: what is being fetched is fetched once more.
+            Some(How::Shared { fetching: Some((told, _)), .. }) => *told = "missed".into(),
+            Some(How::Shared { .. }) => self.fetch_again(key, String::new()),
+            _ => {}
+        }
+    }
+
     fn fetch_again(&mut self, key: &ObjectKey, told: String) {
         let task = self.fetch(key);
         if let Some(Wanted { how: How::Shared { fetching, .. }, .. }) = self.wanted.get_mut(key) {

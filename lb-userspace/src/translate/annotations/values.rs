@@ -224,14 +224,14 @@ fn variables(text: &str) -> Read<Template> {
 }
 
 fn without_captures(template: Template) -> Read<Template> {
-    let capture = template.variables().find(|variable| matches!(variable, Variable::Capture(_))).cloned();
-    match capture {
-        Some(capture) => Err(Bad::new(
+    let capture = template.variables().find(|variable| matches!(variable, Variable::Capture(_)));
+    if let Some(capture) = capture {
+        return Err(Bad::new(
             format!("uses ${capture}, a capture of a regular expression"),
             "only rewrite-target knows captures",
-        )),
-        None => Ok(template),
+        ));
     }
+    Ok(template)
 }
 
 /// An absolute URL with variables: http or https, and a host that no client can choose but by the

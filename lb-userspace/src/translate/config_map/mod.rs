@@ -63,7 +63,7 @@ impl ClusterSettings {
     /// ignored; unless ignoring it would let requests in that it keeps out: then all routes answer 503.
     pub fn read(key: &ObjectKey, data: &BTreeMap<String, String>, issues: &mut Vec<Issue>) -> Self {
         let mut reader = Reader::of_config_map(key, data, issues);
-        reader.say_unknown_settings(keys::KNOWN, keys::NEEDLESS);
+        reader.say_unknown_settings(keys::KNOWN, keys::NEEDLESS, keys::REFUSED);
         let ingress_nginx = Defaults::configured(Compat::IngressNginx, &mut reader);
         let certificate =
             if reader.has("default-certificate") { "default-certificate" } else { "default-ssl-certificate" };
@@ -175,7 +175,7 @@ mod tests {
             let closes = issues[0].severity == Severity::Error;
             assert!(closes || settings == ClusterSettings::default(), "{name}");
         }
-        assert!(keys::KNOWN.is_sorted() && keys::NEEDLESS.is_sorted());
+        assert!(keys::KNOWN.is_sorted() && keys::NEEDLESS.is_sorted() && keys::REFUSED.is_sorted());
     }
 
     #[test]
