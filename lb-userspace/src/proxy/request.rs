@@ -111,7 +111,7 @@ async fn answer(
             if let (Some(entry), Some(why)) = (&mut finish.entry, refusal.why) {
                 entry.error = Some(why.into_owned());
             }
-            (Reply::Answer(refusal.response.map(Content::Own)), None)
+            (Reply::Answer((*refusal.response).map(Content::Own)), None)
         }
     };
     Ok(match reply {

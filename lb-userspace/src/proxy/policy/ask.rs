@@ -131,7 +131,9 @@ impl Asker {
     ) -> Result<Answer, AskError> {
         let failed = |source| AskError::Http { host: server.host.to_string(), source };
         let again = request.clone();
-        if let Some(mut kept) = self.take(server) {
+        if let Some(mut kept) = self.take(server)
+            && kept.ready().await.is_ok()
+        {
             match kept.try_send_request(request).await {
                 Ok(response) => return self.read(server, kept, response).await.map_err(failed),
                 // It was closed before the request could go out, or with it: a question has no
@@ -219,7 +221,7 @@ impl Asker {
         let mut idle = self.idle.borrow_mut();
         let kept = idle.get_mut(server)?;
         while let Some(Idle { sender, since }) = kept.pop() {
-            if since.elapsed() < KEEP_ALIVE && sender.is_ready() {
+            if since.elapsed() < KEEP_ALIVE && !sender.is_closed() {
                 return Some(sender);
             }
         }

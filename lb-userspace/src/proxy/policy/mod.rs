@@ -101,20 +101,21 @@ pub(super) struct Passage {
 /// The answer in the endpoint's place.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    pub(super) response: Response<Bytes>,
+    /// In a box, for it is the rare outcome.
+    pub(super) response: Box<Response<Bytes>>,
     /// For the log; `None` where nothing was refused, as in a redirect.
     pub(super) why: Option<Cow<'static, str>>,
 }
 
 impl Refusal {
     fn new(status: StatusCode, text: &str, why: impl Into<Cow<'static, str>>) -> Self {
-        Self { response: respond::plain(status, format!("{text}\n")), why: Some(why.into()) }
+        Self { response: Box::new(respond::plain(status, format!("{text}\n"))), why: Some(why.into()) }
     }
 }
 
 impl From<Response<Bytes>> for Refusal {
     fn from(response: Response<Bytes>) -> Self {
-        Self { response, why: None }
+        Self { response: Box::new(response), why: None }
     }
 }
 
