@@ -252,7 +252,10 @@ impl Streaming {
         }
         let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
             None => {
-                self.write_copy(None);
+                // A chunked body does not know its end before it is asked for more.
+                if let Some(copy) = &self.copy {
+                    copy.finish();
+                }
                 return Poll::Ready(None);
             }
             Some(Err(_)) => return Poll::Ready(Some(Err(BodyError::ClientGone))),
@@ -266,7 +269,7 @@ impl Streaming {
         Poll::Ready(Some(Ok(frame)))
     }
 
-    /// Hands on what was taken, and the end as soon as it is known: nobody need ask again.
+    /// Hands on what was taken, and the end as soon as it is known: nobody need ask for more then.
     fn write_copy(&mut self, data: Option<&Bytes>) {
         let Some(copy) = &self.copy else { return };
         if !data.is_none_or(|data| copy.write(data)) {

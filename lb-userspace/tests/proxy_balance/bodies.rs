@@ -91,7 +91,7 @@ fn bodies_that_are_too_long() {
             // All of it is on the way before the answer comes, and the answer still arrives.
             (lengthy(5_000_000), 100, 413, 0),
             (post("Content-Length: 101\r\nExpect: 100-continue\r\n", ""), 100, 413, 0),
-            (post("Content-Length: 9223372036854775807\r\n", "x"), 100, 413, 0),
+            (post("Content-Length: 1000000000000\r\n", "x"), 100, 413, 0),
             // Frames of chunks count for the endpoint's bytes, not for the limit.
             (chunked(&[50, 50]), 100, 200, 130),
             (chunked(&[50, 51]), 100, 413, 130),
