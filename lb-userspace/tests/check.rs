@@ -61,7 +61,8 @@ fn what_refuses_a_migration() {
         (annotated("web", "a.test", "/foo/", "ssl-redirect: \"true\""), &[], 0, "slash at the end"),
         (annotated("web", "a.test", "/foo/", "ssl-redirect: \"true\""), &["--strict"], 1, "slash at the end"),
         (ingress("web", "a.test", "/foo/", "web"), &["--from", "ingress-nginx"], 0, "slash at the end"),
-        (annotated("web", "a.test", "/", "server-snippet: deny all;"), &[], 1, "REFUSED"),
+        (annotated("web", "a.test", "/", "enable-modsecurity: \"true\""), &[], 1, "REFUSED"),
+        (annotated("web", "a.test", "/", "auth-type: digest"), &[], 1, "REFUSED (503)"),
     ] {
         let dir = directory(&(web() + &manifests));
         let output = check(dir.path(), args);

@@ -230,6 +230,7 @@ fn translation(args: &RunArgs, settings: &Settings) -> translate::Settings {
         compat: args.compat.into(),
         default_backend: settings.default_backend.clone(),
         default_certificate: settings.default_certificate.clone(),
+        config_map: settings.config_map.clone(),
         ..Default::default()
     }
 }

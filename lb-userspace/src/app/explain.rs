@@ -2,9 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{self, HostPattern, Listener, Protocol, RewriteTarget, Snapshot, SniMode};
-use crate::route::{self, Candidate, Outcome, RouteTable, Target};
+use crate::model::{
+    self, Backend, HostPattern, Listener, Protocol, Snapshot, SniMode, Template, TemplatePart, Variable,
+};
+use crate::route::{self, Candidate, Found, Outcome, Rewritten, RouteTable, Target};
 
+use super::admin::policy_words::access_words;
 use super::admin::views::{EndpointView, RouteView, word};
 use super::cli::VipAddress;
 
@@ -141,8 +144,11 @@ pub fn explain(
         .iter()
         .filter(|one| asked.reaches(one) && vip.is_none_or(|vip| takes(one, vip)))
         .collect();
-    let (answer, endpoints) = answer(&asked, found, snapshot, listeners.is_empty());
-    let upstream_target = (!endpoints.is_empty()).then(|| upstream_target(&asked.target, found));
+    let routed = table.find(Some(host), asked.target.path());
+    let (answer, endpoints, upstream_target) = match passed_through(&asked, snapshot) {
+        Some(passed) if !listeners.is_empty() => passed,
+        _ => answer(&asked, routed.as_ref(), snapshot, listeners.is_empty()),
+    };
     let here = |c: &&Candidate<'_>| c.outcome != Outcome::Wins && (all || c.outcome != Outcome::HostDiffers);
     let others: Vec<_> = candidates.iter().filter(here).map(|c| matched(c, snapshot)).collect();
     Ok(Explanation {
@@ -203,6 +209,29 @@ impl Asked {
             && address.map_or(true, |a| a == vip || (vip.is_unspecified() && vip.is_ipv4() == a.is_ipv4()))
     }
 
+    /// What a URL tells of a request; other variables by their names.
+    fn value(&self, variable: &Variable) -> String {
+        match variable {
+            Variable::Scheme => word(&self.protocol),
+            Variable::Host => self.host.clone(),
+            Variable::RequestUri => self.target.path_and_query().to_owned(),
+            Variable::Path => self.target.path().to_owned(),
+            Variable::Query => self.target.query().unwrap_or_default().to_owned(),
+            Variable::IsArgs => {
+                if self.target.query().unwrap_or_default().is_empty() { "" } else { "?" }.to_owned()
+            }
+            other => format!("${{{other}}}"),
+        }
+    }
+
+    fn fill(&self, template: &Template) -> String {
+        let parts = template.0.iter().map(|part| match part {
+            TemplatePart::Text(text) => text.to_string(),
+            TemplatePart::Variable(variable) => self.value(variable),
+        });
+        parts.collect()
+    }
+
     /// Addresses are never sent as a server name (RFC 6066, section 3).
     fn sni(&self) -> Option<&str> {
         let is_address = self.host.starts_with('[') || self.host.parse::<std::net::IpAddr>().is_ok();
@@ -218,53 +247,85 @@ fn takes(listener: &Listener, to: VipAddress) -> bool {
     same && to.port.is_none_or(|port| port == vip.port)
 }
 
-fn answer(
-    asked: &Asked,
-    found: Option<&Candidate<'_>>,
-    snapshot: &Snapshot,
-    unreachable: bool,
-) -> (Answer, Vec<EndpointView>) {
-    let own = |status, text: String| (Answer { status: Some(status), text }, Vec::new());
+/// The answer, the endpoints that may be asked, and what for.
+type Answered = (Answer, Vec<EndpointView>, Option<String>);
+
+fn answer(asked: &Asked, found: Option<&Found<'_>>, snapshot: &Snapshot, unreachable: bool) -> Answered {
+    let own = |status, text: String| (Answer { status: Some(status), text }, Vec::new(), None);
     if unreachable {
         let port = asked.port.map_or_else(String::new, |port| format!(" on port {port}"));
         let text = format!("nothing: no listener speaks {}{port} there", word(&asked.protocol));
-        return (Answer { status: None, text }, Vec::new());
+        return (Answer { status: None, text }, Vec::new(), None);
     }
     let Some(found) = found else {
         return own(404, "no rule covers this host and path, and there is no default backend".to_owned());
     };
-    if let (Protocol::Http, Some(status)) = (asked.protocol, found.route.policy.https_redirect) {
+    let policy = &found.route.policy;
+    if let (Protocol::Http, Some(status)) = (asked.protocol, policy.https_redirect) {
         return own(status, format!("redirect to https://{}{}", asked.host, asked.target.path_and_query()));
     }
-    let key = match &found.route.backend {
-        model::Backend::Unavailable(why) => return own(503, why.to_string()),
-        model::Backend::Answered => return own(404, "the route's policy answers nothing".to_owned()),
-        model::Backend::Cluster(key) => Some(&**key),
-    };
-    let cluster = key.and_then(|key| snapshot.clusters.get(key));
-    match cluster {
-        Some(cluster) if !cluster.endpoints.is_empty() => {
-            let n = cluster.endpoints.len();
-            let text = format!(
-                "what one of {}'s {n} endpoint{} answers",
-                cluster.key,
-                if n == 1 { "" } else { "s" }
-            );
-            (Answer { status: None, text }, cluster.endpoints.iter().map(EndpointView::from).collect())
-        }
-        Some(cluster) => own(503, format!("no endpoint of {} is ready", cluster.key)),
-        None => own(503, "the cluster is not there".to_owned()),
+    if let Some(redirect) = &policy.redirect {
+        let to = asked.fill(&redirect.to);
+        let text = if (300..400).contains(&redirect.status) { format!("redirect to {to}") } else { to };
+        return own(redirect.status, text);
     }
+    if let Some(root) = policy.app_root.as_ref().filter(|_| asked.target.path() == "/") {
+        return own(302, format!("redirect to {root}"));
+    }
+    let target = match found.rewrite(&asked.target, |variable, text| text.push_str(&asked.value(variable))) {
+        Ok(Rewritten::Target(target)) => target.path_and_query().to_owned(),
+        Ok(Rewritten::Redirect(url)) => return own(302, format!("redirect to {url}")),
+        Err(bad) => return own(400, format!("the rewritten target can't be sent on: {bad}")),
+    };
+    let pages = policy.error_pages.as_deref().map(|pages| &pages.backend);
+    let has_endpoint = |backend: &Backend| match backend {
+        Backend::Cluster(key) => snapshot.clusters.get(&**key).is_some_and(|c| !c.endpoints.is_empty()),
+        _ => false,
+    };
+    let stands_in = pages.filter(|pages| !has_endpoint(&found.route.backend) && has_endpoint(pages));
+    let key = match stands_in.unwrap_or(&found.route.backend) {
+        Backend::Unavailable(why) => return own(503, why.to_string()),
+        Backend::Answered => return own(404, "the route's policy answers nothing".to_owned()),
+        Backend::Cluster(key) => key,
+    };
+    let Some(cluster) = snapshot.clusters.get(&**key) else {
+        return own(503, "the cluster is not there".to_owned());
+    };
+    if cluster.endpoints.is_empty() {
+        return own(503, format!("no endpoint of {} is ready", cluster.key));
+    }
+    let mut text = what_one_answers(cluster);
+    if stands_in.is_some() {
+        text.push_str(", in place of a backend without endpoints");
+    }
+    let needs = access_words(&policy.access);
+    if !needs.is_empty() {
+        text.push_str(&format!("; to get in: {}", needs.join("; ")));
+    }
+    if let Some(canary) = found.route.canary.as_deref().filter(|_| stands_in.is_none()) {
+        text.push_str(&format!("; or the {}", super::admin::policy_words::canary(canary)));
+    }
+    (Answer { status: None, text }, cluster.endpoints.iter().map(EndpointView::from).collect(), Some(target))
 }
 
-fn upstream_target(target: &Target, found: Option<&Candidate<'_>>) -> String {
-    match found.and_then(|c| c.route.policy.rewrite.as_ref()) {
-        Some(RewriteTarget::Replace(path)) => match target.query() {
-            Some(query) => format!("{path}?{query}"),
-            None => path.to_string(),
-        },
-        Some(RewriteTarget::Captures(_)) | None => target.path_and_query().to_owned(),
-    }
+/// For TLS connections that go on as they are.
+fn passed_through(asked: &Asked, snapshot: &Snapshot) -> Option<Answered> {
+    let sni = asked.sni().filter(|_| asked.protocol == Protocol::Https)?;
+    let covering = snapshot.tls.passthrough.iter().filter(|(pattern, _)| pattern.matches(sni));
+    let (_, key) = covering.min_by(|a, b| a.0.cmp(&b.0))?;
+    let cluster = snapshot.clusters.get(&**key).filter(|cluster| !cluster.endpoints.is_empty());
+    let Some(cluster) = cluster else {
+        let text = format!("nothing: TLS is passed through to {key}, which has no endpoint");
+        return Some((Answer { status: None, text }, Vec::new(), None));
+    };
+    let text = format!("{}; TLS is passed through, rules mean nothing", what_one_answers(cluster));
+    let endpoints = cluster.endpoints.iter().map(EndpointView::from).collect();
+    Some((Answer { status: None, text }, endpoints, Some(asked.target.path_and_query().to_owned())))
+}
+
+fn what_one_answers(cluster: &model::Cluster) -> String {
+    let n = cluster.endpoints.len();
+    format!("what one of {}'s {n} endpoint{} answers", cluster.key, if n == 1 { "" } else { "s" })
 }
 
 fn matched(candidate: &Candidate<'_>, snapshot: &Snapshot) -> Match {
@@ -339,8 +400,8 @@ mod tests {
     use super::*;
     use crate::app::cli::vip_address;
     use crate::model::{
-        Backend, Cluster, ClusterKey, Endpoint, ObjectKey, PathMatch, PortRef, Route, RoutePolicy, Routing,
-        Transport, Vip, VirtualHost,
+        BasicAuth, Canary, Cluster, ClusterKey, Endpoint, ErrorPages, ObjectKey, PathMatch, PortRef,
+        Redirect, RewriteTarget, Route, RoutePolicy, Routing, Transport, Vip, VirtualHost,
     };
 
     fn snapshot() -> Snapshot {
@@ -386,6 +447,7 @@ mod tests {
                         "blue.example.com",
                         vec![route("/tea", "one", rewrite), route("/", "two", RoutePolicy::default())],
                     ),
+                    host("nginx.example.com", nginx_routes(&route)),
                     host("red.example.com", vec![route("/", "one", redirect)]),
                 ],
             }),
@@ -394,6 +456,98 @@ mod tests {
                 .collect(),
             ..Snapshot::empty()
         }
+    }
+
+    /// Regular expressions, redirects, a canary, somebody who stands in.
+    fn nginx_routes(route: &dyn Fn(&str, &str, RoutePolicy) -> Route) -> Vec<Route> {
+        let template = |text: &str| Template::parse(text).expect("known variables");
+        let to = |key: &str| {
+            Backend::Cluster(Arc::new(ClusterKey::new(ObjectKey::new("d", key), PortRef::Number(80))))
+        };
+        let captures = RoutePolicy {
+            rewrite: Some(RewriteTarget::Captures(template("/$2"))),
+            access: model::Access {
+                basic: Some(Arc::new(BasicAuth { realm: "ops".into(), users: Arc::new([]) })),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let away = RoutePolicy {
+            rewrite: Some(RewriteTarget::Captures(template("https://x.example.com/$1"))),
+            ..Default::default()
+        };
+        let gone = RoutePolicy {
+            redirect: Some(Redirect { status: 301, to: template("$scheme://y.example.com$request_uri") }),
+            ..Default::default()
+        };
+        let stands_in = RoutePolicy {
+            error_pages: Some(Arc::new(ErrorPages { statuses: vec![], backend: to("one") })),
+            app_root: Some("/app".into()),
+            ..Default::default()
+        };
+        let canary = Canary {
+            ingress: ObjectKey::new("d", "side"),
+            backend: to("two"),
+            header: None,
+            cookie: None,
+            weight: 20,
+            weight_total: 100,
+        };
+        let regex = |path: &str, route: Route| Route { path: PathMatch::Regex(path.into()), ..route };
+        vec![
+            regex(
+                "/captures(/|$)(.*)",
+                Route { canary: Some(Arc::new(canary)), ..route("/", "one", captures) },
+            ),
+            regex("/away/(.*)", route("/", "one", away)),
+            regex("/gone", route("/", "one", gone)),
+            regex("/", route("/", "two", stands_in)),
+        ]
+    }
+
+    #[test]
+    fn policies_are_explained() {
+        let snapshot = snapshot();
+        let table = RouteTable::build(&snapshot.routing);
+        for (path, status, upstream, text) in [
+            ("/CAPTURES/x?y", None, Some("/x?y"), "to get in: password for \"ops\" (0 users), else 401"),
+            ("/captures", None, Some("/"), "or the canary d/side to d/two:80: 20 of 100 others"),
+            ("/away/a?b", Some(302), None, "redirect to https://x.example.com/a?b"),
+            ("/gone/a?b", Some(301), None, "redirect to http://y.example.com/gone/a?b"),
+            ("/", Some(302), None, "redirect to /app"),
+            ("/other", None, Some("/other"), "in place of a backend without endpoints"),
+        ] {
+            let url = format!("http://nginx.example.com{path}");
+            let got = explain(&ask(&url), &snapshot, &table).expect("fine");
+            assert_eq!(
+                (got.answer.status, got.upstream_target.as_deref()),
+                (status, upstream),
+                "{url}: {got:#?}"
+            );
+            assert!(got.answer.text.contains(text), "{url}: {}", got.answer.text);
+        }
+        let got = explain(&ask("http://nginx.example.com/gone"), &snapshot, &table).expect("fine");
+        let others: Vec<_> = got.others.iter().map(|m| (m.route.path.as_str(), m.outcome.as_str())).collect();
+        let expect = [
+            ("/", "longer-path-wins"),
+            ("/captures(/|$)(.*)", "path-differs"),
+            ("/away/(.*)", "path-differs"),
+        ];
+        assert_eq!(others, expect);
+        assert_eq!(got.route.expect("found").route.path_type, "Regex");
+    }
+
+    #[test]
+    fn passthrough_is_explained() {
+        let mut snapshot = snapshot();
+        let key = Arc::new(ClusterKey::new(ObjectKey::new("d", "one"), PortRef::Number(80)));
+        let passthrough = vec![(HostPattern::Wildcard("example.com".into()), key)];
+        snapshot.tls = Arc::new(model::TlsConfig { passthrough, ..Default::default() });
+        let table = RouteTable::build(&snapshot.routing);
+        let got = explain(&ask("https://red.example.com/x"), &snapshot, &table).expect("fine");
+        assert!(got.answer.text.contains("TLS is passed through"), "{:?}", got.answer);
+        let got = explain(&ask("http://red.example.com/x"), &snapshot, &table).expect("fine");
+        assert_eq!(got.answer.status, Some(308));
     }
 
     fn ask(url: &str) -> Question<'_> {
@@ -455,7 +609,7 @@ mod tests {
         let table = RouteTable::build(&snapshot.routing);
         let got = explain(&ask("https://blue.example.com/tea"), &snapshot, &table).expect("fine");
         let others: Vec<_> = got.others.iter().map(|m| (m.route.path.as_str(), m.outcome.as_str())).collect();
-        assert_eq!((others, got.others_elsewhere), (vec![("/", "longer-path-wins")], 1));
+        assert_eq!((others, got.others_elsewhere), (vec![("/", "longer-path-wins")], 5));
         assert!(got.listeners[0].kernel.contains("counted as blue.example.com"), "{:?}", got.listeners);
         let all = explain(
             &Question { all: true, xdp: false, ..ask("https://blue.example.com/tea") },
@@ -463,7 +617,7 @@ mod tests {
             &table,
         )
         .expect("fine");
-        assert_eq!((all.others.len(), all.others_elsewhere), (2, 0));
+        assert_eq!((all.others.len(), all.others_elsewhere), (6, 0));
         assert_eq!(all.listeners[0].xdp, "none");
     }
 }

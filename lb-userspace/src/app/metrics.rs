@@ -21,7 +21,7 @@ const MOST: usize = 1000;
 /// A counter or gauge of the proxy's workers: field, name, help.
 type Field = (&'static str, &'static str, &'static str);
 
-const COUNTERS: [Field; 12] = [
+const COUNTERS: [Field; 15] = [
     ("accepted", "proxy_connections", "Client connections accepted"),
     ("accept_failures", "proxy_accept_failures", "Failed accepts, above all for want of file descriptors"),
     ("tls_handshakes", "proxy_tls_handshakes", "TLS handshakes completed"),
@@ -31,7 +31,10 @@ const COUNTERS: [Field; 12] = [
     ("upstream_connects", "proxy_upstream_connects", "Connections opened to endpoints"),
     ("upstream_reuses", "proxy_upstream_reuses", "Requests sent on a connection that had served another"),
     ("upstream_failures", "proxy_upstream_failures", "Connects or exchanges with endpoints that failed"),
+    ("upstream_tls_failures", "proxy_upstream_tls_failures", "TLS handshakes with endpoints that failed"),
     ("upstream_retries", "proxy_upstream_retries", "Requests sent again after a failure"),
+    ("mirrored", "proxy_mirrored", "Copies of requests that mirrors answered"),
+    ("mirror_failures", "proxy_mirror_failures", "Copies of requests for mirrors that were dropped or lost"),
     ("tunnels", "proxy_tunnels", "Upgraded connections (WebSocket)"),
     ("log_dropped", "proxy_log_dropped", "Access log lines dropped because the writer did not keep up"),
 ];

@@ -8,7 +8,7 @@ use super::nginx::{Answer, Asks, Location, Nginx, Rule, Server};
 use super::report::{Changes, Example, Kind, Place, Surprise};
 use super::sample::sample;
 use super::{Outcome, PREFIX, Study};
-use crate::model::{HostPattern, RoutePolicy, Snapshot};
+use crate::model::{Backend, HostPattern, RoutePolicy, Snapshot};
 use crate::objects::excerpt;
 use crate::route::RouteTable;
 
@@ -319,7 +319,9 @@ fn pairs<'a>(
     let routes = |snapshot: &'a Snapshot| {
         let at = snapshot.routing.hosts.binary_search_by(|one| one.host.cmp(host));
         let host = at.ok().map(|at| &snapshot.routing.hosts[at]);
-        host.into_iter().flat_map(|host| host.routes.iter().chain(&host.fallback))
+        let all = host.into_iter().flat_map(|host| host.routes.iter().chain(&host.fallback));
+        // A redirect to the slash has its rule's name, but is a surprise of its own.
+        all.filter(|route| route.backend != Backend::Answered)
     };
     let key = |route: &'a crate::model::Route| (route.ingress.to_string(), &*route.rule);
     let nginx: std::collections::BTreeMap<_, _> =

@@ -51,6 +51,8 @@ pub enum IssueReason {
     CertificateNotYetValid,
     /// The IngressClass isn't there.
     ClassNotFound,
+    /// The ConfigMap isn't there.
+    ConfigMapNotFound,
     /// An annotation that Sluice does not know or can't follow.
     UnsupportedAnnotation,
     /// An annotation's value is wrong.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{Cluster, ClusterKey, Issue, Listener, TlsConfig, VirtualHost};
@@ -29,6 +30,9 @@ pub struct Snapshot {
     pub clusters: OrdMap<ClusterKey, Arc<Cluster>>,
     /// Certificates.
     pub tls: Arc<TlsConfig>,
+    /// Peers whose word on the client counts; `None`: those that the node was started with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trusted_proxies: Option<Arc<[IpNet]>>,
     /// What is wrong, sorted by object.
     pub issues: Arc<[Issue]>,
 }
@@ -42,6 +46,7 @@ impl Snapshot {
             routing: Arc::default(),
             clusters: OrdMap::new(),
             tls: Arc::default(),
+            trusted_proxies: None,
             issues: Arc::new([]),
         }
     }

@@ -13,7 +13,7 @@ mod v1beta1;
 
 pub use kind::{Kind, Object};
 pub use parse::{Parsed, parse};
-pub use references::secrets_of;
+pub use references::{ANNOTATION_PREFIXES, secrets_of};
 pub use slice::{Slice, SliceAddress, SliceEndpoint, SlicePort};
 pub use store::{ObjectMap, Objects};
 

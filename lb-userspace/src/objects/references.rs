@@ -4,12 +4,12 @@ use k8s_openapi::api::networking::v1::Ingress;
 
 use crate::model::ObjectKey;
 
+/// What the names of annotations for Sluice begin with; of two that differ in it alone, the first
+/// counts.
+pub const ANNOTATION_PREFIXES: [&str; 2] = ["sluice.dev/", "nginx.ingress.kubernetes.io/"];
+
 /// Annotations that hold the name of a Secret, alone or as `namespace/name`.
-const ANNOTATIONS: [&str; 3] = [
-    "nginx.ingress.kubernetes.io/auth-secret",
-    "nginx.ingress.kubernetes.io/auth-tls-secret",
-    "nginx.ingress.kubernetes.io/proxy-ssl-secret",
-];
+const ANNOTATIONS: [&str; 3] = ["auth-secret", "auth-tls-secret", "proxy-ssl-secret"];
 
 /// The Secrets that an Ingress names, sorted, each once. What can't be the name of an object is left
 /// out: it would end up in a path or a selector of a request. Whether an Ingress may use a Secret
@@ -19,7 +19,13 @@ pub fn secrets_of(ingress: &Ingress) -> Vec<ObjectKey> {
     let tls = ingress.spec.iter().flat_map(|spec| spec.tls.iter().flatten());
     let tls = tls.filter_map(|tls| tls.secret_name.as_deref()).map(|name| (own, name));
     let annotations = ingress.metadata.annotations.as_ref();
-    let annotated = ANNOTATIONS.iter().filter_map(|name| annotations?.get(*name)).map(|value| {
+    let named = annotations.into_iter().flatten().filter(|(name, _)| {
+        ANNOTATION_PREFIXES
+            .iter()
+            .find_map(|prefix| name.strip_prefix(prefix))
+            .is_some_and(|name| ANNOTATIONS.contains(&name))
+    });
+    let annotated = named.map(|(_, value)| {
         let value = value.trim();
         value.split_once('/').unwrap_or((own, value))
     });
@@ -62,6 +68,7 @@ mod tests {
             (&[], auth("users"), "a/users"),
             (&["x"], auth(" b/users "), "a/x b/users"),
             (&["x,metadata.name!=y", "../x", "X", "-x", "x."], json!({}), ""),
+            (&[], json!({ "sluice.dev/auth-secret": "b/own", "example.com/auth-secret": "no" }), "b/own"),
             (&[], auth("b/c/d"), ""),
             (&[], auth("../../x"), ""),
             (

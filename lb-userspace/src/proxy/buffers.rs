@@ -3,6 +3,17 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use bytes::Bytes;
+
+/// Smaller pieces are copied where they are kept: each is a slice of what many connections read
+/// into, and would hold all of that.
+const SMALL: usize = 8 * 1024;
+
+/// A piece of a body that may be kept.
+pub(super) fn compact(data: Bytes) -> Bytes {
+    if data.len() < SMALL { Bytes::copy_from_slice(&data) } else { data }
+}
+
 /// What one worker may hold of bodies, in bytes. Whoever gets nothing goes on without holding: a
 /// body is then passed on as it comes.
 #[derive(Debug)]

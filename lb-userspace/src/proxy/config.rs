@@ -6,10 +6,12 @@ use std::sync::Arc;
 use ahash::{AHashMap, AHashSet};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
+use ipnet::IpNet;
 
 use super::balance::CanarySlot;
 use super::cluster::ClusterSlot;
 use super::policy::{Policies, Policy};
+use super::settings::Settings;
 use super::tls::{Termination, TlsBuilder};
 use crate::model::{Backend, ClusterKey, Protocol, Snapshot};
 use crate::route::RouteTable;
@@ -89,6 +91,11 @@ impl Config {
             None => Arc::new(snapshot.listeners.iter().map(|one| (one.vip.socket(), one.protocol)).collect()),
         };
         Self { snapshot, table, clusters, policies, tls, listeners }
+    }
+
+    /// Peers whose word on the client counts.
+    pub(super) fn trusted_proxies<'a>(&'a self, settings: &'a Settings) -> &'a [IpNet] {
+        self.snapshot.trusted_proxies.as_deref().unwrap_or(&settings.trusted_proxies)
     }
 
     /// What is spoken on the listener that a connection came to; `None` when there is no such

@@ -81,13 +81,14 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
         tracing::debug!(%local, "no listener for this address any more");
         return;
     };
+    let trusted = forwarded::is_trusted(peer.ip(), config.trusted_proxies(&worker.settings));
     let client = |handshake: Option<ClientTls>| Client {
         local,
         peer: peer.ip(),
         ip: peer.ip().to_string(),
         tls: protocol == Protocol::Https,
         handshake,
-        trusted: forwarded::is_trusted(peer.ip(), &worker.settings.trusted_proxies),
+        trusted,
         h2: Cell::new(false),
         gate: Gate::new(),
         requests: Cell::new(0),

@@ -30,26 +30,28 @@ pub(super) async fn forward(
     let limits = Limits::new(&worker.settings.timeouts, &policy.upstream, &policy.body);
     let mut sending = Sending { worker, transport, limits, message };
     loop {
-        match sending.to(address, &retries).await {
+        let next = match sending.to(address, &retries).await {
             Ok(answer) => {
-                let retried =
-                    matches!(&answer, Answer::Response(head, _) if retries.follow_answer(head.status));
-                match retried.then(|| sending.rewind().then(|| choice.next()).flatten()).flatten() {
-                    Some(next) => address = next,
+                let status = match &answer {
+                    Answer::Response(head, _) => head.status,
+                    Answer::Switched(head, _) => head.status,
+                };
+                let again = retries.follow_answer(status) && sending.rewind();
+                match again.then(|| choice.next()).flatten() {
+                    Some(next) => next,
                     None => return Ok((answer, address)),
                 }
             }
             Err(failure) => {
                 note(worker, address, &failure.error);
-                if !retries.follow_failure(&failure) || !sending.rewind() {
-                    return Err(failure.error);
-                }
-                match choice.next() {
-                    Some(next) => address = next,
+                let again = retries.follow_failure(&failure) && sending.rewind();
+                match again.then(|| choice.next()).flatten() {
+                    Some(next) => next,
                     None => return Err(failure.error),
                 }
             }
-        }
+        };
+        address = next;
         counters.upstream_retries.add(1);
     }
 }
@@ -91,6 +93,10 @@ struct Sending<'a> {
     message: Message,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "HTTP/1.1 is what nearly all requests take: no allocation for it"
+)]
 enum Message {
     Http1(Exchange),
     Http2(Box<Call>),

@@ -1,18 +1,21 @@
 //! The bodies of requests: passed on as the client delivers them, or read to their end first.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, EXPECT};
+use http::HeaderMap;
+use http::header::EXPECT;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::buffers::Reserved;
+use super::buffers::{Budget, Reserved};
+use super::copy::{BodyCopy, CopyWriter, copy};
 use super::error::Error;
+use super::grpc;
 use super::worker::Worker;
 use crate::model::{RoutePolicy, UpstreamProtocol};
 
@@ -40,6 +43,8 @@ pub(super) struct Streaming {
     reserved: Option<Reserved>,
     incoming: Incoming,
     limit: Limit,
+    /// Who gets a copy.
+    copy: Option<CopyWriter>,
     taken: bool,
 }
 
@@ -49,7 +54,7 @@ pub(super) struct Buffered {
     data: Bytes,
     trailers: Option<HeaderMap>,
     next: Next,
-    _reserved: Reserved,
+    reserved: Rc<Reserved>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,17 +103,34 @@ impl RequestBody {
         let limit = Limit::new(policy.body.max_request);
         let announced = incoming.size_hint().lower();
         limit.check(announced)?;
-        let streaming = Streaming { ahead: Bytes::new(), reserved: None, incoming, limit, taken: false };
+        let streaming =
+            Streaming { ahead: Bytes::new(), reserved: None, incoming, limit, copy: None, taken: false };
         // HTTP/1.0 knows no chunks: its endpoints have to be told the length.
         let waits = (policy.body.buffer_request || policy.upstream.http10)
             && announced <= MAX_BUFFERED as u64
-            && !is_grpc(parts, policy);
+            && !is_conversation(parts, policy);
         if !waits {
             return Ok(Self::Streaming(streaming));
         }
         let body = streaming.read_ahead(worker).await?;
         parts.headers.remove(EXPECT);
         Ok(body)
+    }
+
+    /// A copy, which is written while the body is taken if it is not there yet. Trailers are left out.
+    pub(super) fn copy(&mut self, budget: &Rc<Budget>) -> BodyCopy {
+        let hint = self.size_hint();
+        match self {
+            Self::None => BodyCopy::none(),
+            Self::Buffered(body) => {
+                BodyCopy::Whole { data: body.data.clone(), _reserved: Some(Rc::clone(&body.reserved)) }
+            }
+            Self::Streaming(body) => {
+                let (writer, reader) = copy(budget.open(), hint);
+                body.copy = Some(writer);
+                reader
+            }
+        }
     }
 
     /// Begins anew; false if part of the body is gone.
@@ -160,7 +182,7 @@ impl Streaming {
                 data,
                 trailers,
                 next: Next::Data,
-                _reserved: reserved,
+                reserved: Rc::new(reserved),
             }));
         }
         data.extend_from_slice(&rest);
@@ -224,10 +246,18 @@ impl Streaming {
             self.taken = true;
             // Once it is taken, it is the endpoint's connection that bounds it.
             self.reserved = None;
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.ahead)))));
+            let data = std::mem::take(&mut self.ahead);
+            self.write_copy(Some(&data));
+            return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-            None => return Poll::Ready(None),
+            None => {
+                // A chunked body does not know its end before it is asked for more.
+                if let Some(copy) = &self.copy {
+                    copy.finish();
+                }
+                return Poll::Ready(None);
+            }
             Some(Err(_)) => return Poll::Ready(Some(Err(BodyError::ClientGone))),
             Some(Ok(frame)) => frame,
         };
@@ -235,7 +265,18 @@ impl Streaming {
         if let Err(error) = self.limit.take(frame.data_ref().map_or(0, Bytes::len)) {
             return Poll::Ready(Some(Err(error)));
         }
+        self.write_copy(frame.data_ref());
         Poll::Ready(Some(Ok(frame)))
+    }
+
+    /// Hands on what was taken, and the end as soon as it is known: nobody need ask for more then.
+    fn write_copy(&mut self, data: Option<&Bytes>) {
+        let Some(copy) = &self.copy else { return };
+        if !data.is_none_or(|data| copy.write(data)) {
+            self.copy = None;
+        } else if self.incoming.is_end_stream() {
+            copy.finish();
+        }
     }
 }
 
@@ -281,11 +322,7 @@ impl Limit {
 }
 
 /// gRPC is a conversation: a client may wait for the first answer before it sends its second message.
-fn is_grpc(parts: &Parts, policy: &RoutePolicy) -> bool {
+fn is_conversation(parts: &Parts, policy: &RoutePolicy) -> bool {
     matches!(policy.upstream.protocol, UpstreamProtocol::Grpc | UpstreamProtocol::Grpcs)
-        || parts
-            .headers
-            .get(CONTENT_TYPE)
-            .map(HeaderValue::as_bytes)
-            .is_some_and(|value| value.starts_with(b"application/grpc"))
+        || grpc::is_call(&parts.headers)
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! listen ─► worker ─► connection (TLS, h1 or h2) ─► request (check, route, policy) ─► upstream ─► body
+//!                └──► passthrough (TLS as it is, by server name) ─► tunnel
 //! ```
 //!
 //! Invariants:
@@ -19,6 +20,7 @@ mod buffers;
 mod cluster;
 mod config;
 mod connection;
+mod copy;
 mod error;
 mod finish;
 mod forward;
@@ -29,6 +31,7 @@ mod headers;
 mod incoming;
 mod incoming_body;
 mod listen;
+mod mirror;
 mod outgoing;
 mod passthrough;
 mod policy;

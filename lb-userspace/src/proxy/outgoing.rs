@@ -87,7 +87,7 @@ pub(super) fn write_head(
         request_id: std::str::from_utf8(request_id).unwrap_or_default(),
         trusted: client.trusted,
     };
-    about.write(&parts.headers, &worker.settings.trusted_proxies, edits, out);
+    about.write(&parts.headers, worker.config().trusted_proxies(&worker.settings), edits, out);
     for (name, value) in edits.lines() {
         write_line(out, name.as_str(), value.as_bytes());
     }

@@ -15,16 +15,12 @@ use bytes::Bytes;
 use http_body::Frame;
 use tokio::task::AbortHandle;
 
-use super::buffers::{Budget, Reserved};
+use super::buffers::{Budget, Reserved, compact};
 use super::error::Error;
 use super::upstream::UpstreamBody;
 
 /// How much one piece may have: as much as is read at once.
 const PIECE: usize = 64 * 1024;
-
-/// Smaller pieces are copied: each is a slice of what many connections read into, and would hold
-/// all of that.
-const SMALL: usize = 8 * 1024;
 
 /// What a piece costs besides its bytes.
 const OVERHEAD: usize = 128;
@@ -129,9 +125,7 @@ fn read_one(body: &mut UpstreamBody, queue: &RefCell<Queue>, cx: &mut Context<'_
     let mut queue = queue.borrow_mut();
     queue.complete = !matches!(piece, Some(Ok(_))) || body.is_end();
     if let Some(piece) = piece {
-        let piece = piece.map(|frame| {
-            frame.map_data(|data| if data.len() < SMALL { Bytes::copy_from_slice(&data) } else { data })
-        });
+        let piece = piece.map(|frame| frame.map_data(compact));
         queue.held += cost(size(&piece));
         queue.pieces.push_back(piece);
     }

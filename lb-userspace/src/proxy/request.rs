@@ -24,6 +24,7 @@ use super::forward::forward;
 use super::grpc;
 use super::incoming::{expects_continue, host_of, target_of, wants_upgrade};
 use super::incoming_body::RequestBody;
+use super::mirror::mirror;
 use super::outgoing::{Framing, write_head};
 use super::policy::{Edits, Facts, Passage, Place, describe, page, stands_in};
 use super::respond;
@@ -110,7 +111,7 @@ async fn answer(
             if let (Some(entry), Some(why)) = (&mut finish.entry, refusal.why) {
                 entry.error = Some(why.into_owned());
             }
-            (Reply::Answer(refusal.response.map(Content::Own)), None)
+            (Reply::Answer((*refusal.response).map(Content::Own)), None)
         }
     };
     Ok(match reply {
@@ -225,7 +226,10 @@ async fn send(
     if let Some(entry) = &mut finish.entry {
         entry.cluster = Some(choice.slot().key.to_string());
     }
-    let body = RequestBody::receive(worker, &mut asked.parts, body, rules).await?;
+    let mut body = RequestBody::receive(worker, &mut asked.parts, body, rules).await?;
+    if let Some(rules) = &rules.mirror {
+        mirror(rules, &asked.facts(client, found), &mut body);
+    }
     let target = rewritten.as_ref().unwrap_or(&asked.target);
     let request = outgoing(client, asked, target, body, rules, &pass.edits)?;
     let host = pass.edits.host().and_then(|host| host.to_str().ok()).unwrap_or(&asked.host);
@@ -237,7 +241,7 @@ async fn send(
     })?;
     let on_upgrade = asked.on_upgrade.take();
     let facts = asked.facts(client, found);
-    let chosen = choice.answered(&CookieFacts {
+    let chosen = choice.answered(|| CookieFacts {
         path: found.route.path.text(),
         https: facts.is_https(),
         user_agent: facts.header("user-agent").and_then(|value| value.to_str().ok()).unwrap_or_default(),

@@ -17,10 +17,7 @@ pub(super) fn failure(error: &Error) -> Response<Bytes> {
 
 /// The same host and path over https.
 pub(super) fn to_https(status: u16, host: &str, port: u16, target: &Target) -> Response<Bytes> {
-    let bare = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
+    let bare = without_port(host);
     let path = if target.is_asterisk() { "/" } else { target.path_and_query() };
     let location = match port {
         443 => format!("https://{bare}{path}"),
@@ -32,6 +29,14 @@ pub(super) fn to_https(status: u16, host: &str, port: u16, target: &Target) -> R
             redirect(status, location, "this is served over https\n")
         }
         Err(_) => failure(&Error::BadRequest("the host can't stand in a URL".to_owned())),
+    }
+}
+
+/// A host as a client wrote it, without the port.
+pub(super) fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
     }
 }
 

@@ -93,11 +93,16 @@ counters! {
     upstream_tls_failures,
     /// Requests sent again after a failure.
     upstream_retries,
+    /// Copies of requests that mirrors answered.
+    mirrored,
+    /// Copies of requests that were dropped or lost: too many at once, or the mirror was too slow
+    /// or not there.
+    mirror_failures,
     /// Connections to endpoints kept for the next request now.
     upstream_idle,
-    /// Upgraded connections (WebSocket) since start.
+    /// Upgraded (WebSocket) and passed-through connections since start.
     tunnels,
-    /// Upgraded connections open now.
+    /// Upgraded and passed-through connections open now.
     tunnels_active,
     /// Bytes that went through closed tunnels, both ways together.
     tunnel_bytes,

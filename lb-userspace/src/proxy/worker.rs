@@ -22,6 +22,7 @@ use super::buffers::Budget;
 use super::config::Config;
 use super::connection;
 use super::forwarded::RequestIds;
+use super::mirror::Mirrors;
 use super::policy::Asker;
 use super::settings::Settings;
 use super::stats::Counters;
@@ -68,7 +69,8 @@ pub(super) struct Worker {
     pub(super) bodies: Rc<Budget>,
     pub(super) log: Option<Log>,
     pub(super) ids: RequestIds,
-    /// The way to authentication servers.
+    pub(super) mirrors: Mirrors,
+    /// The way to servers that are named by a URL.
     pub(super) asker: Asker,
     pub(super) drain: Drain,
     /// What heads of requests to endpoints are written into.
@@ -149,6 +151,7 @@ impl Seed {
             failing: Failing::default(),
             retries: RetryBudget::new(),
             loads: Loads::default(),
+            mirrors: Mirrors::default(),
             bodies: Budget::new(self.settings.body_memory),
             settings: self.settings,
             counters: self.counters,

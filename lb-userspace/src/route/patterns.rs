@@ -46,7 +46,7 @@ impl Patterns {
         let found = if self.all.len() <= FEW {
             self.all.iter().find(matched)
         } else {
-            self.candidates(path).into_iter().map(|n| &self.all[n as usize]).find(|one| matched(&one))
+            self.candidates(path).into_iter().map(|n| &self.all[n as usize]).find(matched)
         };
         found.map(|(at, pattern)| (*at, pattern))
     }

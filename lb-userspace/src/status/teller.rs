@@ -81,7 +81,7 @@ impl Teller {
                 break;
             }
             let outcome = self.send(telling).await;
-            let lost = self.book.settle(telling, outcome.as_ref().map(|()| ()), Instant::now());
+            let lost = self.book.settle(telling, outcome.as_ref().map(|_| ()), Instant::now());
             self.reporter.change(|report| {
                 report.events += u64::from(outcome.is_ok());
                 report.events_dropped += u64::from(lost);

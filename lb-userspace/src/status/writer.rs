@@ -157,7 +157,7 @@ impl Writer {
                 self.reporter.failed(what);
             }
         }
-        self.ledger.settle(write, outcome.as_ref().map(|()| ()), now, luck());
+        self.ledger.settle(write, outcome.as_ref().map(|_| ()), now, luck());
     }
 
     async fn finish(mut self) {

@@ -75,6 +75,8 @@ pub struct Settings {
     pub default_backend: Option<ClusterKey>,
     /// The Secret whose certificate is for server names without one.
     pub default_certificate: Option<ObjectKey>,
+    /// The ConfigMap whose entries go over these settings while it is there: [`ClusterSettings`].
+    pub config_map: Option<ObjectKey>,
 }
 
 impl Default for Settings {
@@ -89,6 +91,7 @@ impl Default for Settings {
             defaults: ClassDefaults::default(),
             default_backend: None,
             default_certificate: None,
+            config_map: None,
         }
     }
 }

@@ -157,6 +157,35 @@ fn huge_objects_are_bounded() {
     assert!(snapshot.issues.iter().all(|issue| issue.message.len() + issue.field.len() < 700));
 }
 
+/// Ten thousand regular expressions of one host are compiled only as far as memory is for them;
+/// the rest is said.
+#[test]
+fn many_patterns_are_bounded() {
+    let paths: Vec<_> = (0..10_000)
+        .map(|n| {
+            let mut path = path(&format!("/p{n}/([a-z0-9-]{{1,40}})(/|$)(.*)"));
+            path["pathType"] = "ImplementationSpecific".into();
+            path
+        })
+        .collect();
+    let mut huge = ingress(json!({ "rules": [{ "host": "a.com", "http": { "paths": paths } }] }));
+    huge["metadata"]["annotations"] = json!({ "nginx.ingress.kubernetes.io/use-regex": "true" });
+    let (objects, _) = store(&[huge, service(), slice(&["10.0.0.1"])]);
+    let snapshot = run(&objects, &Snapshot::empty());
+    let routes = &snapshot.routing.hosts[0].routes;
+    let bytes = |route: &crate::model::Route| {
+        crate::route::Pattern::new(route.path.text()).expect("compiled before").bytes()
+    };
+    let total: usize = routes.iter().map(bytes).sum();
+    assert!(
+        (100..10_000).contains(&routes.len()) && total <= 8 << 20,
+        "{} routes, {total} bytes",
+        routes.len()
+    );
+    assert!(snapshot.issues.len() <= 101, "{}", snapshot.issues.len());
+    assert!(snapshot.issues.iter().any(|issue| issue.message.contains("more than 8 MiB")));
+}
+
 /// Would take hours if anything in it were quadratic in hosts, names or rules.
 #[test]
 fn many_hosts_names_and_conflicts() {
@@ -200,6 +229,61 @@ fn many_hosts_names_and_conflicts() {
     assert!(Arc::ptr_eq(&again.routing, &snapshot.routing) && Arc::ptr_eq(&again.tls, &snapshot.tls));
 }
 
+/// Of thousands of Ingresses an edit of one leaves all others by the same pointer. With
+/// `--nocapture` it says how long edits take.
+#[test]
+fn an_edit_touches_its_own() {
+    const COUNT: usize = 5_000;
+    let named = |mut document: Value, name: &str| {
+        document["metadata"]["name"] = name.into();
+        document
+    };
+    let route = |n: usize, text: &str| {
+        let backend = json!({ "service": { "name": format!("web-{n}"), "port": { "number": 80 } } });
+        let path = json!({ "path": text, "pathType": "Prefix", "backend": backend });
+        let rules = json!([{ "host": format!("h{n}.example.com"), "http": { "paths": [path] } }]);
+        named(ingress(json!({ "rules": rules })), &format!("web-{n}"))
+    };
+    let endpoints = |n: usize, last: usize| {
+        let addresses: Vec<_> = (0..10).map(|i| format!("10.{}.{}.{}", n / 256, n % 256, last + i)).collect();
+        let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+        let mut slice = named(slice(&addresses), &format!("web-{n}-1"));
+        slice["metadata"]["labels"]["kubernetes.io/service-name"] = format!("web-{n}").into();
+        slice
+    };
+    let mut documents = Vec::new();
+    for n in 0..COUNT {
+        documents.extend([route(n, "/"), named(service(), &format!("web-{n}")), endpoints(n, 1)]);
+    }
+    let (mut objects, _) = store(&documents);
+    let mut translator = Translator::default();
+    let mut run = |what: &str, objects: &Objects, previous: &Snapshot| {
+        let start = std::time::Instant::now();
+        let next = translator.translate(objects, &serving(), &[], 0, previous);
+        eprintln!("{what}: {:?}", start.elapsed());
+        next
+    };
+    let mut put = |document: Value| {
+        for object in parse(document, "test.yaml").objects {
+            objects.insert(object);
+        }
+        objects.clone()
+    };
+    let first = run("from nothing", &put(Value::Null), &Snapshot::empty());
+    assert_eq!((first.routing.hosts.len(), first.clusters.len()), (COUNT, COUNT));
+
+    let edited = run("one route", &put(route(77, "/new")), &first);
+    let differs = edited.routing.hosts.iter().zip(&first.routing.hosts).filter(|(a, b)| !Arc::ptr_eq(a, b));
+    assert_eq!(differs.map(|(a, _)| a.host.to_string()).collect::<Vec<_>>(), ["h77.example.com"]);
+    assert!(edited.clusters.values().zip(first.clusters.values()).all(|(a, b)| Arc::ptr_eq(a, b)));
+
+    let moved = run("one slice", &put(endpoints(99, 2)), &edited);
+    assert!(Arc::ptr_eq(&moved.routing, &edited.routing) && Arc::ptr_eq(&moved.issues, &edited.issues));
+    let differs = moved.clusters.values().zip(edited.clusters.values()).filter(|(a, b)| !Arc::ptr_eq(a, b));
+    assert_eq!(differs.map(|(a, _)| a.key.to_string()).collect::<Vec<_>>(), ["default/web-99:80"]);
+    assert_eq!(run("nothing", &put(Value::Null), &moved).generation, moved.generation);
+}
+
 #[test]
 fn listeners_are_sorted() {
     use crate::model::{Protocol, SniMode, Transport, Vip};
@@ -217,7 +301,8 @@ fn listeners_are_sorted() {
 /// Objects of few names, so that they refer to each other, with values right and wrong.
 fn document() -> impl Strategy<Value = Value> {
     let name = prop::sample::select(vec!["a", "b", "web", ""]);
-    let host = prop::sample::select(vec!["", "a.com", "A.com.", "*.com", "*", "bad host", "*.a.com"]);
+    let host =
+        prop::sample::select(vec!["", "a.com", "A.com.", "www.a.com", "*.com", "*", "bad host", "*.a.com"]);
     let text = prop::sample::select(vec![
         "/",
         "/a",
@@ -232,6 +317,10 @@ fn document() -> impl Strategy<Value = Value> {
         "/a(/|$)(.*)",
         "/%61",
         "deny all;",
+        "a.com",
+        "www.a.com,b.com",
+        "web",
+        "/(?!x)",
     ]);
     let kind = prop::sample::select(vec!["Exact", "Prefix", "ImplementationSpecific", "", "Odd"]);
     let port = prop_oneof![
@@ -260,6 +349,14 @@ fn document() -> impl Strategy<Value = Value> {
         "nginx.ingress.kubernetes.io/ssl-redirect",
         "nginx.ingress.kubernetes.io/auth-url",
         "nginx.ingress.kubernetes.io/server-snippet",
+        "nginx.ingress.kubernetes.io/use-regex",
+        "nginx.ingress.kubernetes.io/canary",
+        "nginx.ingress.kubernetes.io/server-alias",
+        "nginx.ingress.kubernetes.io/from-to-www-redirect",
+        "nginx.ingress.kubernetes.io/ssl-passthrough",
+        "nginx.ingress.kubernetes.io/default-backend",
+        "nginx.ingress.kubernetes.io/auth-tls-secret",
+        "nginx.ingress.kubernetes.io/service-upstream",
     ]);
     let time = prop::option::of((2020..2026i32).prop_map(|year| format!("{year}-01-01T00:00:00Z")));
     let tls = (prop::option::of(host), prop::option::of(name.clone()))
@@ -304,6 +401,48 @@ fn document() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
+    /// What is remembered decides nothing: after any edits the result is that of a start from
+    /// nothing.
+    #[test]
+    fn remembered_as_from_nothing(
+        edits in prop::collection::vec((document(), 0..8u8), 0..24),
+        settings in prop::sample::select(vec![Compat::Kubernetes, Compat::IngressNginx]),
+    ) {
+        let mut settings = Settings { compat: settings, ..serving() };
+        let (mut objects, mut translator) = (Objects::default(), Translator::default());
+        let mut last = Snapshot::empty();
+        for (n, (edit, kind)) in edits.into_iter().enumerate() {
+            let parsed = parse(edit, "test.yaml");
+            for object in parsed.objects {
+                match kind {
+                    0 => drop(objects.remove(object.kind(), &object.key())),
+                    _ => drop(objects.insert(object)),
+                }
+            }
+            if n == 12 {
+                let key = ObjectKey::new("default", "web");
+                settings.default_backend = Some(ClusterKey::new(key, crate::model::PortRef::Number(80)));
+            }
+            // Several edits may come at once.
+            if kind == 1 {
+                continue;
+            }
+            let fresh = translate(&objects, &settings, &parsed.issues, 0, &last);
+            let next = translator.translate(&objects, &settings, &parsed.issues, 0, &last);
+            prop_assert_eq!(&next.routing, &fresh.routing);
+            prop_assert_eq!(&next.clusters, &fresh.clusters);
+            prop_assert_eq!(&next.tls, &fresh.tls);
+            prop_assert_eq!(&next.issues, &fresh.issues);
+            prop_assert_eq!(next.generation, fresh.generation);
+            for (new, old) in next.routing.hosts.iter().filter_map(|new| {
+                Some((new, last.routing.hosts.iter().find(|old| *old == new)?))
+            }) {
+                prop_assert!(Arc::ptr_eq(new, old), "{} did not change", new.host);
+            }
+            last = next;
+        }
+    }
+
     #[test]
     fn any_objects(documents in prop::collection::vec(document(), 0..12)) {
         let (objects, issues) = store(&documents);

@@ -20,6 +20,7 @@ fn where_to() {
         (302, "https://$remote_user", "/", Some("https://%2F")),
         (302, "/p$is_args$args", "/?q=%0d%0aX:y", Some("/p?q=%0d%0aX:y")),
         (302, "/p$is_args$args", "/", Some("/p")),
+        (302, "https://$http_host/", "/", Some("https://a.test/")),
         (302, "/p?q=$arg_q&r=$arg_r", "/?a=1&q=x", Some("/p?q=x&r=")),
         (302, "/$http_nothing", "/", Some("/")),
         (302, "/$1", "/", Some("/")),

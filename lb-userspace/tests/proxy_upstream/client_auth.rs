@@ -24,6 +24,10 @@ fn asks(authority: &Authority, change: impl FnOnce(&mut ClientAuth)) -> Arc<Clie
 }
 
 fn rig(names: &[(&str, Arc<ClientAuth>)]) -> Rig {
+    rig_with(names, true)
+}
+
+fn rig_with(names: &[(&str, Arc<ClientAuth>)], required: bool) -> Rig {
     let mut rig = Rig::new();
     rig.cluster("web", &[endpoint(echo)]);
     for name in ["open.test", "strict.test", "other.test"] {
@@ -31,12 +35,7 @@ fn rig(names: &[(&str, Arc<ClientAuth>)]) -> Rig {
         let rules = names.iter().find(|(asking, _)| *asking == name);
         rig.route_with(name, "/", "web", |draft| {
             draft.policy.access.certificate = rules.map(|_| {
-                Arc::new(ClientCertificate {
-                    required: true,
-                    pass_on: false,
-                    error_page: None,
-                    common_name: None,
-                })
+                Arc::new(ClientCertificate { required, pass_on: false, error_page: None, common_name: None })
             });
         });
     }
@@ -69,6 +68,94 @@ fn open(proxy: &Running, config: &Arc<ClientConfig>, name: &str) -> Tls {
 fn get(client: &mut Tls, host: &str) -> u16 {
     client.write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).expect("sent");
     read_response(client, false).expect("an answer").status
+}
+
+/// Status and body of a request to `strict.test`.
+fn ask(proxy: &Running, shown: Option<&Certificate>) -> (u16, String) {
+    let mut client = open(proxy, &config(shown), "strict.test");
+    client.write_all(b"GET / HTTP/1.1\r\nHost: strict.test\r\n\r\n").expect("sent");
+    let seen = read_response(&mut client, false).expect("an answer, not an alert");
+    (seen.status, String::from_utf8_lossy(&seen.body).into_owned())
+}
+
+const NONE: &str = "No required SSL certificate was sent";
+const BAD: &str = "The SSL certificate error";
+
+#[test]
+fn whose_certificates_count() {
+    let root = Authority::root("root");
+    let other = Authority::root("other");
+    let middle = root.below("middle");
+    let low = middle.below("low");
+    let expired = |authority: &Authority| {
+        authority.sign_with("old", |params| {
+            params.not_before = rcgen::date_time_ymd(2010, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2011, 1, 1);
+        })
+    };
+    let early = root.sign_with("early", |params| params.not_before = rcgen::date_time_ymd(2090, 1, 1));
+    let numbered = root.sign_with("numbered", |params| params.serial_number = Some(7.into()));
+    let server = root.sign_with("server", |params| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    });
+    let good = root.sign("good");
+    let lists = [root.revoke(&[7]), root.revoke(&[8])];
+    let outdated = other.revoke(&[8]);
+    type Change<'a> = Box<dyn Fn(&mut ClientAuth) + 'a>;
+    let plain = || -> Change<'_> { Box::new(|_| ()) };
+    let any = || -> Change<'_> { Box::new(|rules| rules.any_authority = true) };
+    let depth = |depth: u32| -> Change<'_> { Box::new(move |rules| rules.depth = depth) };
+    let list = |list: &[u8]| -> Change<'_> {
+        let list = list.to_vec();
+        Box::new(move |rules| rules.revocations = vec![list.clone()])
+    };
+    for (what, change, required, shown, expect) in [
+        ("none", plain(), true, None, (400, NONE)),
+        ("a good one", plain(), true, Some(&good), (200, "GET /")),
+        ("one between", plain(), true, Some(&middle.sign("a")), (200, "GET /")),
+        ("two between", plain(), true, Some(&low.sign("a")), (400, BAD)),
+        ("two between, two allowed", depth(2), true, Some(&low.sign("a")), (200, "GET /")),
+        ("none between allowed", depth(0), true, Some(&middle.sign("a")), (400, BAD)),
+        ("another authority's", plain(), true, Some(&other.sign("a")), (400, BAD)),
+        ("self-signed", plain(), true, Some(&certificate("a")), (400, BAD)),
+        ("expired", plain(), true, Some(&expired(&root)), (400, BAD)),
+        ("not yet valid", plain(), true, Some(&early), (400, BAD)),
+        ("a server's", plain(), true, Some(&server), (400, BAD)),
+        ("revoked", list(&lists[0]), true, Some(&numbered), (400, BAD)),
+        ("not revoked", list(&lists[1]), true, Some(&numbered), (200, "GET /")),
+        ("a list of somebody else", list(&outdated), true, Some(&good), (400, BAD)),
+        ("a list that is none", list(b"no list"), true, Some(&good), (400, BAD)),
+        ("optional, none", plain(), false, None, (200, "GET /")),
+        ("optional, good", plain(), false, Some(&good), (200, "GET /")),
+        ("optional, bad", plain(), false, Some(&other.sign("a")), (400, BAD)),
+        ("any authority, another's", any(), false, Some(&other.sign("a")), (200, "GET /")),
+        ("any authority, expired", any(), false, Some(&expired(&root)), (400, BAD)),
+        ("any authority, none", any(), false, None, (200, "GET /")),
+    ] {
+        let rules = asks(&root, |rules| change(rules));
+        let proxy = rig_with(&[("strict.test", rules)], required).start(|_| ());
+        let (status, body) = ask(&proxy, shown.map(|certificate| &**certificate));
+        assert_eq!((status, body.contains(expect.1)), (expect.0, true), "{what}: {body}");
+        assert_eq!(proxy.proxy.stats().total.tls_failures, 0, "{what}");
+    }
+}
+
+/// What a connection may do follows the rules of the day, not of the handshake.
+#[test]
+fn rules_replaced_under_a_connection() {
+    let (root, other) = (Authority::root("root"), Authority::root("other"));
+    let mine = root.sign("me");
+    let mut proxy = rig(&[("strict.test", asks(&root, |_| ()))]).start(|_| ());
+    let mut client = open(&proxy, &config(Some(&mine)), "strict.test");
+    let mut plain = open(&proxy, &config(Some(&mine)), "open.test");
+    for (authority, expect) in [(&root, 200), (&other, 400), (&root, 200)] {
+        proxy.change(|rig| rig.tls.client_auth[0].1 = asks(authority, |_| ()));
+        assert_eq!(get(&mut client, "strict.test"), expect);
+        assert_eq!(get(&mut plain, "open.test"), 200);
+    }
+    // A name that asks for certificates only now needs a handshake that does.
+    proxy.change(|rig| rig.tls.client_auth[0].0 = HostPattern::parse("open.test").expect("a host"));
+    assert_eq!(get(&mut plain, "open.test"), 421);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! HTTP/2 to endpoints, as gRPC uses it.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -379,6 +380,47 @@ fn what_is_sent_again() {
         let counts = (log.requests.load(Relaxed), log.connections.load(Relaxed));
         assert_eq!((seen.code(), counts), (code, (requests, connections)), "{path} with {body} bytes");
     }
+}
+
+/// An endpoint whose first connection goes away without having looked at its request.
+fn leaving(log: &Arc<Log>) -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let log = Arc::clone(log);
+    std::thread::spawn(move || {
+        let (mut first, _) = listener.accept().expect("a connection");
+        log.connections.fetch_add(1, Relaxed);
+        // SETTINGS; then, when something came, GOAWAY with 0 as the last stream.
+        first.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).expect("sent");
+        let mut read = Vec::new();
+        while !read.windows(4).any(|part| part == [1, 4, 0, 0]) {
+            let mut bytes = [0; 1000];
+            let count = first.read(&mut bytes).expect("a request");
+            read.extend_from_slice(&bytes[..count]);
+        }
+        first.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).expect("sent");
+        listener.set_nonblocking(true).expect("a socket");
+        runtime().block_on(async move {
+            let listener = TcpListener::from_std(listener).expect("a listener");
+            while let Ok((stream, _)) = listener.accept().await {
+                let number = log.connections.fetch_add(1, Relaxed);
+                tokio::spawn(serve(Arc::clone(&log), number, stream));
+            }
+        });
+    });
+    address
+}
+
+#[test]
+fn requests_that_were_not_looked_at() {
+    let log = Arc::new(Log::default());
+    let proxy = rig(leaving(&log), UpstreamProtocol::Grpc).start(|settings| settings.workers = 1);
+    runtime().block_on(async {
+        let mut send = client(proxy.http).await;
+        let seen = call(&mut send, post("grpc", "/"), Bytes::from("x")).await.expect("an answer");
+        assert_eq!((seen.code(), &seen.body[..]), ("0", &b"x"[..]));
+    });
+    assert_eq!(log.connections.load(Relaxed), 2);
 }
 
 #[test]

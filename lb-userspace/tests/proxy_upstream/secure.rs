@@ -1,14 +1,15 @@
 //! Endpoints behind TLS.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use sluice::model::*;
+use tokio_tungstenite::tungstenite;
 
 use crate::endpoints::secure;
 use crate::pki::Authority;
-use crate::rig::{Rig, certificate, echo, endpoint, host, read_response, send, tls};
+use crate::rig::{Rig, certificate, connect, echo, endpoint, host, read_response, send, tls};
 
 fn rules(change: impl FnOnce(&mut UpstreamTls)) -> Option<Arc<UpstreamTls>> {
     let mut rules = UpstreamTls {
@@ -176,4 +177,49 @@ fn large_bodies() {
     client.write_all(&body).expect("sent");
     let seen = read_response(&mut client, false).expect("an answer");
     assert!(seen.status == 200 && seen.body == body, "{} bytes of {}", seen.body.len(), body.len());
+}
+
+#[test]
+fn websockets() {
+    let config = crate::endpoints::server_config(&Authority::root("root").sign("web.test"), &[]);
+    let address = endpoint(move |stream| {
+        let connection = rustls::ServerConnection::new(Arc::clone(&config)).expect("a connection");
+        let tls = rustls::StreamOwned::new(connection, stream.try_clone().expect("a stream"));
+        let mut socket = tungstenite::accept(tls).expect("an upgrade");
+        while let Ok(message) = socket.read() {
+            if socket.send(message).is_err() {
+                return;
+            }
+        }
+    });
+    let proxy = rig(address, vec![("web", https(None))]).start(|_| ());
+    let client = tungstenite::client("ws://web.test/", connect(proxy.http));
+    let (mut socket, _) = client.expect("an upgrade");
+    for message in ["one".to_owned(), "two".repeat(100_000)] {
+        socket.send(message.clone().into()).expect("sent");
+        assert_eq!(socket.read().expect("an answer").into_text().expect("text").as_str(), message);
+    }
+}
+
+/// An answer that ends with the connection, which ends without TLS's goodbye.
+#[test]
+fn ends_without_goodbye() {
+    let config = crate::endpoints::server_config(&Authority::root("root").sign("web.test"), &[]);
+    let address = endpoint(move |stream| {
+        let connection = rustls::ServerConnection::new(Arc::clone(&config)).expect("a connection");
+        let mut tls = rustls::StreamOwned::new(connection, stream.try_clone().expect("a stream"));
+        let head = crate::rig::read_head(&mut tls).expect("a head");
+        let length = if head.contains("/short") { "Content-Length: 9\r\n" } else { "" };
+        drop(tls.write_all(format!("HTTP/1.1 200 OK\r\n{length}\r\nhello").as_bytes()));
+    });
+    let proxy = rig(address, vec![("web", https(None))]).start(|_| ());
+    for (path, whole) in [("/", true), ("/short", false)] {
+        let mut client = connect(proxy.http);
+        let request = format!("GET {path} HTTP/1.1\r\nHost: web.test\r\nConnection: close\r\n\r\n");
+        client.write_all(request.as_bytes()).expect("sent");
+        let mut all = Vec::new();
+        drop(client.read_to_end(&mut all));
+        let text = String::from_utf8_lossy(&all);
+        assert_eq!(text.ends_with("5\r\nhello\r\n0\r\n\r\n"), whole, "{path}: {text}");
+    }
 }

@@ -104,7 +104,9 @@ async fn serve(
     served: watch::Sender<Option<Served>>,
     mut stopped: oneshot::Receiver<()>,
 ) {
-    let mut updates = kubernetes::watch(client, kubernetes::Settings::default());
+    // Of two Secrets, one so takes the way of those that are beyond the bound.
+    let settings = kubernetes::Settings { secret_watches: 1, ..kubernetes::Settings::default() };
+    let mut updates = kubernetes::watch(client, settings);
     let mut snapshot = Arc::new(Snapshot::empty());
     loop {
         let update = updates.borrow_and_update().clone();

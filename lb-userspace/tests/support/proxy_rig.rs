@@ -160,6 +160,7 @@ impl Rig {
             routing,
             clusters: self.clusters.clone().into_iter().collect(),
             tls: Arc::new(self.tls.clone()),
+            trusted_proxies: None,
             issues: Arc::new([]),
         })
     }

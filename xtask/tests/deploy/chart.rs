@@ -49,13 +49,20 @@ fn the_default_values_install_the_kustomize_base() {
 }
 
 #[test]
-fn the_network_policy_is_the_component_s() {
-    let overlay = tempfile::tempdir_in(deploy()).expect("a directory");
-    let text = "resources: [../base]\ncomponents: [../components/network-policy]\nnamespace: sluice-system\n";
-    fs::write(overlay.path().join("kustomization.yaml"), text).expect("a file");
-    let mut base = kustomize(overlay.path().to_str().expect("UTF-8"));
-    base.remove(&("Namespace".into(), "sluice-system".into()));
-    assert_same(&without_helms_own(helm(&["networkPolicy.enabled=true"]).expect("renders")), &base);
+fn what_is_left_to_choose_is_a_component() {
+    for (value, component) in [
+        ("networkPolicy.enabled=true", "network-policy"),
+        ("clusterSettings={\"compat\":\"kubernetes\"}", "cluster-settings"),
+    ] {
+        let overlay = tempfile::tempdir_in(deploy()).expect("a directory");
+        let text = format!(
+            "resources: [../base]\ncomponents: [../components/{component}]\nnamespace: sluice-system\n"
+        );
+        fs::write(overlay.path().join("kustomization.yaml"), text).expect("a file");
+        let mut base = kustomize(overlay.path().to_str().expect("UTF-8"));
+        base.remove(&("Namespace".into(), "sluice-system".into()));
+        assert_same(&without_helms_own(helm(&[value]).expect("renders")), &base);
+    }
 }
 
 /// Rows: values, the object's kind, where in it, what is there.
@@ -278,6 +285,20 @@ fn every_value_is_documented_and_typed() {
 /// Blocks whose values have the comments.
 fn says_itself(line: &str) -> bool {
     line.ends_with(':') || line.ends_with(": {}")
+}
+
+/// Whoever comes from ingress-nginx looks for the keys of its ConfigMap.
+#[test]
+fn every_setting_of_a_cluster_is_listed() {
+    let keys = deploy().join("../lb-userspace/src/translate/config_map/keys.rs");
+    let keys = fs::read_to_string(keys).expect("the keys");
+    let known = keys.split("KNOWN: &[&str] = &[").nth(1).and_then(|rest| rest.split("];").next());
+    let known: Vec<_> = known.expect("the list").split('"').skip(1).step_by(2).collect();
+    let readme = fs::read_to_string(deploy().join("README.md")).expect("deploy/README.md");
+    assert!(known.len() > 40, "{known:?}");
+    for key in known {
+        assert!(readme.contains(&format!("`{key}`")), "deploy/README.md does not list {key}");
+    }
 }
 
 /// Options that the daemon doesn't have would be passed over without a word.

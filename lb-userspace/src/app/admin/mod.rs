@@ -10,5 +10,6 @@
 //! | `GET /maps/verify` | [`views::Verification`] |
 
 pub mod client;
+pub mod policy_words;
 pub mod server;
 pub mod views;

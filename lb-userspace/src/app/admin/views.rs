@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::policy_words::route_words;
 use crate::model::{self, PathMatch, Route, Snapshot};
 
 /// `sluice status`.
@@ -140,7 +141,7 @@ pub struct Host {
 /// One rule of `sluice routes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteView {
-    /// `Exact`, `Prefix`, or `default` for a default backend.
+    /// `Exact`, `Prefix`, `Regex`, or `default` for a default backend.
     pub path_type: String,
     /// The path.
     pub path: String,
@@ -152,7 +153,7 @@ pub struct RouteView {
     pub backend: String,
     /// How many endpoints may take requests.
     pub endpoints: usize,
-    /// What happens on the way, in words.
+    /// What happens on the way, in words: redirects, who gets in, limits, the rewrite, the canary.
     pub policy: Vec<String>,
     /// An older Ingress has the same host and path, so this rule takes nothing.
     pub shadowed: bool,
@@ -315,19 +316,10 @@ impl RouteView {
             rule: route.rule.to_string(),
             backend,
             endpoints,
-            policy: policy_words(&route.policy),
+            policy: route_words(route),
             shadowed,
         }
     }
-}
-
-fn policy_words(policy: &model::RoutePolicy) -> Vec<String> {
-    let redirect = policy.https_redirect.map(|status| format!("http → https ({status})"));
-    let rewrite = policy.rewrite.as_ref().map(|rewrite| match rewrite {
-        model::RewriteTarget::Replace(path) => format!("path → {path}"),
-        model::RewriteTarget::Captures(path) => format!("path → {path}"),
-    });
-    redirect.into_iter().chain(rewrite).collect()
 }
 
 /// The word that a plain enum serialises to.

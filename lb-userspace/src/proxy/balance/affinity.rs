@@ -5,6 +5,8 @@
 //! as long as its endpoint is there; else a random key for the consistent hash, so that new
 //! endpoints take over some clients. Any node can read either.
 
+use std::net::SocketAddr;
+
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 
@@ -112,11 +114,13 @@ impl<'a> Affinity<'a> {
         }
     }
 
-    /// The cookie that the client gets with an answer of the endpoint at `address`.
-    pub(super) fn set_cookie(&self, address: std::net::SocketAddr, facts: &Facts<'_>) -> Option<HeaderValue> {
-        if !self.is_new {
-            return None;
-        }
+    /// Whether the client gets a cookie.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// The cookie that a client gets with an answer of the endpoint at `address`.
+    pub(super) fn set_cookie(&self, address: SocketAddr, facts: &Facts<'_>) -> Option<HeaderValue> {
         let endpoint = match &self.claim {
             Claim::Key(key) => key.clone(),
             Claim::Nothing | Claim::Endpoint(_) => format!("{:032x}", token(self.cluster, address)),

@@ -137,13 +137,13 @@ impl<'a> Choice<'a> {
         }
     }
 
-    /// The endpoint of the last try answers.
-    pub(in crate::proxy) fn answered(mut self, facts: &cookie::Facts<'_>) -> Chosen {
+    /// The endpoint of the last try answers. `facts` is only asked for where there is a cookie to set.
+    pub(in crate::proxy) fn answered<'f>(mut self, facts: impl FnOnce() -> cookie::Facts<'f>) -> Chosen {
         if let Some(lease) = &mut self.lease {
             lease.answered(Instant::now());
         }
         let cookie = match (&self.affinity, self.tried.last()) {
-            (Some(affinity), Some(address)) => affinity.set_cookie(*address, facts),
+            (Some(affinity), Some(address)) if affinity.is_new() => affinity.set_cookie(*address, &facts()),
             _ => None,
         };
         Chosen { lease: self.lease, cookie }

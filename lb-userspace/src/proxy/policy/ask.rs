@@ -5,6 +5,7 @@
 //! Where that matters, the server is asked over the pods' own network, as most are.
 
 use std::cell::RefCell;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,9 +13,11 @@ use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HeaderMap};
-use http::{Request, StatusCode, Uri};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
+use http::{Request, Response, StatusCode, Uri};
+use http_body::Body;
 use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -46,7 +49,7 @@ pub(super) struct Answer {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AskError {
+pub(in crate::proxy) enum AskError {
     #[error("{0:?} is no http or https URL")]
     BadUrl(String),
     #[error("{host} can't be resolved: {source}")]
@@ -100,19 +103,24 @@ impl Asker {
         mut request: Request<Empty<Bytes>>,
         patience: Patience,
     ) -> Result<Answer, AskError> {
-        let uri: Uri = url.parse().map_err(|_| AskError::BadUrl(url.to_owned()))?;
-        let server = Server::of(&uri).ok_or_else(|| AskError::BadUrl(url.to_owned()))?;
-        let authority = uri.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        *request.uri_mut() = path.parse().map_err(|_| AskError::BadUrl(url.to_owned()))?;
-        if let Ok(host) = authority.parse() {
-            request.headers_mut().entry(http::header::HOST).or_insert(host);
-        }
+        let (server, target, host) = Server::read(url).ok_or_else(|| AskError::BadUrl(url.to_owned()))?;
+        *request.uri_mut() = target;
+        request.headers_mut().entry(HOST).or_insert(host);
         let exchange = self.exchange(&server, request, patience.connect);
         match tokio::time::timeout(patience.all, exchange).await {
             Ok(answer) => answer,
             Err(_) => Err(AskError::Timeout(server.host.into())),
         }
+    }
+
+    /// Opens a connection for one request to the server that `url` names.
+    pub(in crate::proxy) async fn open<B>(&self, url: &str, limit: Duration) -> Result<Way<B>, AskError>
+    where
+        B: Body<Data = Bytes, Error: Error + Send + Sync> + 'static,
+    {
+        let (server, target, host) = Server::read(url).ok_or_else(|| AskError::BadUrl(url.to_owned()))?;
+        let sender = self.connect(&server, limit).await?;
+        Ok(Way { server: server.host, sender, target, host })
     }
 
     async fn exchange(
@@ -123,7 +131,9 @@ impl Asker {
     ) -> Result<Answer, AskError> {
         let failed = |source| AskError::Http { host: server.host.to_string(), source };
         let again = request.clone();
-        if let Some(mut kept) = self.take(server) {
+        if let Some(mut kept) = self.take(server)
+            && kept.ready().await.is_ok()
+        {
             match kept.try_send_request(request).await {
                 Ok(response) => return self.read(server, kept, response).await.map_err(failed),
                 // It was closed before the request could go out, or with it: a question has no
@@ -158,7 +168,10 @@ impl Asker {
         Ok(Answer { status: parts.status, headers: parts.headers, body })
     }
 
-    async fn connect(&self, server: &Server, limit: Duration) -> Result<SendRequest<Empty<Bytes>>, AskError> {
+    async fn connect<B>(&self, server: &Server, limit: Duration) -> Result<SendRequest<B>, AskError>
+    where
+        B: Body<Data = Bytes, Error: Error + Send + Sync> + 'static,
+    {
         let host = || server.host.to_string();
         let addresses = self.names.resolve(&server.host);
         let addresses = addresses.await.map_err(|source| AskError::Name { host: host(), source })?;
@@ -178,12 +191,15 @@ impl Asker {
         Err(AskError::Connect { host: host(), source: last })
     }
 
-    async fn greet(
+    async fn greet<B>(
         &self,
         server: &Server,
         stream: TcpStream,
         limit: Duration,
-    ) -> Result<SendRequest<Empty<Bytes>>, AskError> {
+    ) -> Result<SendRequest<B>, AskError>
+    where
+        B: Body<Data = Bytes, Error: Error + Send + Sync> + 'static,
+    {
         if !server.tls {
             return start(stream)
                 .await
@@ -205,7 +221,7 @@ impl Asker {
         let mut idle = self.idle.borrow_mut();
         let kept = idle.get_mut(server)?;
         while let Some(Idle { sender, since }) = kept.pop() {
-            if since.elapsed() < KEEP_ALIVE && sender.is_ready() {
+            if since.elapsed() < KEEP_ALIVE && !sender.is_closed() {
                 return Some(sender);
             }
         }
@@ -225,7 +241,39 @@ impl Asker {
     }
 }
 
+/// A connection for one request.
+pub(in crate::proxy) struct Way<B> {
+    server: Box<str>,
+    sender: SendRequest<B>,
+    /// The request's target, as the URL has it.
+    pub(in crate::proxy) target: Uri,
+    /// `Host`, as the URL has it.
+    pub(in crate::proxy) host: HeaderValue,
+}
+
+impl<B> Way<B>
+where
+    B: Body<Data = Bytes, Error: Error + Send + Sync> + 'static,
+{
+    /// Sends the request. There is no time limit.
+    pub(in crate::proxy) async fn send(
+        &mut self,
+        request: Request<B>,
+    ) -> Result<Response<Incoming>, AskError> {
+        let failed = |source| AskError::Http { host: self.server.to_string(), source };
+        self.sender.send_request(request).await.map_err(failed)
+    }
+}
+
 impl Server {
+    /// The server of a URL, the target there, and `Host`.
+    fn read(url: &str) -> Option<(Self, Uri, HeaderValue)> {
+        let uri: Uri = url.parse().ok()?;
+        let target = uri.path_and_query().map_or("/", |path| path.as_str()).parse().ok()?;
+        let host = uri.authority()?.as_str().parse().ok()?;
+        Some((Self::of(&uri)?, target, host))
+    }
+
     fn of(uri: &Uri) -> Option<Self> {
         let tls = match uri.scheme_str()? {
             "http" => false,
@@ -240,14 +288,15 @@ impl Server {
 }
 
 /// Begins to speak HTTP. The connection lives in a task of its own until its sender is dropped.
-async fn start<S>(stream: S) -> hyper::Result<SendRequest<Empty<Bytes>>>
+async fn start<S, B>(stream: S) -> hyper::Result<SendRequest<B>>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
+    B: Body<Data = Bytes, Error: Error + Send + Sync> + 'static,
 {
     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
     tokio::task::spawn_local(async move {
         if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection to an authentication server ended");
+            tracing::debug!(%error, "a connection to a server ended");
         }
     });
     Ok(sender)

@@ -67,7 +67,7 @@ impl Certificate {
             None => self.required.then_some(CertificateRefusal::Missing),
         };
         if let Some(why) = refused {
-            return Err(Refusal { response: self.refuse(&why), why: Some(why.to_string().into()) });
+            return Err(Refusal { response: Box::new(self.refuse(&why)), why: Some(why.to_string().into()) });
         }
         let subject = || handshake?.certificate().and_then(common_name);
         let fits = match &self.common_name {

@@ -197,7 +197,7 @@ impl External {
             for cookie in answer.headers.get_all(SET_COOKIE) {
                 response.headers_mut().append(SET_COOKIE, cookie.clone());
             }
-            return Refusal { response, why: Some(why.into()) };
+            return Refusal { response: Box::new(response), why: Some(why.into()) };
         }
         let mut response = Response::new(answer.body.clone());
         *response.status_mut() = answer.status;
@@ -206,7 +206,7 @@ impl External {
             response.headers_mut().remove(CONTENT_TYPE);
         }
         response.headers_mut().insert(header::SERVER, respond::SERVER_NAME);
-        Refusal { response, why: Some(why.into()) }
+        Refusal { response: Box::new(response), why: Some(why.into()) }
     }
 
     /// Where the client can sign in, with the address that it wanted.

@@ -37,7 +37,7 @@ impl<'a> Facts<'a> {
             return peer;
         }
         let worker = &self.client.worker;
-        forwarded::real_address(&self.parts.headers, peer, &worker.settings.trusted_proxies)
+        forwarded::real_address(&self.parts.headers, peer, worker.config().trusted_proxies(&worker.settings))
     }
 
     pub(in crate::proxy) fn is_https(&self) -> bool {

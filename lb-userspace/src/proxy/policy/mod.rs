@@ -48,7 +48,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, ORIGIN, SET_COOKIE};
 use http::{Response, StatusCode};
 
-pub(super) use ask::Asker;
+pub(super) use ask::{AskError, Asker};
 pub(super) use errors::{describe, page, stands_in};
 pub(super) use facts::Facts;
 pub(super) use headers::Edits;
@@ -101,20 +101,21 @@ pub(super) struct Passage {
 /// The answer in the endpoint's place.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    pub(super) response: Response<Bytes>,
+    /// In a box, for it is the rare outcome.
+    pub(super) response: Box<Response<Bytes>>,
     /// For the log; `None` where nothing was refused, as in a redirect.
     pub(super) why: Option<Cow<'static, str>>,
 }
 
 impl Refusal {
     fn new(status: StatusCode, text: &str, why: impl Into<Cow<'static, str>>) -> Self {
-        Self { response: respond::plain(status, format!("{text}\n")), why: Some(why.into()) }
+        Self { response: Box::new(respond::plain(status, format!("{text}\n"))), why: Some(why.into()) }
     }
 }
 
 impl From<Response<Bytes>> for Refusal {
     fn from(response: Response<Bytes>) -> Self {
-        Self { response, why: None }
+        Self { response: Box::new(response), why: None }
     }
 }
 
@@ -217,9 +218,9 @@ impl Policy {
         self.response_headers.edit_response(facts, status, headers);
     }
 
-    /// An answer's body, no faster than the policy allows.
+    /// An answer's body, no faster than the policy allows. A text of our own is short.
     pub(super) fn throttle(&self, content: Content) -> Content {
-        match self.rate {
+        match self.rate.filter(|_| !matches!(content, Content::Own(_))) {
             Some(rate) => {
                 Content::Throttled(Box::new(Throttled::new(ResponseBody::uncounted(content), rate)))
             }

@@ -12,6 +12,7 @@ use http::HeaderValue;
 
 use super::facts::Facts;
 use crate::model::{Template, TemplatePart, Variable};
+use crate::proxy::respond;
 
 /// Where a template's text will stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +76,9 @@ impl Facts<'_> {
     fn value(&self, variable: &Variable) -> Cow<'_, [u8]> {
         let text = match variable {
             Variable::Scheme => self.scheme(),
-            Variable::Host => self.host,
+            // nginx's `$host`, the usual one. It has no port, for the one that the client came to is
+            // rarely the one that a URL of another scheme needs.
+            Variable::Host => respond::without_port(self.host),
             Variable::Port => return owned(self.port()),
             Variable::RequestUri | Variable::EscapedRequestUri => self.request_uri(),
             Variable::Path => self.target.path(),

@@ -68,11 +68,6 @@ impl ClientTls {
         self.chain.first()
     }
 
-    /// Whether the certificate leads to one of the authorities of the host.
-    pub(in crate::proxy) fn verified(&self) -> Result<(), Unverified> {
-        self.judged.borrow().outcome.clone()
-    }
-
     /// Why a request of this client is refused; `None` lets it in. A bad certificate is refused even
     /// where none is required, but `any_authority` takes those of authorities that nobody knows.
     pub(in crate::proxy) fn refusal(&self, required: bool) -> Option<CertificateRefusal> {

@@ -24,9 +24,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 pub(super) use chain::{Authorities, Unverified};
-#[expect(unused_imports, reason = "for the policies")]
-pub(super) use client_auth::CertificateRefusal;
-pub(super) use client_auth::ClientTls;
+pub(super) use client_auth::{CertificateRefusal, ClientTls};
 
 use crate::model::{Certificate, ClientAuth, ClusterKey, TlsConfig};
 use client_auth::Authority;

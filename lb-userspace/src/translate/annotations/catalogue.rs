@@ -61,7 +61,10 @@ pub const CATALOGUE: &[Entry] = &[
     is("app-root", Full),
     is("auth-always-set-cookie", Full),
     is("auth-cache-duration", Full),
-    is("auth-cache-key", Differs("Answers are kept on each worker by itself, and only for known variables.")),
+    is(
+        "auth-cache-key",
+        Differs("Only variables that are known here, and at most 1024 answers for each policy."),
+    ),
     is("auth-keepalive", KEEPALIVE),
     is("auth-keepalive-requests", KEEPALIVE),
     is("auth-keepalive-share-vars", Ignored("There are no nginx variables to share.")),

@@ -8,10 +8,7 @@ use super::super::report::issue;
 use super::catalogue::{CATALOGUE, Support, entry};
 use super::values::{Bad, Read};
 use crate::model::{Issue, IssueReason, ObjectKey, Severity};
-use crate::objects::excerpt;
-
-/// Where annotations are looked for; the first that has one counts.
-const PREFIXES: [&str; 2] = ["sluice.dev/", "nginx.ingress.kubernetes.io/"];
+use crate::objects::{ANNOTATION_PREFIXES, excerpt};
 
 /// What an unknown annotation begins with if it most likely restricts access.
 const CLOSING: [&str; 4] = ["auth-", "whitelist-", "allowlist-", "denylist-"];
@@ -41,7 +38,7 @@ impl<'a> Reader<'a> {
         issues: &'a mut Vec<Issue>,
     ) -> Self {
         let mut reader = Self::new(key, "Ingress", "metadata.annotations", issues);
-        for prefix in PREFIXES {
+        for prefix in ANNOTATION_PREFIXES {
             for (full, value) in annotations {
                 let Some(name) = full.strip_prefix(prefix) else { continue };
                 reader.values.entry(name).or_insert((full, value));
@@ -63,17 +60,20 @@ impl<'a> Reader<'a> {
         reader
     }
 
-    /// Says which settings nobody knows: neither `known` ones nor those that mean nothing here.
-    pub(in crate::translate) fn say_unknown_settings(&mut self, known: &[&str], needless: &[&str]) {
+    /// Says which settings are not among `known`: those that mean nothing here, those that mean
+    /// something and are not followed, and those that nobody knows.
+    pub(in crate::translate) fn say_unknown_settings(
+        &mut self,
+        known: &[&str],
+        needless: &[&str],
+        refused: &[(&str, &str)],
+    ) {
         let names: Vec<_> = self.values.keys().copied().collect();
         for name in names.into_iter().filter(|name| !known.contains(name)) {
             if needless.contains(&name) {
                 self.note(name, "means nothing here and is ignored; see what the node's own options offer.");
-            } else if name.starts_with("block-") {
-                self.unsupported(
-                    name,
-                    "keeps clients out in ingress-nginx and is not supported; use denylist-source-range.",
-                );
+            } else if let Some((_, instead)) = refused.iter().find(|(refused, _)| *refused == name) {
+                self.unsupported(name, format!("is not followed. {instead}"));
             } else {
                 let near = nearest(name, known.iter().copied());
                 let near = near.map(|near| format!(" Did you mean {near}?")).unwrap_or_default();

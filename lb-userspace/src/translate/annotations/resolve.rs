@@ -37,7 +37,7 @@ impl Annotations {
         }
         if let (Some((name, annotation)), Some(external)) = (&self.auth_headers, &mut policy.access.external)
         {
-            let edits = looking.headers(name, annotation).ok_or_else(|| annotation.clone())?;
+            let edits = looking.headers(name, annotation, CLOSED).ok_or_else(|| annotation.clone())?;
             let set = edits.into_iter().filter_map(|edit| match edit {
                 HeaderEdit::Set { name, value, .. } => Some((name, value)),
                 _ => None,
@@ -51,7 +51,7 @@ impl Annotations {
             self.client_auth(key, objects, looking.issues)?;
         }
         if let Some((name, annotation)) = &self.custom_headers {
-            let edits = looking.headers(name, annotation).unwrap_or_default();
+            let edits = looking.headers(name, annotation, "its headers are missing").unwrap_or_default();
             policy.response_headers.splice(0..0, edits);
         }
         Ok(policy)
@@ -103,8 +103,8 @@ impl Looking<'_> {
                 &basic.secret,
                 "data",
                 format!(
-                    "{} of its entries have no name or no password that can be checked, so nobody gets in by \
-                     them; make entries with `htpasswd -B`.",
+                    "entries without a name or without a password that can be checked: {}; nobody gets in by \
+                     them. Make entries with `htpasswd -B`.",
                     found.unusable
                 ),
             ));
@@ -154,9 +154,9 @@ impl Looking<'_> {
     }
 
     /// The headers of a ConfigMap; those that can't be used are said and left out.
-    fn headers(&mut self, name: &ObjectKey, annotation: &str) -> Option<Vec<HeaderEdit>> {
+    fn headers(&mut self, name: &ObjectKey, annotation: &str, without: &str) -> Option<Vec<HeaderEdit>> {
         let Some(map) = self.objects.config_maps.get(name) else {
-            let message = format!("ConfigMap {name} does not exist, so its headers are missing. Create it.");
+            let message = format!("ConfigMap {name} does not exist; {without}. Create it.");
             self.say(Severity::Error, IssueReason::InvalidAnnotation, annotation, message);
             return None;
         };

@@ -289,6 +289,9 @@ pub(in crate::translate) fn is_path(text: &str) -> bool {
 
 /// A regular expression that compiles, and not into something huge.
 pub(in crate::translate) fn pattern(text: &str) -> Read<Arc<str>> {
+    if text.bytes().any(|b| b.is_ascii_control()) {
+        return Err(Bad::new("holds control characters", "write them as escapes"));
+    }
     match RegexBuilder::new(text).size_limit(MAX_REGEX).build() {
         Ok(_) => Ok(text.into()),
         Err(regex::Error::CompiledTooBig(_)) => {

@@ -11,7 +11,9 @@ use super::Settings;
 use super::annotations::Defaults;
 use super::annotations::reader::Reader;
 use super::annotations::values::{self, Bad, Read};
-use crate::model::{ClusterKey, Compat, Issue, ObjectKey, PortRef};
+use super::report::issue;
+use crate::model::{ClusterKey, Compat, Issue, IssueReason, ObjectKey, PortRef, Severity};
+use crate::objects::Objects;
 
 /// What the ConfigMap with a cluster's settings says. The default says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,7 +63,7 @@ impl ClusterSettings {
     /// ignored; unless ignoring it would let requests in that it keeps out: then all routes answer 503.
     pub fn read(key: &ObjectKey, data: &BTreeMap<String, String>, issues: &mut Vec<Issue>) -> Self {
         let mut reader = Reader::of_config_map(key, data, issues);
-        reader.say_unknown_settings(keys::KNOWN, keys::NEEDLESS);
+        reader.say_unknown_settings(keys::KNOWN, keys::NEEDLESS, keys::REFUSED);
         let ingress_nginx = Defaults::configured(Compat::IngressNginx, &mut reader);
         let certificate =
             if reader.has("default-certificate") { "default-certificate" } else { "default-ssl-certificate" };
@@ -88,9 +90,28 @@ impl ClusterSettings {
     }
 }
 
+/// What the ConfigMap that `settings` name says now. One that isn't there says nothing.
+pub(super) fn cluster_settings(
+    objects: &Objects,
+    settings: &Settings,
+    issues: &mut Vec<Issue>,
+) -> ClusterSettings {
+    let Some(key) = &settings.config_map else { return ClusterSettings::default() };
+    match objects.config_maps.get(key) {
+        Some(map) => ClusterSettings::read(key, map.data.as_ref().unwrap_or(&BTreeMap::new()), issues),
+        None => {
+            let message = "does not exist, so that the node's own settings hold; create it, or leave \
+                           --config-map out.";
+            let reason = IssueReason::ConfigMapNotFound;
+            issues.push(issue(Severity::Warning, reason, "ConfigMap", key, "", message));
+            ClusterSettings::default()
+        }
+    }
+}
+
 impl Settings {
     /// These settings with what the cluster's say over them.
-    pub fn with(&self, cluster: &ClusterSettings) -> Self {
+    pub(super) fn with(&self, cluster: &ClusterSettings) -> Self {
         Self {
             compat: cluster.compat.unwrap_or(self.compat),
             default_backend: cluster.default_backend.clone().or_else(|| self.default_backend.clone()),
@@ -154,7 +175,7 @@ mod tests {
             let closes = issues[0].severity == Severity::Error;
             assert!(closes || settings == ClusterSettings::default(), "{name}");
         }
-        assert!(keys::KNOWN.is_sorted() && keys::NEEDLESS.is_sorted());
+        assert!(keys::KNOWN.is_sorted() && keys::NEEDLESS.is_sorted() && keys::REFUSED.is_sorted());
     }
 
     #[test]

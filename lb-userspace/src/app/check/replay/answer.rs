@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::model::{Backend, CanaryValue, Route, RoutePolicy, Snapshot};
-use crate::route::{RouteTable, Target, normalise_host};
+use crate::route::{Rewritten, RouteTable, Target, normalise_host};
 
 use super::super::super::admin::views::RouteView;
 use super::line::Request;
@@ -31,6 +31,9 @@ pub struct Answer {
     /// The status that Sluice answers by itself; none if an endpoint does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// Path and query as the endpoint sees them, if they are rewritten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
     /// What happens on the way, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policy: Vec<String>,
@@ -63,6 +66,7 @@ impl Answer {
             path_type: None,
             backend: None,
             status: Some(status),
+            target: None,
             policy: Vec::new(),
             why: why.to_string(),
         }
@@ -97,8 +101,19 @@ impl Routes {
         let view = RouteView::new(&self.snapshot, found.route, false, false);
         let mut policy = view.policy;
         policy.extend(checks(&found.route.policy));
-        let answered =
+        let mut answered =
             by_policy(&found.route.policy, &target, tls).or_else(|| by_backend(&found.route.backend));
+        // What only the request itself would tell stays a variable.
+        let rewritten = found.rewrite(&target, |variable, out| out.push_str(&format!("${{{variable}}}")));
+        let mut upstream = None;
+        if answered.is_none() {
+            match rewritten {
+                Ok(Rewritten::Target(to)) if *to != target => upstream = Some(to.path_and_query().to_owned()),
+                Ok(Rewritten::Target(_)) => {}
+                Ok(Rewritten::Redirect(url)) => answered = Some((302, format!("to {url}"))),
+                Err(why) => answered = Some((400, format!("rewritten, {why}"))),
+            }
+        }
         let backend = match (&answered, &found.route.backend) {
             (None, Backend::Cluster(key)) => {
                 Some(canary(found.route, request, &mut policy).unwrap_or(key.to_string()))
@@ -114,6 +129,7 @@ impl Routes {
             path_type: Some(view.path_type),
             backend,
             status,
+            target: upstream,
             policy,
             why,
         }

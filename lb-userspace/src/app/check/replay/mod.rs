@@ -273,7 +273,12 @@ fn in_words(answer: &Answer, with_compat: bool) -> String {
         text.push_str(&format!("{ingress} {rule} {path} ({path_type}) → "));
     }
     match (&answer.backend, answer.status) {
-        (Some(backend), _) => text.push_str(backend),
+        (Some(backend), _) => {
+            text.push_str(backend);
+            if let Some(target) = &answer.target {
+                text.push_str(&format!(" as {target}"));
+            }
+        }
         (None, Some(status)) => text.push_str(&format!("{status} {}", answer.why)),
         (None, None) => {}
     }

@@ -75,36 +75,31 @@ impl Call {
             None => limits.read,
         };
         let outcome = poll_fn(|cx| {
-            loop {
-                if !sent {
-                    match upload.poll(&mut stream, cx) {
-                        // It may answer although it wants no more.
-                        Poll::Ready(Ok(()) | Err(UploadError::Upstream)) => sent = true,
-                        Poll::Ready(Err(UploadError::Client(why))) => {
-                            return Poll::Ready(Err(Broken::Ours(why.into())));
-                        }
-                        Poll::Pending => {}
+            if !sent {
+                match upload.poll(&mut stream, cx) {
+                    // It may answer although it wants no more.
+                    Poll::Ready(Ok(()) | Err(UploadError::Upstream)) => sent = true,
+                    Poll::Ready(Err(UploadError::Client(why))) => {
+                        return Poll::Ready(Err(Broken::Ours(why.into())));
                     }
-                }
-                match Pin::new(&mut response).poll(cx) {
-                    Poll::Ready(answer) => return Poll::Ready(answer.map_err(Broken::Theirs)),
                     Poll::Pending => {}
                 }
-                let (limit, error): (Duration, fn(SocketAddr) -> Error) = match (sent, upload.is_blocked) {
-                    (false, false) => (limits.client, |_| Error::ClientTimeout),
-                    (false, true) => (limits.send, Error::SendTimeout),
-                    (true, _) => (read_limit(), Error::ReadTimeout),
-                };
-                let wait = Some((sent, upload.is_blocked, upload.progress));
-                if waits_for != wait {
-                    waits_for = wait;
-                    timer.as_mut().reset(Instant::now() + limit);
-                }
-                match timer.as_mut().poll(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(()) => return Poll::Ready(Err(Broken::Ours(error(address)))),
-                }
             }
+            match Pin::new(&mut response).poll(cx) {
+                Poll::Ready(answer) => return Poll::Ready(answer.map_err(Broken::Theirs)),
+                Poll::Pending => {}
+            }
+            let (limit, error): (Duration, fn(SocketAddr) -> Error) = match (sent, upload.is_blocked) {
+                (false, false) => (limits.client, |_| Error::ClientTimeout),
+                (false, true) => (limits.send, Error::SendTimeout),
+                (true, _) => (read_limit(), Error::ReadTimeout),
+            };
+            let wait = Some((sent, upload.is_blocked, upload.progress));
+            if waits_for != wait {
+                waits_for = wait;
+                timer.as_mut().reset(Instant::now() + limit);
+            }
+            timer.as_mut().poll(cx).map(|()| Err(Broken::Ours(error(address))))
         })
         .await;
         match outcome {

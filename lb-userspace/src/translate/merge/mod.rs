@@ -1,30 +1,29 @@
 //! One host of all Ingresses that have rules for it: who gets which path.
 
-use std::cmp::Reverse;
+mod host_wide;
+mod paths;
+
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use host_wide::Certificate;
+use paths::{normal, preference, rewrites_to_itself};
 
 use super::annotations::Edits;
 use super::clusters::Clusters;
 use super::ingress::{DraftBackend, Rule, Slot};
 use super::member::Member;
-use super::path::{self, PathType, RulePath};
+use super::path::{PathType, RulePath};
 use super::policies::Policies;
 use super::report::issue;
 use super::{canary, slash};
 use crate::model::{
-    Backend, ClientAuth, ClientCertificate, ClusterKey, Compat, ErrorPages, HostPattern, Issue, IssueReason,
-    ObjectKey, PathMatch, RewriteTarget, Route, RoutePolicy, Severity, TemplatePart, Unavailable, Variable,
-    VirtualHost,
+    Backend, ClusterKey, Compat, HostPattern, Issue, IssueReason, ObjectKey, PathMatch, RewriteTarget, Route,
+    RoutePolicy, Severity, TemplatePart, Unavailable, Variable, VirtualHost,
 };
 use crate::objects::excerpt;
 use crate::route::{Pattern, normalise_rule};
-
-const AUTH_TLS_SECRET: &str = "nginx.ingress.kubernetes.io/auth-tls-secret";
-
-/// How much memory the regular expressions of one host may need when compiled.
-const HOST_PATTERN_BYTES: usize = 8 << 20;
 
 /// What a host is made of besides its Ingresses.
 pub(super) struct Ground<'a> {
@@ -82,13 +81,6 @@ pub(super) fn host(pattern: &HostPattern, members: &[&Member], ground: &mut Grou
     host.finish()
 }
 
-/// What an Ingress asks of all clients of a host.
-struct Certificate {
-    ingress: ObjectKey,
-    handshake: Arc<ClientAuth>,
-    request: Option<Arc<ClientCertificate>>,
-}
-
 /// A host while routes are still added.
 pub(super) struct Host {
     pub(super) rules: VirtualHost,
@@ -134,94 +126,6 @@ impl Host {
             pattern_bytes: 0,
             issues: Vec::new(),
         }
-    }
-
-    /// In ingress-nginx one path with a rewrite or `use-regex` makes all paths of the host regular
-    /// expressions, those of other Ingresses too. A rewrite to the path itself is none.
-    fn read_regexes(&mut self, members: &[&Member]) {
-        let ours = |member: &&&Member| {
-            member.draft.compat == Compat::IngressNginx && member.draft.annotations.canary.is_none()
-        };
-        let paths = |member: &Member| {
-            let rules = member.draft.rules.get(&self.rules.host).into_iter().flatten();
-            let paths = rules.filter_map(|rule| match &rule.slot {
-                Slot::Path(path) => Some(path.clone()),
-                _ => None,
-            });
-            paths.collect::<Vec<_>>()
-        };
-        self.regex = members.iter().filter(ours).any(|member| {
-            member.draft.annotations.regex
-                && paths(member).iter().any(|path| !rewrites_to_itself(member, path))
-        });
-        if self.regex {
-            let paths = members.iter().filter(ours).flat_map(|member| paths(member));
-            let exact = paths.filter(|path| path.path_type == PathType::Exact).map(|path| path.text);
-            self.exact = exact.collect();
-        }
-    }
-
-    /// What ingress-nginx writes into the host's server block: the first Ingress's counts.
-    fn read_host_wide(&mut self, members: &[&Member]) {
-        self.certificate = members.iter().find_map(|member| {
-            Some(Certificate {
-                ingress: member.draft.key.clone(),
-                handshake: member.refers.client_auth.clone()?,
-                request: member.policy(false).access.certificate,
-            })
-        });
-        self.edits = members
-            .iter()
-            .find_map(|member| Some((member.draft.key.clone(), member.draft.annotations.for_hosts.clone()?)));
-    }
-
-    /// The policy of a member's routes. What its namespace's other Ingresses say for the whole host
-    /// is in it; nobody changes the routes of another namespace.
-    fn policy(&self, member: &Member, ground: &Ground<'_>) -> RoutePolicy {
-        let mut policy = member.policy(ground.has_tls);
-        let key = &member.draft.key;
-        if let Some((by, edits)) = &self.edits
-            && by != key
-            && by.namespace == key.namespace
-        {
-            edits.apply(&mut policy);
-        }
-        if let Some(first) =
-            self.certificate.as_ref().filter(|first| first.ingress.namespace == key.namespace)
-            && policy.access.certificate.is_none()
-        {
-            policy.access.certificate.clone_from(&first.request);
-        }
-        if let Some((statuses, key)) = &member.refers.error_pages {
-            let backend = ground.clusters.backend(key);
-            if matches!(backend, Backend::Cluster(_)) {
-                policy.error_pages = Some(Arc::new(ErrorPages { statuses: statuses.clone(), backend }));
-            }
-        }
-        policy
-    }
-
-    /// Why nobody gets in to a member's routes. A host has one handshake: who wants certificates of
-    /// other authorities than it asks for can't have them checked.
-    fn closing(&mut self, member: &Member) -> Option<Arc<str>> {
-        if member.refers.closed_by.is_some() {
-            return member.refers.closed_by.clone();
-        }
-        let own = member.refers.client_auth.as_ref()?;
-        let first = self.certificate.as_ref().filter(|first| first.handshake != *own)?;
-        self.issues.push(issue(
-            Severity::Error,
-            IssueReason::Conflict,
-            "Ingress",
-            &member.draft.key,
-            format!("metadata.annotations[{AUTH_TLS_SECRET}]"),
-            format!(
-                "Ingress {} asks the clients of host {} for other certificates and came first; the routes of this \
-                 Ingress answer 503 there. Use the same Secret and depth in both.",
-                first.ingress, self.rules.host
-            ),
-        ));
-        Some(AUTH_TLS_SECRET.into())
     }
 
     fn add_rule(&mut self, member: &Member, rule: &Rule, policy: &RoutePolicy, ground: &mut Ground<'_>) {
@@ -274,8 +178,8 @@ impl Host {
                     &draft.key,
                     format!("spec.{}.path", rule.place),
                     format!(
-                        "the rewrite-target uses ${missing}, but {:?} has {groups} groups, so ${missing} is empty; \
-                         add groups to the path, or correct the target.",
+                        "the rewrite-target uses ${missing}, for which {:?} has no group, so it is empty; add one to the \
+                         path, or correct the target.",
                         excerpt(path.text())
                     ),
                 ));
@@ -304,75 +208,6 @@ impl Host {
             (None, DraftBackend::Unavailable(why)) => Backend::Unavailable(why.clone()),
             (None, DraftBackend::Service(key)) => ground.clusters.backend(key),
         }
-    }
-
-    /// How the path is compared on this host; if it can't be served, what to close instead.
-    fn path_match(
-        &mut self,
-        member: &Member,
-        rule: &Rule,
-        path: &RulePath,
-    ) -> Result<PathMatch, Option<path::Closing>> {
-        let draft = &member.draft;
-        let enforced = self.regex && draft.compat == Compat::IngressNginx;
-        if !path.regex && !enforced {
-            return Ok(path.plain());
-        }
-        if self.closed_by.is_some() {
-            return Ok(PathMatch::Regex(path::literal_pattern(&path.text).into()));
-        }
-        // Beside an Exact path ingress-nginx writes the same Prefix path with a slash.
-        let beside = path.path_type == PathType::Prefix
-            && !draft.annotations.regex
-            && self.exact.contains(&path.text)
-            && !path.text.ends_with('/');
-        let text: Arc<str> = if beside { format!("{}/", path.text).into() } else { path.text.clone() };
-        let wrong = match self.patterns.contains_key(&text) {
-            true => return Ok(PathMatch::Regex(text)),
-            false => match path::compile(&text) {
-                Ok(pattern) if self.pattern_bytes + pattern.bytes() <= HOST_PATTERN_BYTES => {
-                    self.pattern_bytes += pattern.bytes();
-                    self.patterns.insert(text.clone(), pattern);
-                    return Ok(PathMatch::Regex(text));
-                }
-                Ok(_) => format!(
-                    "the regular expressions of host {} need more than 8 MiB when compiled, so {:?} is not served. \
-                     Use fewer or shorter ones.",
-                    self.rules.host,
-                    excerpt(&text)
-                ),
-                Err(wrong) => wrong,
-            },
-        };
-        let field = format!("spec.{}.path", rule.place);
-        self.issues.push(issue(
-            Severity::Error,
-            IssueReason::InvalidField,
-            "Ingress",
-            &draft.key,
-            field,
-            wrong,
-        ));
-        Err(path::closing(&path.text))
-    }
-
-    /// What takes the place of a path that can't be served, if access to its Ingress is restricted.
-    fn close_path(
-        &mut self,
-        member: &Member,
-        closing: Option<&path::Closing>,
-    ) -> Option<(PathMatch, Backend)> {
-        let by = self.closed_by.clone().or_else(|| member.refers.restricted_by.clone())?;
-        let closing = closing?;
-        if closing.host {
-            self.closed.push((member.draft.key.clone(), by.clone()));
-        }
-        let path = if self.regex && member.draft.compat == Compat::IngressNginx {
-            PathMatch::Regex(path::literal_pattern(&closing.path).into())
-        } else {
-            PathMatch::Prefix(closing.path.clone())
-        };
-        Some((path, Backend::Unavailable(Unavailable::AccessControl(by))))
     }
 
     /// Adds a route; gives back the one that has its place already.
@@ -409,37 +244,6 @@ impl Host {
         Some(winner)
     }
 
-    /// Applies what closes the host as a whole to the routes of its namespace's other Ingresses.
-    fn close(&mut self) {
-        let closed = std::mem::take(&mut self.closed);
-        let mut done = HashSet::new();
-        for (by, annotation) in &closed {
-            if !done.insert(&by.namespace) {
-                continue;
-            }
-            for route in self.rules.routes.iter_mut().chain(&mut self.rules.fallback) {
-                let is_closed = matches!(route.backend, Backend::Unavailable(Unavailable::AccessControl(_)));
-                if is_closed || route.ingress.namespace != by.namespace {
-                    continue;
-                }
-                route.backend = Backend::Unavailable(Unavailable::AccessControl(annotation.clone()));
-                route.canary = None;
-                self.issues.push(issue(
-                    Severity::Error,
-                    IssueReason::UnsupportedAnnotation,
-                    "Ingress",
-                    &route.ingress,
-                    format!("spec.{}", route.rule),
-                    format!(
-                        "Ingress {by} restricts access to all of host {} with {annotation}, which can't be followed; \
-                         requests get 503. Remove that annotation if the host may be open.",
-                        self.rules.host
-                    ),
-                ));
-            }
-        }
-    }
-
     fn finish(mut self) -> Option<Built> {
         self.rules.routes.sort_by_cached_key(|route| preference(&route.path));
         let rules = self.rules;
@@ -451,33 +255,8 @@ impl Host {
     }
 }
 
-/// Longest path first, then Exact before Prefix before Regex. Where neither decides, by text: of
-/// regular expressions the greater one is first, as ingress-nginx sorts them.
-fn preference(path: &PathMatch) -> (Reverse<usize>, u8, String, Reverse<Arc<str>>) {
-    let normal = normalise_rule(path.text());
-    let none = || Reverse(Arc::from(""));
-    match path {
-        PathMatch::Exact(_) => (Reverse(normal.len()), 0, normal, none()),
-        PathMatch::Prefix(_) => (Reverse(normal.len()), 1, normal, none()),
-        PathMatch::Regex(text) => (Reverse(text.len()), 2, String::new(), Reverse(text.clone())),
-    }
-}
-
-fn normal(path: &PathMatch) -> PathMatch {
-    let text = || normalise_rule(path.text()).into();
-    match path {
-        PathMatch::Exact(_) => PathMatch::Exact(text()),
-        PathMatch::Prefix(_) => PathMatch::Prefix(text()),
-        PathMatch::Regex(pattern) => PathMatch::Regex(pattern.clone()),
-    }
-}
-
 fn everything() -> PathMatch {
     PathMatch::Prefix("/".into())
-}
-
-fn rewrites_to_itself(member: &Member, path: &RulePath) -> bool {
-    matches!(&member.draft.annotations.rewrite, Some(RewriteTarget::Replace(target)) if **target == *path.text)
 }
 
 fn conflict(loser: &ObjectKey, place: &str, host: &HostPattern, winner: &Route) -> Issue {
