@@ -19,16 +19,18 @@ pub(super) struct Clusters {
     stale: BTreeSet<ObjectKey>,
 }
 
+/// Most Services have one port that one Ingress names: a tree for each would be ten times the size.
 #[derive(Default)]
 struct Service {
-    ports: BTreeMap<ClusterKey, Port>,
+    /// Sorted by key.
+    ports: Vec<Port>,
     issues: Vec<Issue>,
 }
 
 struct Port {
     key: Arc<ClusterKey>,
-    /// The Ingresses that name it.
-    users: BTreeSet<ObjectKey>,
+    /// The Ingresses that name it, sorted.
+    users: Vec<ObjectKey>,
     cluster: Result<Arc<Cluster>, Unavailable>,
 }
 
@@ -44,27 +46,37 @@ pub(super) struct Refreshed {
 impl Clusters {
     /// `user` names this port.
     pub(super) fn ask(&mut self, key: &ClusterKey, user: &ObjectKey) {
-        let ports = &mut self.services.entry(key.service.clone()).or_default().ports;
-        if let Some(port) = ports.get_mut(key) {
-            port.users.insert(user.clone());
-            return;
-        }
+        let service = self.services.entry(key.service.clone()).or_default();
+        let free = match service.find(key) {
+            Ok(at) => {
+                let users = &mut service.ports[at].users;
+                if let Err(free) = users.binary_search(user) {
+                    users.insert(free, user.clone());
+                }
+                return;
+            }
+            Err(free) => free,
+        };
         let port = Port {
             key: Arc::new(key.clone()),
-            users: BTreeSet::from([user.clone()]),
+            users: vec![user.clone()],
             // Until it is looked at.
             cluster: Err(Unavailable::NoService(key.service.clone())),
         };
-        ports.insert(key.clone(), port);
+        service.ports.reserve_exact(1);
+        service.ports.insert(free, port);
         self.stale.insert(key.service.clone());
     }
 
     /// `user` names this port no more.
     pub(super) fn forget(&mut self, key: &ClusterKey, user: &ObjectKey) {
         let Some(service) = self.services.get_mut(&key.service) else { return };
-        let Some(port) = service.ports.get_mut(key) else { return };
-        port.users.remove(user);
-        if port.users.is_empty() {
+        let Ok(at) = service.find(key) else { return };
+        let users = &mut service.ports[at].users;
+        if let Ok(at) = users.binary_search(user) {
+            users.remove(at);
+        }
+        if users.is_empty() {
             self.stale.insert(key.service.clone());
         }
     }
@@ -86,20 +98,17 @@ impl Clusters {
         let mut refreshed = Refreshed::default();
         for name in std::mem::take(&mut self.stale) {
             let Some(service) = self.services.get_mut(&name) else { continue };
-            for (key, _) in service.ports.extract_if(.., |_, port| port.users.is_empty()) {
-                self.served.remove(&key);
+            for gone in service.ports.extract_if(.., |port| port.users.is_empty()) {
+                self.served.remove(&*gone.key);
                 refreshed.changed = true;
             }
             let mut asked = Services::new(objects);
-            let mut outcomes: BTreeMap<&ClusterKey, _> = BTreeMap::new();
-            for key in service.ports.keys() {
-                outcomes.insert(key, asked.ask(key));
-            }
+            let outcomes: Vec<_> = service.ports.iter().map(|port| asked.ask(&port.key)).collect();
             let mut issues = Vec::new();
             let mut clusters: BTreeMap<_, _> =
                 asked.into_clusters(&mut issues).map(|cluster| (cluster.key.clone(), cluster)).collect();
-            let outcomes: Vec<_> = outcomes.into_values().collect();
-            for ((key, port), outcome) in service.ports.iter_mut().zip(outcomes) {
+            for (port, outcome) in service.ports.iter_mut().zip(outcomes) {
+                let key = &*port.key;
                 let cluster = match (outcome, clusters.remove(key)) {
                     (Err(why), _) => Err(why),
                     (Ok(()), None) => Err(Unavailable::NoPort(key.clone())),
@@ -157,7 +166,15 @@ impl Clusters {
     }
 
     fn port(&self, key: &ClusterKey) -> Option<&Port> {
-        self.services.get(&key.service)?.ports.get(key)
+        let service = self.services.get(&key.service)?;
+        service.find(key).ok().map(|at| &service.ports[at])
+    }
+}
+
+impl Service {
+    /// Where the port is, or would have to be.
+    fn find(&self, key: &ClusterKey) -> Result<usize, usize> {
+        self.ports.binary_search_by(|port| (*port.key).cmp(key))
     }
 }
 

@@ -84,6 +84,7 @@ impl Draft {
         };
         if let Some(spec) = &ingress.spec {
             draft.read_rules(spec);
+            draft.rules.values_mut().for_each(Vec::shrink_to_fit);
             draft.read_tls(spec);
         }
         draft

@@ -246,6 +246,7 @@ impl Host {
 
     fn finish(mut self) -> Option<Built> {
         self.rules.routes.sort_by_cached_key(|route| preference(&route.path));
+        self.rules.routes.shrink_to_fit();
         let rules = self.rules;
         let empty = rules.routes.is_empty() && rules.fallback.is_none();
         if empty && self.issues.is_empty() {

@@ -36,7 +36,8 @@ pub struct Translator {
     /// Of the last time.
     objects: Objects,
     classes: Classes,
-    ingresses: BTreeMap<ObjectKey, Known>,
+    /// In boxes: a tree's nodes are half empty, and what is known is large.
+    ingresses: BTreeMap<ObjectKey, Box<Known>>,
     hosts: BTreeMap<HostPattern, Host>,
     tls_hosts: TlsHosts,
     clusters: Clusters,
@@ -70,7 +71,8 @@ struct Known {
 /// A host that Ingresses have rules for.
 #[derive(Default)]
 struct Host {
-    members: BTreeSet<Rank>,
+    /// Sorted.
+    members: Vec<Rank>,
     built: Option<Built>,
 }
 

@@ -46,9 +46,9 @@ impl Translator {
                 let draft = Draft::new(key, ingress, self.settings.defaults.of(compat));
                 Member::new(draft, &self.objects, default)
             });
-            Known { issues, problems: Vec::new(), member }
+            Box::new(Known { issues, problems: Vec::new(), member })
         });
-        work.issues |= [&old, &new].into_iter().flatten().any(Known::has_issues);
+        work.issues |= [&old, &new].into_iter().flatten().any(|known| known.has_issues());
         work.backends.insert(key.clone());
         let old = old.as_ref().and_then(|known| known.member.as_ref());
         let member = new.as_ref().and_then(|known| known.member.as_ref());
@@ -93,7 +93,10 @@ impl Translator {
             self.clusters.ask(cluster, &draft.key);
         }
         for host in draft.rules.keys() {
-            self.hosts.entry(host.clone()).or_default().members.insert(draft.rank());
+            let (members, rank) = (&mut self.hosts.entry(host.clone()).or_default().members, draft.rank());
+            if let Err(free) = members.binary_search(&rank) {
+                members.insert(free, rank);
+            }
             work.hosts.insert(host.clone());
         }
         for host in draft.tls.iter().flat_map(|tls| &tls.hosts) {
@@ -122,7 +125,9 @@ impl Translator {
             work.hosts.insert(host.clone());
             let stays = same_rank && now.is_some_and(|now| now.draft.rules.contains_key(host));
             if let Some(host) = self.hosts.get_mut(host).filter(|_| !stays) {
-                host.members.remove(&draft.rank());
+                if let Ok(at) = host.members.binary_search(&draft.rank()) {
+                    host.members.remove(at);
+                }
             }
         }
         for host in draft.tls.iter().flat_map(|tls| &tls.hosts) {
