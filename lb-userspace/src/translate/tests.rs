@@ -177,7 +177,11 @@ fn many_patterns_are_bounded() {
         crate::route::Pattern::new(route.path.text()).expect("compiled before").bytes()
     };
     let total: usize = routes.iter().map(bytes).sum();
-    assert!((100..10_000).contains(&routes.len()) && total <= 8 << 20, "{} routes, {total} bytes", routes.len());
+    assert!(
+        (100..10_000).contains(&routes.len()) && total <= 8 << 20,
+        "{} routes, {total} bytes",
+        routes.len()
+    );
     assert!(snapshot.issues.len() <= 101, "{}", snapshot.issues.len());
     assert!(snapshot.issues.iter().any(|issue| issue.message.contains("more than 8 MiB")));
 }
