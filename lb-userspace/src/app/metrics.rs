@@ -101,22 +101,17 @@ impl Metrics {
 
     fn publishing(&mut self, report: &Report) {
         self.number("leader", "1 when this daemon writes Ingress status and Events", report.is_leader.into());
-        let one = |n: u64| [(Vec::new(), n)];
-        self.counter("status_writes", "Ingress statuses written", one(report.writes));
-        self.counter(
+        self.total("status_writes", "Ingress statuses written", report.writes);
+        self.total(
             "status_taken_back",
             "Ingress statuses taken back after a change of class",
-            one(report.taken_back),
+            report.taken_back,
         );
         self.number("status_waiting", "Ingress statuses that wait to be written", report.writes_waiting);
-        self.counter("events", "Events made or counted up", one(report.events));
-        self.counter("events_dropped", "Events that the server refused", one(report.events_dropped));
+        self.total("events", "Events made or counted up", report.events);
+        self.total("events_dropped", "Events that the server refused", report.events_dropped);
         self.number("events_waiting", "Events that wait for their turn", report.events_waiting);
-        self.counter(
-            "status_failures",
-            "Requests for status, Events and Leases that failed",
-            one(report.failures),
-        );
+        self.total("status_failures", "Requests for status, Events and Leases that failed", report.failures);
     }
 
     fn kernel(&mut self, status: &Status) {
@@ -173,6 +168,12 @@ impl Metrics {
 
     fn bytes(&mut self, name: &str, help: &str, rows: impl IntoIterator<Item = (Labels, u64)>) {
         self.0.register_with_unit(name, help, Unit::Bytes, counters(rows));
+    }
+
+    fn total(&mut self, name: &str, help: &str, n: u64) {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(n);
+        self.0.register(name, help, counter);
     }
 
     fn number(&mut self, name: &str, help: &str, n: u64) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -182,8 +183,18 @@ impl Running {
 }
 
 /// A port of 127.0.0.1 that nobody uses. Ports of sockets that only ever listened are free at once.
+/// A port that nobody listens on. Below those that the kernel takes for outgoing connections, so
+/// that no connection of another test has it before it is listened on.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("a port").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let n =
+            (std::process::id() as u16).wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + n % 20_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// An endpoint that runs `serve` for each connection, in a thread of its own.

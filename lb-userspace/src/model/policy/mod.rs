@@ -27,9 +27,8 @@ pub use redirect::{Redirect, RewriteTarget};
 pub use template::{Template, TemplatePart, UnknownVariable, Variable};
 pub use upstream::{ResponseRewrite, Retry, RetryOn, UpstreamPolicy, UpstreamProtocol, UpstreamTls};
 
-/// What happens with a request that took a route. Routes with the same policy share it.
-///
-/// The order of the fields is the order in which they apply.
+/// What happens with a request that took a route. Routes with the same policy share it. The order in
+/// which the parts apply is nginx's, and the proxy's to keep.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct RoutePolicy {
     /// Plain requests are sent to https with this status (308).

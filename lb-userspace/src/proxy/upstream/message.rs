@@ -50,6 +50,7 @@ pub(in crate::proxy) struct Failure {
 }
 
 /// The body of an endpoint's answer. Nothing is read that the client has no room for.
+#[expect(clippy::large_enum_variant, reason = "always in a box of its own")]
 pub(in crate::proxy) enum UpstreamBody {
     Http1(http1::Body),
     Http2(http2::Body),

@@ -100,7 +100,6 @@ impl Routes {
         };
         let view = RouteView::new(&self.snapshot, found.route, false, false);
         let mut policy = view.policy;
-        policy.extend(checks(&found.route.policy));
         let mut answered =
             by_policy(&found.route.policy, &target, tls).or_else(|| by_backend(&found.route.backend));
         // What only the request itself would tell stays a variable.
@@ -154,22 +153,6 @@ fn by_backend(backend: &Backend) -> Option<(u16, String)> {
         Backend::Answered => Some((404, "the rule answers nothing else".to_owned())),
         Backend::Unavailable(why) => Some((503, why.to_string())),
     }
-}
-
-/// What a client has to show to get in.
-fn checks(policy: &RoutePolicy) -> Vec<String> {
-    let access = &policy.access;
-    let mut checks = Vec::new();
-    let mut check = |there: bool, what: &str| {
-        if there {
-            checks.push(what.to_owned());
-        }
-    };
-    check(access.allow.is_some() || access.deny.is_some(), "only some networks (else 403)");
-    check(access.basic.is_some(), "password needed (else 401)");
-    check(access.external.is_some(), "auth-url asked first");
-    check(access.certificate.as_ref().is_some_and(|c| c.required), "client certificate needed (else 400)");
-    checks
 }
 
 /// The canary's cluster, if header or cookie decide for it. A weight is only said.

@@ -50,7 +50,8 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    pub(super) fn send(mut upload: Upload, mut stream: SendStream<Bytes>, progress: Rc<Cell<u64>>) -> Self {
+    pub(super) fn send(mut upload: Upload, mut stream: SendStream<Bytes>) -> Self {
+        let progress = Rc::new(Cell::new(upload.progress));
         let count = Rc::clone(&progress);
         let task = tokio::task::spawn_local(async move {
             let sent = poll_fn(|cx| {

@@ -1,6 +1,5 @@
 //! One request and the head of its answer.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +18,7 @@ use super::connections::{Connections, Lease};
 use super::head;
 use super::upload::{Upload, UploadError};
 use crate::proxy::error::Error;
+use crate::proxy::incoming_body::RequestBody;
 use crate::proxy::upstream::message::{ResponseHead, UpstreamBody};
 use crate::proxy::upstream::{Answer, Failure, Limits, Request, Transport};
 
@@ -106,11 +106,8 @@ impl Call {
             Ok(answer) => {
                 let rest = (!sent).then(|| {
                     self.handed_on = true;
-                    let upload = std::mem::replace(
-                        &mut self.upload,
-                        Upload::new(crate::proxy::incoming_body::RequestBody::None),
-                    );
-                    Rest::send(upload, stream, Rc::new(Cell::new(0)))
+                    let upload = std::mem::replace(&mut self.upload, Upload::new(RequestBody::None));
+                    Rest::send(upload, stream)
                 });
                 answer_of(answer, rest, self.head.method(), lease, address, limits)
             }
