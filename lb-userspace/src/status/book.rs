@@ -321,8 +321,8 @@ mod tests {
         let mut book = Book::new(HOUR, GAP);
         let web = ingress("web", "sluice", &["192.0.2.1"]);
         let one = || vec![issue("Ingress", "web", Severity::Error, "one")];
-        let broken = view(&[web.clone()], one());
-        let fine = view(&[web.clone()], vec![]);
+        let broken = view(std::slice::from_ref(&web), one());
+        let fine = view(std::slice::from_ref(&web), vec![]);
         for (second, view, expect) in [
             (0, &broken, vec!["web PortNotFound 1"]),
             (1, &broken, vec![]),

@@ -196,7 +196,8 @@ mod tests {
     /// At which second which Lease is seen, and what is to be done there.
     #[test]
     fn steps() {
-        let rows: &[(&str, &[(u64, Option<Lease>, Step)])] = &[
+        type Seen = (u64, Option<Lease>, Step);
+        let rows: &[(&str, &[Seen])] = &[
             ("no Lease", &[(0, None, Step::Create), (1, None, Step::Create)]),
             ("let go", &[(0, Some(lease("", 0, 15)), Step::Take)]),
             (

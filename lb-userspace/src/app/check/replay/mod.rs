@@ -66,7 +66,8 @@ struct Summary {
 #[serde(rename_all = "snake_case")]
 enum Line<'a> {
     Request(Replayed<'a>),
-    BadLine(Bad),
+    #[serde(rename = "bad_line")]
+    Unread(Bad),
     Summary(&'a Summary),
 }
 
@@ -186,7 +187,7 @@ impl<W: Write> Replay<'_, W> {
         self.summary.bad_lines += 1;
         let line = self.summary.lines;
         match self.args.output {
-            Output::Json => self.json(&Line::BadLine(Bad { line, why })),
+            Output::Json => self.json(&Line::Unread(Bad { line, why })),
             Output::Table => writeln!(self.out, "{line:>6}  not replayed: {why}"),
         }
     }
