@@ -159,7 +159,7 @@ impl Body for BodyCopy {
         match self {
             Self::Whole { data, .. } => SizeHint::with_exact(data.len() as u64),
             // As the body's was at its begin: only asked for before the first piece.
-            Self::Written(reader) => reader.hint.clone(),
+            Self::Written(reader) => reader.hint,
         }
     }
 }
