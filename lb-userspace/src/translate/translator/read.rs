@@ -124,10 +124,10 @@ impl Translator {
         for host in draft.rules.keys() {
             work.hosts.insert(host.clone());
             let stays = same_rank && now.is_some_and(|now| now.draft.rules.contains_key(host));
-            if let Some(host) = self.hosts.get_mut(host).filter(|_| !stays) {
-                if let Ok(at) = host.members.binary_search(&draft.rank()) {
-                    host.members.remove(at);
-                }
+            if let Some(host) = self.hosts.get_mut(host).filter(|_| !stays)
+                && let Ok(at) = host.members.binary_search(&draft.rank())
+            {
+                host.members.remove(at);
             }
         }
         for host in draft.tls.iter().flat_map(|tls| &tls.hosts) {
