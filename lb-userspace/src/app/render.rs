@@ -368,8 +368,14 @@ fn issues(issues: &[Issue]) -> String {
     text
 }
 
-fn plural(n: usize, word: &str) -> String {
-    format!("{n} {word}{}", if n == 1 { "" } else { "s" })
+/// `1 route`, `2 routes`, `2 Ingresses`.
+pub(in crate::app) fn plural(n: usize, word: &str) -> String {
+    let end = match word {
+        _ if n == 1 => "",
+        word if word.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{n} {word}{end}")
 }
 
 /// The table's text, without the blanks around it: who pipes it on wants none.

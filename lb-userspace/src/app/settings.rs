@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use crate::model::{ClusterKey, Listener, ObjectKey, PortRef, Protocol, SniMode, Transport, Vip};
+use crate::objects::is_name;
 use crate::status::Publish;
 
 use super::cli::RunArgs;
@@ -222,12 +223,6 @@ fn config_map_key(text: &str) -> Result<ObjectKey, BadSettings> {
 fn object_key(text: &str) -> Option<ObjectKey> {
     let (namespace, name) = text.split_once('/')?;
     (is_name(namespace) && is_name(name)).then(|| ObjectKey::new(namespace, name))
-}
-
-/// RFC 1123 subdomains, as Kubernetes names are.
-fn is_name(text: &str) -> bool {
-    (1..=253).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.'))
 }
 
 #[cfg(test)]

@@ -13,12 +13,26 @@ mod v1beta1;
 
 pub use kind::{Kind, Object};
 pub use parse::{Parsed, parse};
-pub use references::{ANNOTATION_PREFIXES, secrets_of};
+pub use references::{ANNOTATION_PREFIXES, is_name, secrets_of};
 pub use slice::{Slice, SliceAddress, SliceEndpoint, SlicePort};
-pub use store::{ObjectMap, Objects};
+pub use store::{ObjectMap, Objects, differing};
 
 /// The label by which an EndpointSlice names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// An error with all of its causes, each once.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text = format!("{text}: {part}");
+        }
+        cause = error.source();
+    }
+    text
+}
 
 /// `text` short enough for a message: whole up to 80 bytes, else its start and `…`. Values come
 /// from users and may be a megabyte long; issues are kept and sent around.

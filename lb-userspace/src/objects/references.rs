@@ -31,7 +31,7 @@ pub fn secrets_of(ingress: &Ingress) -> Vec<ObjectKey> {
     });
     let mut keys: Vec<_> = tls
         .chain(annotated)
-        .filter(|(namespace, name)| is_name(namespace) && is_name(name))
+        .filter(|(namespace, name)| is_whole_name(namespace) && is_whole_name(name))
         .map(|(namespace, name)| ObjectKey::new(namespace, name))
         .collect();
     keys.sort_unstable();
@@ -39,12 +39,19 @@ pub fn secrets_of(ingress: &Ingress) -> Vec<ObjectKey> {
     keys
 }
 
-/// A DNS subdomain (RFC 1123), as the API demands of the names of Secrets and namespaces.
-fn is_name(text: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    (1..=253).contains(&text.len())
-        && text.bytes().all(|b| inner(b) || b == b'-' || b == b'.')
-        && [text.bytes().next(), text.bytes().last()].into_iter().flatten().all(inner)
+/// Whether `text` has the length and the letters of a DNS subdomain (RFC 1123), as names in Kubernetes do.
+pub fn is_name(text: &str) -> bool {
+    (1..=253).contains(&text.len()) && text.bytes().all(|b| is_alphanumeric(b) || matches!(b, b'-' | b'.'))
+}
+
+/// The same, and with an end and a begin as the API demands of Secrets and namespaces.
+fn is_whole_name(text: &str) -> bool {
+    let ends = [text.bytes().next(), text.bytes().last()];
+    is_name(text) && ends.into_iter().flatten().all(is_alphanumeric)
+}
+
+fn is_alphanumeric(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit()
 }
 
 #[cfg(test)]

@@ -165,10 +165,10 @@ impl Objects {
     /// The Services that differ from those of `old` in themselves or in their endpoints, each
     /// once. Costs as much as there are differences, where one of the two was made from the other.
     pub fn changed_services(&self, old: &Self) -> Vec<ObjectKey> {
-        let mut keys = Vec::new();
-        differing(&old.services, &self.services, &mut keys);
-        differing(&old.slices_by_service, &self.slices_by_service, &mut keys);
-        differing(&old.endpoints, &self.endpoints, &mut keys);
+        let mut keys: Vec<_> = differing(&old.services, &self.services)
+            .chain(differing(&old.slices_by_service, &self.slices_by_service))
+            .chain(differing(&old.endpoints, &self.endpoints))
+            .collect();
         keys.sort_unstable();
         keys.dedup();
         keys
@@ -216,16 +216,17 @@ fn put<T: PartialEq>(map: &mut ObjectMap<T>, key: ObjectKey, object: Arc<T>) -> 
     true
 }
 
-fn differing<V: PartialEq>(
-    old: &OrdMap<ObjectKey, V>,
-    new: &OrdMap<ObjectKey, V>,
-    keys: &mut Vec<ObjectKey>,
-) {
-    keys.extend(old.diff(new).map(|item| match item {
+/// The keys under which two maps differ. Costs as much as there are differences, where one was made
+/// from the other.
+pub fn differing<'a, V: PartialEq>(
+    old: &'a OrdMap<ObjectKey, V>,
+    new: &'a OrdMap<ObjectKey, V>,
+) -> impl Iterator<Item = ObjectKey> + 'a {
+    old.diff(new).map(|item| match item {
         DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => {
             key.clone()
         }
-    }));
+    })
 }
 
 #[cfg(test)]

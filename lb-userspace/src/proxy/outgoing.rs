@@ -87,7 +87,10 @@ pub(super) fn write_head(
         request_id: std::str::from_utf8(request_id).unwrap_or_default(),
         trusted: client.trusted,
     };
-    about.write(&parts.headers, worker.config().trusted_proxies(&worker.settings), edits, out);
+    // Who stands before whom only matters where the peer's word counts.
+    let config = client.trusted.then(|| worker.config());
+    let trusted = config.as_ref().map_or(&[][..], |config| config.trusted_proxies(&worker.settings));
+    about.write(&parts.headers, trusted, edits, out);
     for (name, value) in edits.lines() {
         write_line(out, name.as_str(), value.as_bytes());
     }

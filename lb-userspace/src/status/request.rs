@@ -5,6 +5,8 @@ use std::time::Duration;
 use kube::core::Status;
 use tokio::time::timeout;
 
+use crate::objects::with_causes;
+
 /// Why a request did not do what it should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
@@ -41,7 +43,7 @@ pub async fn in_time<T>(
     match timeout(limit, answer).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(kube::Error::Api(status))) => Err(sorted(&status)),
-        Ok(Err(other)) => Err(Failure::Busy { why: chain(&other), after: Duration::ZERO }),
+        Ok(Err(other)) => Err(Failure::Busy { why: with_causes(&other), after: Duration::ZERO }),
         Err(_) => {
             let why = format!("no answer within {} s", limit.as_secs_f32());
             Err(Failure::Busy { why, after: Duration::ZERO })
@@ -63,20 +65,6 @@ fn sorted(status: &Status) -> Failure {
             Failure::Busy { why, after: Duration::from_secs(seconds.min(300).into()) }
         }
     }
-}
-
-/// An error with all of its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

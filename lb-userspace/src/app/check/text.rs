@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use crate::app::render::plural;
 use crate::migrate::{AnnotationUse, Changes, Kind, Migration, Place, Surprise, Verdict};
 
 use super::Report;
@@ -157,13 +158,4 @@ fn named<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let more = all.len().saturating_sub(NAMED);
     let first = all.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");
     if more == 0 { first } else { format!("{first} and {more} more") }
-}
-
-fn plural(n: usize, word: &str) -> String {
-    let end = match word {
-        _ if n == 1 => "",
-        word if word.ends_with('s') => "es",
-        _ => "s",
-    };
-    format!("{n} {word}{end}")
 }

@@ -15,7 +15,7 @@ use kube::core::{Request, Status};
 use tokio::time::timeout;
 
 use crate::model::ObjectKey;
-use crate::objects::Kind;
+use crate::objects::{Kind, with_causes};
 
 /// etcd takes no more than 1.5 MiB by default; who allows more hardly allows so much.
 pub const MAX_OBJECT: usize = 16 << 20;
@@ -169,9 +169,9 @@ impl Server {
         &self,
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<Body, Failure> {
-        let request = request.map_err(|error| Failure::Broken(chain(&error)))?;
+        let request = request.map_err(|error| Failure::Broken(with_causes(&error)))?;
         let answer = match timeout(self.answer, self.client.send(request.map(Body::from))).await {
-            Ok(answer) => answer.map_err(|error| Failure::Broken(chain(&error)))?,
+            Ok(answer) => answer.map_err(|error| Failure::Broken(with_causes(&error)))?,
             Err(_) => return Err(self.silent()),
         };
         if answer.status().is_success() {
@@ -190,7 +190,7 @@ impl Server {
     async fn whole(&self, mut body: Body, most: usize) -> Result<Bytes, Failure> {
         let mut text = BytesMut::new();
         while let Some(frame) = timeout(self.answer, body.frame()).await.map_err(|_| self.silent())? {
-            let frame = frame.map_err(|error| Failure::Broken(chain(&error)))?;
+            let frame = frame.map_err(|error| Failure::Broken(with_causes(&error)))?;
             let Ok(data) = frame.into_data() else { continue };
             if text.len() + data.len() > most {
                 return Err(Failure::TooLarge);
@@ -293,20 +293,6 @@ impl Lines {
 
 fn too_long(line: &[u8]) -> Line {
     Line::TooLong(Bytes::copy_from_slice(&line[..4096]))
-}
-
-/// An error with all of its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

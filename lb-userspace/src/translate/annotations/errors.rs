@@ -36,7 +36,7 @@ pub(super) fn statuses(text: &str) -> Read<Vec<u16>> {
 
 fn service(text: &str) -> Read<Arc<str>> {
     let name = text.trim();
-    if values::is_name(name) && name.len() <= 63 && !name.contains('.') {
+    if crate::objects::is_name(name) && name.len() <= 63 && !name.contains('.') {
         return Ok(name.into());
     }
     Err(Bad::new("is no Service's name", "name a Service of the Ingress's own namespace"))

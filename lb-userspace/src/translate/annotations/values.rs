@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use regex::RegexBuilder;
 
 use crate::model::{ObjectKey, Template, TemplatePart, Variable};
-use crate::objects::excerpt;
+use crate::objects::{excerpt, is_name};
 
 /// Why a value can't be used, as the two ends of a sentence: `"8x"` *is no size* …; *write …*.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -311,12 +311,6 @@ pub(in crate::translate) fn reference(own: &str, text: &str) -> Read<ObjectKey> 
         return Ok(ObjectKey::new(namespace, name));
     }
     Err(Bad::new("names no object", "write its name, or namespace/name"))
-}
-
-/// RFC 1123 subdomains, as Kubernetes names are.
-pub(in crate::translate) fn is_name(text: &str) -> bool {
-    (1..=253).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.'))
 }
 
 #[cfg(test)]

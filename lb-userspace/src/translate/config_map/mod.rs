@@ -13,7 +13,7 @@ use super::annotations::reader::Reader;
 use super::annotations::values::{self, Bad, Read};
 use super::report::issue;
 use crate::model::{ClusterKey, Compat, Issue, IssueReason, ObjectKey, PortRef, Severity};
-use crate::objects::Objects;
+use crate::objects::{Objects, is_name};
 
 /// What the ConfigMap with a cluster's settings says. The default says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,7 +132,7 @@ fn cluster_key(text: &str) -> Read<ClusterKey> {
     let port = match port.parse::<u16>() {
         Ok(0) => return Err(bad()),
         Ok(number) => PortRef::Number(number),
-        Err(_) if values::is_name(port) => PortRef::Name(port.into()),
+        Err(_) if is_name(port) => PortRef::Name(port.into()),
         Err(_) => return Err(bad()),
     };
     Ok(ClusterKey::new(object_key(service).map_err(|_| bad())?, port))

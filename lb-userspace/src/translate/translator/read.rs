@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use imbl::ordmap::DiffItem;
-
 use super::{Known, Translator, Work};
 use crate::model::{ClusterKey, HostPattern, ObjectKey};
-use crate::objects::{ObjectMap, Objects};
+use crate::objects::{Objects, differing};
 use crate::translate::ingress::Draft;
 use crate::translate::member::Member;
 
@@ -167,17 +165,4 @@ impl Translator {
             work.hosts.extend(below.cloned());
         }
     }
-}
-
-/// The keys under which two maps differ. Costs as much as there are differences, where one was made
-/// from the other.
-fn differing<'a, T: PartialEq>(
-    old: &'a ObjectMap<T>,
-    new: &'a ObjectMap<T>,
-) -> impl Iterator<Item = ObjectKey> + 'a {
-    old.diff(new).map(|item| match item {
-        DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => {
-            key.clone()
-        }
-    })
 }
