@@ -19,6 +19,7 @@ pub mod reason;
 pub mod hello;
 pub mod packet;
 pub mod verdict;
+pub mod vips;
 
 #[cfg(test)]
 mod corpus;

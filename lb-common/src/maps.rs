@@ -1,13 +1,14 @@
 //! The maps that the daemon and the kernel programs share: layouts, names, sizes.
 //!
 //! All sizes are fixed here, so the kernel memory that Sluice can ever take is bounded: on a
-//! machine of 64 CPUs about 9 MiB for flows and 10 MiB for counters, plus 200 bytes for each
-//! name that is really there.
+//! machine of 64 CPUs about 9 MiB for flows, 1 MiB for VIPs and 31 MiB for counters, plus 200
+//! bytes for each name that is really there.
 
 use crate::reason::Reason;
+use crate::vips::{CHUNKS, VipChunk, VipPlace};
 
-/// VIPs of one node. Thousands of listeners on a node would be a design error elsewhere.
-pub const MAX_VIPS: u32 = 1024;
+/// VIPs of one node: its listeners are few, its L4 services may be thousands.
+pub const MAX_VIPS: u32 = 10_240;
 /// Server names, exact and wildcard each. Three times the 5,000 Ingresses that Sluice is tested
 /// with; names beyond it are served all the same, just not counted by name.
 pub const MAX_NAMES: u32 = 16_384;
@@ -160,7 +161,7 @@ const fn layout<K, V>(name: &'static str, entries: u32) -> MapLayout {
 
 /// The maps that live on between two runs of the daemon.
 pub const MAPS: [MapLayout; 9] = [
-    layout::<VipKey, VipValue>("VIPS", MAX_VIPS),
+    layout::<u32, VipChunk>("VIPS", CHUNKS),
     layout::<u32, VipCounters>("VIP_COUNTERS", MAX_VIPS),
     layout::<u32, ReasonCounters>("REASONS", 1),
     layout::<NameKey, u32>("NAMES", MAX_NAMES),
@@ -203,7 +204,7 @@ const fn fnv(hash: u64, word: u64) -> u64 {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{FlowKey, NameKey, ReasonCounters, VipCounters, VipKey, VipValue};
+    use super::{FlowKey, NameKey, ReasonCounters, VipChunk, VipCounters, VipKey, VipValue};
 
     macro_rules! pod {
         ($($name:ty),*) => {$(
@@ -211,10 +212,11 @@ mod pod {
             unsafe impl aya::Pod for $name {}
         )*};
     }
-    pod!(VipKey, VipValue, VipCounters, ReasonCounters, NameKey, FlowKey);
+    pod!(VipKey, VipValue, VipChunk, VipCounters, ReasonCounters, NameKey, FlowKey);
 }
 
 const _: () = assert!(size_of::<VipKey>() == 16 + 2 + 1 + 1);
+const _: () = assert!(size_of::<VipPlace>() == 20 + 4 + 8);
 const _: () = assert!(size_of::<VipValue>() == 8 && size_of::<VipCounters>() == 24);
 const _: () = assert!(size_of::<FlowKey>() == 32 + 4);
 

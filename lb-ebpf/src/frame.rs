@@ -9,7 +9,7 @@ use lb_common::maps::{FlowKey, HELLO_LEN, NAME_LEN, NameKey, VipKey, VipValue};
 use lb_common::reason::Reason;
 
 use crate::log;
-use crate::maps::{FLOWS, NAME_COUNTERS, NAMES, SCRATCH, VIP_COUNTERS, VIPS, WILDCARDS, count, opaque};
+use crate::maps::{FLOWS, NAME_COUNTERS, NAMES, SCRATCH, VIP_COUNTERS, WILDCARDS, count, opaque, vip};
 
 /// A frame in the kernel. `FORGETFUL`: connections are forgotten as soon as they are remembered,
 /// so that a benchmark can show the same ClientHello again and again.
@@ -74,8 +74,7 @@ impl<const FORGETFUL: bool> Frame for Kernel<FORGETFUL> {
 impl<const FORGETFUL: bool> Env for Kernel<FORGETFUL> {
     #[inline(always)]
     fn vip(&self, key: &VipKey) -> Option<VipValue> {
-        // SAFETY: a torn read is impossible, values are eight aligned bytes and replaced whole.
-        unsafe { VIPS.get(key) }.copied()
+        vip(key)
     }
 
     #[inline(always)]

@@ -7,12 +7,13 @@ use lb_common::maps::{
     ReasonCounters, VipCounters, VipKey, VipValue,
 };
 use lb_common::reason::Reason;
+use lb_common::vips::{self, CHUNK, CHUNKS, VipChunk};
 
 /// Names are few on most nodes: memory is taken as they come.
 const BPF_F_NO_PREALLOC: u32 = 1;
 
 #[map]
-pub static VIPS: HashMap<VipKey, VipValue> = HashMap::with_max_entries(MAX_VIPS, 0);
+pub static VIPS: Array<VipChunk> = Array::with_max_entries(CHUNKS, 0);
 #[map]
 pub static VIP_COUNTERS: PerCpuArray<VipCounters> = PerCpuArray::with_max_entries(MAX_VIPS, 0);
 #[map]
@@ -51,6 +52,16 @@ pub fn count(reason: Reason) {
         // the load and the store, save for sk_lookup, which counts other reasons.
         unsafe { (*counters).0[opaque(reason as u32) as usize & (REASON_SLOTS - 1)] += 1 }
     }
+}
+
+/// What is known of a VIP.
+#[inline(always)]
+pub fn vip(key: &VipKey) -> Option<VipValue> {
+    vips::find(key, |index| {
+        // The map's lookup of an array is inlined; no call is made.
+        let chunk = VIPS.get((index / CHUNK) as u32)?;
+        chunk.0.get(index % CHUNK)
+    })
 }
 
 /// Hides a value's origin from LLVM, so that the bounds check that follows is made on the very

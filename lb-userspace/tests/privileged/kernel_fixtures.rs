@@ -6,9 +6,9 @@ use aya::Ebpf;
 use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use lb_common::fixtures::{self, Host, NAME, SUFFIX};
-use lb_common::maps::{NameKey, ReasonCounters, VipKey, VipValue};
+use lb_common::maps::{NameKey, ReasonCounters};
 use lb_common::reason::Reason;
-use sluice::dataplane::kernel::load;
+use sluice::dataplane::kernel::{VipTable, load};
 
 use crate::need_root;
 
@@ -18,18 +18,22 @@ const XDP_PASS: u32 = 2;
 fn loaded() -> Ebpf {
     need_root();
     let mut programs = load(None, false).expect("load");
-    let mut vips: HashMap<_, VipKey, VipValue> =
-        programs.map_mut("VIPS").expect("map").try_into().expect("hash map");
-    for (key, value) in fixtures::vips() {
-        vips.insert(key, value, 0).expect("insert");
-    }
+    fill_vips(&mut programs);
     for (map, name, slot) in [("NAMES", NAME, 0), ("WILDCARDS", SUFFIX, 1)] {
         let mut names: HashMap<_, NameKey, u32> =
             programs.map_mut(map).expect("map").try_into().expect("hash map");
         names.insert(NameKey::new(name.as_bytes()).expect("fits"), slot, 0).expect("insert");
     }
-    program(&mut programs).load().expect("verifier");
     programs
+}
+
+/// The table lives on in the kernel: the programs hold it.
+fn fill_vips(programs: &mut Ebpf) {
+    program(programs).load().expect("verifier");
+    let mut table = VipTable::take(programs).expect("table");
+    for (key, value) in fixtures::vips() {
+        table.insert(&key, value).expect("insert");
+    }
 }
 
 fn program(programs: &mut Ebpf) -> &mut Xdp {

@@ -12,6 +12,7 @@ mod logs;
 mod pins;
 mod tables;
 pub mod vip_routes;
+mod vip_table;
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ pub use counters::{Counters, NameCount, VipCount};
 pub use error::KernelError;
 pub use links::XdpMode;
 pub use pins::{Lock, remove};
+pub use vip_table::VipTable;
 
 use super::diff::{Op, diff};
 use super::image::MapImage;
@@ -201,6 +203,7 @@ impl Dataplane {
     /// # Errors
     /// The first write that fails; those before it stay done, and the next call goes on from there.
     pub fn apply(&mut self, want: &MapImage) -> Result<Applied, KernelError> {
+        self.tables.refresh()?;
         let have = self.tables.read()?;
         let mut applied = Applied::default();
         for op in diff(&have, want) {
