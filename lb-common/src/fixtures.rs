@@ -236,7 +236,9 @@ pub fn table() -> Vec<Fixture> {
 #[derive(Default)]
 pub struct Host {
     /// The frame at hand.
-    pub frame: Vec<u8>,
+    pub frame: RefCell<Vec<u8>>,
+    /// The forwarder's tables.
+    pub l4: crate::forward_fixtures::Tables,
     vips: HashMap<VipKey, VipValue>,
     names: HashMap<NameKey, u32>,
     wildcards: HashMap<NameKey, u32>,
@@ -250,7 +252,7 @@ impl Host {
     pub fn new() -> Self {
         let key = |name: &str| NameKey::new(name.as_bytes()).expect("fits");
         Self {
-            vips: vips().into_iter().collect(),
+            vips: vips().into_iter().chain(crate::forward_fixtures::content().vips).collect(),
             names: [(key(NAME), 0)].into(),
             wildcards: [(key(SUFFIX), 1)].into(),
             ..Self::default()
@@ -258,7 +260,7 @@ impl Host {
     }
 
     fn find(&self, table: &HashMap<NameKey, u32>, offset: usize, length: usize) -> Option<u32> {
-        table.get(&NameKey::new(self.frame.get(offset..offset + length)?)?).copied()
+        table.get(&NameKey::new(self.frame.borrow().get(offset..offset + length)?)?).copied()
     }
 }
 
@@ -276,7 +278,7 @@ impl Bytes for Payload {
 
 impl Frame for Host {
     fn near<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.frame.get(offset..offset + N)?.try_into().ok()
+        self.frame.borrow().get(offset..offset + N)?.try_into().ok()
     }
 
     fn far<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
@@ -284,7 +286,7 @@ impl Frame for Host {
     }
 
     fn linear(&self) -> u32 {
-        self.frame.len() as u32
+        self.frame.borrow().len() as u32
     }
 
     fn length(&self) -> u32 {
@@ -314,7 +316,7 @@ impl Env for Host {
     }
 
     fn payload(&self, offset: usize, length: usize) -> Option<impl Bytes> {
-        Some(Payload(self.frame.get(offset..offset + length.min(HELLO_LEN))?.to_vec()))
+        Some(Payload(self.frame.borrow().get(offset..offset + length.min(HELLO_LEN))?.to_vec()))
     }
 
     fn exact(&self, offset: usize, length: usize) -> Option<u32> {
@@ -350,9 +352,9 @@ mod tests {
     fn the_host_judges_the_table() {
         let mut host = Host::new();
         for row in table() {
-            host.frame = row.frame.clone();
+            host.frame = row.frame.clone().into();
             host.counted.borrow_mut().clear();
-            assert_eq!(judge(&host), row.verdict, "{}", label(&row));
+            assert_eq!(judge(&host).reason, row.verdict, "{}", label(&row));
             let mut counted = host.counted.borrow().clone();
             counted.sort();
             assert_eq!(counted, expected(&row), "{}", label(&row));
@@ -375,7 +377,7 @@ mod tests {
         #[test]
         fn any_bytes_are_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = server_name(&bytes[..]);
-            let host = Host { frame: bytes, ..Host::new() };
+            let host = Host { frame: bytes.into(), ..Host::new() };
             judge(&host);
         }
 
@@ -395,7 +397,7 @@ mod tests {
             if let Some(place) = frame.get_mut(at) {
                 *place = byte;
             }
-            let host = Host { frame, ..Host::new() };
+            let host = Host { frame: frame.into(), ..Host::new() };
             if let Some(packet) = shape(&host) {
                 prop_assert_eq!(walk(&host), Ok(packet));
             }

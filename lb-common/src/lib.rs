@@ -3,7 +3,8 @@
 //! A frame takes this way, in the kernel and in host tests alike:
 //!
 //! ```text
-//! frame ─► packet (headers) ─► verdict (VIP? hello? which counter?) ─► hello (server name) ─► Reason
+//! frame ─► packet (headers) ─► verdict (VIP? hello? which counter?) ─► hello (server name) ─► Verdict
+//!                                                                    └─► forward (endpoint, flow, nat)
 //! ```
 //!
 //! [`maps`] holds the layouts of everything the daemon and the programs share, [`reason`] the
@@ -16,7 +17,11 @@ pub mod env;
 pub mod maps;
 pub mod reason;
 
+pub mod flow;
+pub mod forward;
 pub mod hello;
+pub mod maglev;
+pub mod nat;
 pub mod packet;
 pub mod verdict;
 pub mod vips;
@@ -25,3 +30,5 @@ pub mod vips;
 mod corpus;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixtures;
+#[cfg(any(test, feature = "fixtures"))]
+pub mod forward_fixtures;

@@ -1,13 +1,37 @@
 //! What becomes of a frame.
 
 use crate::env::{Bytes, Env};
+use crate::flow::is_reply_port;
+use crate::forward::{self, Forward};
 use crate::hello;
-use crate::maps::{FlowKey, HELLO_LEN, NAME_LEN, VIP_OBSERVE_SNI, VipKey};
+use crate::maps::{FlowKey, HELLO_LEN, NAME_LEN, VIP_FORWARD, VIP_OBSERVE_SNI, VipKey, VipValue};
 use crate::packet::{self, ACK, Packet, SYN, TCP};
 use crate::reason::Reason;
 
 /// A DNS label's longest; a wildcard covers exactly one.
 const MAX_LABEL: usize = 63;
+
+/// What is done with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// On to the local stack.
+    Pass,
+    /// Nowhere.
+    Drop,
+    /// Out again by the interface that it came in by.
+    Send,
+    /// Out by another interface, which the kernel was told.
+    Redirect,
+}
+
+/// What is done with a frame, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The counter.
+    pub reason: Reason,
+    /// What is done.
+    pub action: Action,
+}
 
 /// Where a TCP or UDP packet goes.
 struct Arrival {
@@ -18,22 +42,35 @@ struct Arrival {
     flags: u8,
 }
 
+impl Arrival {
+    /// Whether the headers are where they are in frames without tags, options and extensions.
+    #[inline(always)]
+    const fn usual(&self) -> bool {
+        self.packet.transport == if self.packet.v6 { 54 } else { 34 }
+    }
+}
+
 /// Judges a frame and counts it. The frame is passed on in every case: Sluice drops nothing that
 /// it does not understand, and what it understands goes to the local stack.
 #[inline(always)]
-pub fn judge<E: Env>(env: &E) -> Reason {
+pub fn judge<E: Forward>(env: &E) -> Verdict {
     let arrival = match packet::shape(env) {
         // Constants instead of fields, so that the kernel's reads stay at constant offsets.
         Some(packet) if !packet.v6 => v4(env, packet),
         Some(packet) => v6(env, packet),
         None => unusual(env),
     };
-    let reason = match arrival {
+    let verdict = match arrival {
         Ok(arrival) => arrived(env, &arrival),
-        Err(reason) => reason,
+        Err(reason) => pass(reason),
     };
-    env.count(reason);
-    reason
+    env.count(verdict.reason);
+    verdict
+}
+
+#[inline(always)]
+fn pass(reason: Reason) -> Verdict {
+    Verdict { reason, action: Action::Pass }
 }
 
 #[inline(always)]
@@ -83,19 +120,39 @@ fn walked<E: Env>(env: &E) -> Result<Arrival, Reason> {
 }
 
 #[inline(always)]
-fn arrived<E: Env>(env: &E, arrival: &Arrival) -> Reason {
+fn arrived<E: Forward>(env: &E, arrival: &Arrival) -> Verdict {
     let Arrival { packet, address, port, flags } = arrival;
     let key =
         VipKey { address: *address, port: u16::from_ne_bytes(*port), protocol: packet.protocol, zero: 0 };
     let Some(vip) = env.vip(&key) else {
-        return Reason::NotVip;
+        let reply = arrival.usual() && is_reply_port(u16::from_be(key.port));
+        return if reply { returned(env, arrival) } else { pass(Reason::NotVip) };
     };
     let opening = flags & (SYN | ACK) == SYN;
     env.count_vip(vip.slot, packet.end as u32, opening);
+    if vip.flags & VIP_FORWARD != 0 {
+        return forwarded(env, arrival, &vip);
+    }
     if vip.flags & VIP_OBSERVE_SNI != 0 && packet.protocol == TCP {
         observe(env, packet, opening);
     }
-    Reason::Vip
+    pass(Reason::Vip)
+}
+
+/// To a VIP in forward mode. Out of line for the same reason as [`unusual`].
+#[inline(never)]
+fn forwarded<E: Forward>(env: &E, arrival: &Arrival, vip: &VipValue) -> Verdict {
+    if !arrival.usual() {
+        return Verdict { reason: Reason::ForwardUnusual, action: Action::Drop };
+    }
+    forward::to_endpoint(env, &arrival.packet, arrival.flags, vip)
+}
+
+/// Maybe an endpoint's reply.
+#[inline(never)]
+fn returned<E: Forward>(env: &E, arrival: &Arrival) -> Verdict {
+    let reply = forward::to_client(env, &arrival.packet, arrival.flags, u16::from_ne_bytes(arrival.port));
+    reply.unwrap_or(pass(Reason::NotVip))
 }
 
 /// Counts the ClientHello of a connection once.

@@ -4,24 +4,39 @@
 //! a VIP to the worker of the CPU that it arrived on, `empty` is what benchmarks compare with.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![allow(
+    internal_features,
+    reason = "compare-and-swap: the target has the instruction, and core no atomic type for it"
+)]
 #![allow(static_mut_refs, reason = "aya's macros")]
 
+mod forward;
 mod frame;
 mod log;
 mod maps;
 mod steer;
 
-use aya_ebpf::bindings::xdp_action::XDP_PASS;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_get_numa_node_id;
 use aya_ebpf::macros::{sk_lookup, xdp};
 use aya_ebpf::programs::{SkLookupContext, XdpContext};
-use lb_common::verdict;
+use lb_common::verdict::{self, Action, Verdict};
 
-/// Judges a frame; everything is passed on.
+/// Judges a frame, and does what the verdict says.
 #[xdp(frags)]
 pub fn sluice(context: XdpContext) -> u32 {
-    verdict::judge(&frame::Kernel::<false>::new(&context));
-    XDP_PASS
+    action(verdict::judge(&frame::Kernel::<false>::new(&context)))
+}
+
+#[inline(always)]
+fn action(verdict: Verdict) -> u32 {
+    match verdict.action {
+        Action::Pass => XDP_PASS,
+        Action::Drop => XDP_DROP,
+        Action::Send => XDP_TX,
+        Action::Redirect => XDP_REDIRECT,
+    }
 }
 
 /// Gives a connection to a listener.
@@ -35,8 +50,7 @@ pub fn steer(context: SkLookupContext) -> u32 {
 /// `sluice` with a memory for connections that lasts no longer than a frame. For benchmarks only.
 #[xdp(frags)]
 pub fn forgetful(context: XdpContext) -> u32 {
-    verdict::judge(&frame::Kernel::<true>::new(&context));
-    XDP_PASS
+    action(verdict::judge(&frame::Kernel::<true>::new(&context)))
 }
 
 /// Does nothing: the floor that benchmarks subtract.

@@ -6,6 +6,7 @@
 mod canary;
 mod cluster;
 mod issue;
+mod l4;
 mod listener;
 mod name;
 mod policy;
@@ -16,6 +17,7 @@ mod tls;
 pub use canary::{Canary, CanaryHeader, CanaryValue};
 pub use cluster::{Cluster, ClusterKey, Endpoint, PortRef, Via};
 pub use issue::{Issue, IssueReason, Severity};
+pub use l4::L4Service;
 pub use listener::{Listener, Protocol, SniMode, Transport, Vip};
 pub use name::{HostPattern, InvalidHost, ObjectKey, ObjectRef};
 pub use policy::*;

@@ -6,7 +6,7 @@ use imbl::OrdMap;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::{Cluster, ClusterKey, Issue, Listener, TlsConfig, VirtualHost};
+use super::{Cluster, ClusterKey, Issue, L4Service, Listener, TlsConfig, VirtualHost};
 
 /// Everything that decides which route a request takes. Changes rarely; endpoints aren't in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -24,6 +24,9 @@ pub struct Snapshot {
     pub generation: u64,
     /// Sorted by VIP.
     pub listeners: Arc<[Listener]>,
+    /// VIPs in forward mode, sorted by VIP, one each.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub services: Arc<[L4Service]>,
     /// Hosts and routes.
     pub routing: Arc<Routing>,
     /// Every cluster that a route names is here; unchanged clusters keep their `Arc`.
@@ -43,6 +46,7 @@ impl Snapshot {
         Self {
             generation: 0,
             listeners: Arc::new([]),
+            services: Arc::new([]),
             routing: Arc::default(),
             clusters: OrdMap::new(),
             tls: Arc::default(),
@@ -50,4 +54,8 @@ impl Snapshot {
             issues: Arc::new([]),
         }
     }
+}
+
+fn is_empty(services: &[L4Service]) -> bool {
+    services.is_empty()
 }

@@ -16,6 +16,7 @@ mod class;
 mod clusters;
 mod config_map;
 mod ingress;
+mod l4;
 mod member;
 mod merge;
 mod path;
@@ -37,6 +38,7 @@ use crate::model::{ClusterKey, Compat, Issue, Listener, ObjectKey, Snapshot};
 use crate::objects::Objects;
 
 pub use config_map::{ClassDefaults, ClusterSettings};
+pub use l4::{LOAD_BALANCER_CLASS, VIPS};
 pub use translator::Translator;
 
 /// The name that an IngressClass's `spec.controller` has for its Ingresses to be ours.

@@ -96,7 +96,7 @@ fn the_loaded_program_and_the_host_agree_on_damaged_frames() {
         if below(4) == 0 {
             frame.truncate(SHORTEST.max(below(frame.len() + 1)));
         }
-        host.frame.clone_from(&frame);
+        host.frame = frame.clone().into();
         host.counted.borrow_mut().clear();
         lb_common::verdict::judge(&host);
         let mut expect = host.counted.borrow().clone();

@@ -4,6 +4,7 @@ mod app;
 mod e2e;
 mod kernel;
 mod kernel_fixtures;
+mod kernel_forward;
 mod kernel_modes;
 mod kernel_node;
 mod kernel_restart;

@@ -1,0 +1,259 @@
+//! The forwarder's surroundings: its tables, the kernel's routes, and writes to the frame.
+
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as Query,
+};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_redirect};
+use aya_ebpf::bindings::xdp_action::XDP_REDIRECT;
+use core::ops::Deref;
+use core::intrinsics::{AtomicOrdering, atomic_cxchg};
+use lb_common::flow::Flow;
+use lb_common::forward::{Forward, Way};
+use lb_common::maps::{BackendValue, MAX_L4_FLOWS, RING_CHUNK, ServiceValue, WAY_SLOTS, WayValue};
+use lb_common::reason::Reason;
+use lb_common::verdict::Action;
+
+use crate::frame::Kernel;
+use crate::maps::{
+    L4_BACKENDS, L4_FLOWS, L4_PORTS, L4_RINGS, L4_SERVICES, UPLINKS, WAYS, opaque,
+};
+
+/// Set by the daemon, before the programs are loaded: entries of the flow table less one.
+#[unsafe(no_mangle)]
+static L4_MASK: u32 = MAX_L4_FLOWS - 1;
+/// Likewise: two to this power of the kernel's jiffies are about a second.
+#[unsafe(no_mangle)]
+static L4_TICK: u32 = 8;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+impl<const FORGETFUL: bool> Forward for Kernel<FORGETFUL> {
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        // SAFETY: reads a constant; the verifier knows its value.
+        let shift = unsafe { (&raw const L4_TICK).read_volatile() } & 31;
+        (jiffies() >> shift) as u32
+    }
+
+    #[inline(always)]
+    fn service(&self, slot: u32) -> Option<ServiceValue> {
+        L4_SERVICES.get(slot).copied()
+    }
+
+    #[inline(always)]
+    fn backend(&self, slot: u32) -> Option<BackendValue> {
+        L4_BACKENDS.get(slot).copied()
+    }
+
+    #[inline(always)]
+    fn ring(&self, chunk: u32, at: u32) -> Option<u32> {
+        let chunk = L4_RINGS.get(chunk)?;
+        Some(chunk.0[opaque(at) as usize & (RING_CHUNK - 1)])
+    }
+
+    #[inline(always)]
+    fn mask(&self) -> u32 {
+        // SAFETY: as in `now`.
+        unsafe { (&raw const L4_MASK).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn flow(&self, index: u32) -> Option<impl Deref<Target = Flow>> {
+        L4_FLOWS.get(index)
+    }
+
+    #[inline(always)]
+    fn swap_stamp(&self, index: u32, old: u64, new: u64) -> bool {
+        match L4_FLOWS.get_ptr_mut(index) {
+            // SAFETY: an aligned word of a map's element.
+            Some(flow) => unsafe { swap(&raw mut (*flow).stamp, old, new) },
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn write_flow(&self, index: u32, flow: &Flow) {
+        if let Some(place) = L4_FLOWS.get_ptr_mut(index) {
+            // SAFETY: this CPU has marked the entry busy, so no other one writes it or reads it
+            // for more than its port index, which is one aligned word.
+            unsafe {
+                (*place).client = flow.client;
+                (*place).vip = flow.vip;
+                (*place).client_port = flow.client_port;
+                (*place).vip_port = flow.vip_port;
+                (*place).port = flow.port;
+                (*place).protocol = flow.protocol;
+                (*place).backend = flow.backend;
+                (*place).generation = flow.generation;
+                (&raw mut (*place).port_index).write_volatile(flow.port_index);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn port(&self, index: u32) -> Option<u64> {
+        L4_PORTS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn swap_port(&self, index: u32, old: u64, new: u64) -> bool {
+        match L4_PORTS.get_ptr_mut(index) {
+            // SAFETY: an aligned word, which is the whole element.
+            Some(port) => unsafe { swap(port, old, new) },
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn way_to_backend(&self, slot: u32, backend: &BackendValue) -> Way {
+        let Some(known) = WAYS.get_ptr_mut(slot & (WAY_SLOTS - 1)) else {
+            return Way::None(Reason::NoRoute);
+        };
+        // SAFETY: this CPU's own element, which nothing else uses during the run.
+        let known = unsafe { &mut *known };
+        if known.backend != slot || known.generation != backend.generation || known.until < jiffies() {
+            let context = self.context();
+            if let Err(reason) = learn(context, slot, backend, known) {
+                return Way::None(reason);
+            }
+        }
+        if known.interface == 0 {
+            return Way::Kernel;
+        }
+        Way::Out { interface: known.interface, macs: known.macs, source: known.source }
+    }
+
+    #[inline(always)]
+    fn way_to_client(&self, client: &[u32; 4], source: &[u32; 4], length: u32) -> Way {
+        let mut query = query(client);
+        if query.family == AF_INET {
+            query.__bindgen_anon_3.ipv4_src = source[3];
+        } else {
+            query.__bindgen_anon_3.ipv6_src = *source;
+        }
+        query.__bindgen_anon_1.tot_len = length as u16;
+        match ask(self.context(), &mut query, 0) {
+            // What the kernel knows no neighbour for, or has to cut, it can do itself: the frame
+            // is the VIP's by now.
+            Err(_) => Way::Kernel,
+            Ok(()) if UPLINKS.get_ptr(query.ifindex).is_none() => Way::Kernel,
+            Ok(()) => Way::Out { interface: query.ifindex, macs: macs(&query), source: [0; 4] },
+        }
+    }
+
+    #[inline(always)]
+    fn set<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> bool {
+        let Some(place) = self.place::<N>(offset) else { return false };
+        let mut at = 0;
+        // Halves of words, as in reading; see there.
+        while at + 2 <= N {
+            let half = u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+            // SAFETY: in bounds, as just checked.
+            unsafe { *((place + at) as *mut u16) = half };
+            at += 2;
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn leave(&self, way: &Way) -> Action {
+        let Way::Out { interface, macs, .. } = way else { return Action::Pass };
+        let [a, b, c] = *macs;
+        let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes());
+        if !self.set(0, [a, b, c, d, e, f, g, h, i, j, k, l]) {
+            return Action::Drop;
+        }
+        if *interface == self.interface() {
+            return Action::Send;
+        }
+        // SAFETY: a helper that takes numbers.
+        let done = unsafe { bpf_redirect(*interface, 0) } as u32;
+        if done == XDP_REDIRECT { Action::Redirect } else { Action::Drop }
+    }
+}
+
+/// Asks the kernel for the way to an endpoint and remembers it for a quarter of a second or so. Out
+/// of line: it is long, and one packet in thousands comes here.
+#[inline(never)]
+fn learn(
+    context: *mut aya_ebpf::bindings::xdp_md,
+    slot: u32,
+    backend: &BackendValue,
+    known: &mut WayValue,
+) -> Result<(), Reason> {
+    let mut query = query(&backend.address);
+    ask(context, &mut query, BPF_FIB_LOOKUP_SRC)?;
+    let out = UPLINKS.get_ptr(query.ifindex).is_some();
+    known.interface = if out { query.ifindex } else { 0 };
+    known.macs = macs(&query);
+    // SAFETY: the kernel filled the family's own part.
+    known.source = unsafe {
+        if query.family == AF_INET {
+            lb_common::verdict::mapped(query.__bindgen_anon_3.ipv4_src.to_ne_bytes())
+        } else {
+            query.__bindgen_anon_3.ipv6_src
+        }
+    };
+    known.backend = slot;
+    known.generation = backend.generation;
+    // SAFETY: reads a constant.
+    let second = 1u64 << (unsafe { (&raw const L4_TICK).read_volatile() } & 31);
+    known.until = jiffies() + second / 4;
+    Ok(())
+}
+
+#[inline(always)]
+fn query(to: &[u32; 4]) -> Query {
+    // SAFETY: integers and unions of integers, for which zero is a value.
+    let mut query: Query = unsafe { core::mem::zeroed() };
+    let [a, b, c, d] = *to;
+    if a == 0 && b == 0 && c == u32::from_ne_bytes([0, 0, 0xff, 0xff]) {
+        query.family = AF_INET;
+        query.__bindgen_anon_4.ipv4_dst = d;
+    } else {
+        query.family = AF_INET6;
+        query.__bindgen_anon_4.ipv6_dst = *to;
+    }
+    query
+}
+
+#[inline(always)]
+fn ask(context: *mut aya_ebpf::bindings::xdp_md, query: &mut Query, flags: u32) -> Result<(), Reason> {
+    // SAFETY: the context is valid for the run.
+    query.ifindex = unsafe { (*context).ingress_ifindex };
+    // SAFETY: the helper gets the size of what it may write to.
+    let answer =
+        unsafe { bpf_fib_lookup(context.cast(), query, size_of::<Query>() as i32, flags) } as u32;
+    match answer {
+        BPF_FIB_LKUP_RET_SUCCESS => Ok(()),
+        BPF_FIB_LKUP_RET_NO_NEIGH => Err(Reason::NoNeighbour),
+        _ => Err(Reason::NoRoute),
+    }
+}
+
+#[inline(always)]
+fn macs(query: &Query) -> [u32; 3] {
+    let (d, s) = (&query.dmac, &query.smac);
+    [
+        u32::from_ne_bytes([d[0], d[1], d[2], d[3]]),
+        u32::from_ne_bytes([d[4], d[5], s[0], s[1]]),
+        u32::from_ne_bytes([s[2], s[3], s[4], s[5]]),
+    ]
+}
+
+#[inline(always)]
+fn jiffies() -> u64 {
+    // SAFETY: a helper without arguments; compiled to one load.
+    unsafe { bpf_jiffies64() }
+}
+
+/// # Safety
+/// The word is an aligned one of a map.
+#[inline(always)]
+unsafe fn swap(word: *mut u64, old: u64, new: u64) -> bool {
+    // SAFETY: the caller's. The target has the instruction for 64 bits but no type for it.
+    unsafe {
+        atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, old, new).1
+    }
+}
