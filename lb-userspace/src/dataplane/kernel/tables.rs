@@ -10,7 +10,8 @@ use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use lb_common::maps::{
-    MAX_NAMES, MAX_VIPS, NameKey, ReasonCounters, VIP_OBSERVE_SNI, VipCounters, VipKey, VipValue,
+    MAX_NAMES, MAX_VIPS, NameKey, ReasonCounters, VIP_FILTER_SNI, VIP_OBSERVE_SNI, VipCounters, VipKey,
+    VipValue,
 };
 use lb_common::reason::Reason;
 
@@ -141,7 +142,8 @@ impl Tables {
                 (slot, false)
             }
         };
-        let flags = if entry.observe_sni { VIP_OBSERVE_SNI } else { 0 };
+        let flag = |on, flag| if on { flag } else { 0 };
+        let flags = flag(entry.observe_sni, VIP_OBSERVE_SNI) | flag(entry.filter_sni, VIP_FILTER_SNI);
         let inserted = self.vips.insert(&key, VipValue { slot, flags });
         if inserted.is_err() && !known {
             self.free_vips.insert(slot);
@@ -224,7 +226,10 @@ fn vip(key: &VipKey) -> Vip {
 }
 
 fn entry(value: VipValue) -> VipEntry {
-    VipEntry { observe_sni: value.flags & VIP_OBSERVE_SNI != 0 }
+    VipEntry {
+        observe_sni: value.flags & VIP_OBSERVE_SNI != 0,
+        filter_sni: value.flags & VIP_FILTER_SNI != 0,
+    }
 }
 
 fn name_key(name: &str) -> Result<NameKey, KernelError> {
