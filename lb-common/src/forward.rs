@@ -11,35 +11,15 @@
 //! here: a reply that comes in by the NIC is turned back by this program, one that the kernel
 //! forwards is turned back by the program at the NIC's egress.
 
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 
 use crate::env::Env;
-use crate::flow::{
-    self, Flow, PORT_TRIES, Phase, Stamp, WAYS, after_client, after_endpoint, first_phase,
-};
-use crate::maps::{BackendValue, RING_CHUNK, ServiceValue, VIP_AFFINITY, VipValue};
+use crate::flow::{self, Flow, PORT_TRIES, Phase, Stamp, WAYS, after_client, after_endpoint, first_phase};
+use crate::maps::{BackendValue, RING_CHUNK, ServiceValue, VIP_AFFINITY, VipValue, WayValue};
 use crate::nat::Change;
 use crate::packet::{ACK, Packet, RST, SYN, TCP};
 use crate::reason::Reason;
 use crate::verdict::{Action, Verdict, mapped, words};
-
-/// How a frame reaches what it is sent to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// Out by this interface, with these bytes in front: destination and source MAC.
-    Out {
-        /// Its index.
-        interface: u32,
-        /// As they lie on the wire.
-        macs: [u32; 3],
-        /// The node's own address there, as in [`crate::maps::VipKey::address`].
-        source: [u32; 4],
-    },
-    /// On to the kernel, which knows the way.
-    Kernel,
-    /// There is none.
-    None(Reason),
-}
 
 /// The tables of the forwarder, and the frame to write to.
 pub trait Forward: Env {
@@ -64,8 +44,15 @@ pub trait Forward: Env {
     /// Puts `new` in place of `old` in a flow's stamp; false if it was no longer `old`.
     fn swap_stamp(&self, index: u32, old: u64, new: u64) -> bool;
 
-    /// Writes a flow, but for its stamp. The caller has made it [`Phase::Busy`].
-    fn write_flow(&self, index: u32, flow: &Flow);
+    /// Room for what is known of a packet, which the stack doesn't have.
+    fn pending(&self) -> Option<impl DerefMut<Target = Pending>>;
+
+    /// Writes a flow, without a port yet, but for its stamp. The caller has made it
+    /// [`Phase::Busy`].
+    fn write_flow(&self, index: u32, new: &Pending, generation: u32);
+
+    /// Writes the port of a flow and where it is in the port table. After [`Self::write_flow`].
+    fn write_port(&self, index: u32, port: u16, place: u32);
 
     /// An entry of the port table: a flow's index plus one, or 0.
     fn port(&self, index: u32) -> Option<u64>;
@@ -73,21 +60,52 @@ pub trait Forward: Env {
     /// Puts `new` in place of `old` in the port table; false if it was no longer `old`.
     fn swap_port(&self, index: u32, old: u64, new: u64) -> bool;
 
-    /// The way to an endpoint.
-    fn way_to_backend(&self, slot: u32, backend: &BackendValue) -> Way;
+    /// The way to an endpoint. Without an interface, the kernel delivers.
+    fn way_to_backend(
+        &self,
+        slot: u32,
+        backend: &BackendValue,
+    ) -> Result<impl Deref<Target = WayValue>, Reason>;
 
-    /// The way to a client, for a packet with this source.
-    fn way_to_client(&self, client: &[u32; 4], source: &[u32; 4], length: u32) -> Way;
+    /// The way to a client, for a packet with this source and length. `None`: the kernel has to
+    /// find it.
+    fn way_to_client(
+        &self,
+        client: &[u32; 4],
+        source: &[u32; 4],
+        length: u32,
+    ) -> Option<impl Deref<Target = WayValue>>;
 
     /// Writes bytes at a constant offset; false: the frame ends before.
     fn set<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> bool;
 
     /// Puts the MACs of a way in front of the frame, and says how it leaves.
-    fn leave(&self, way: &Way) -> Action;
+    fn leave(&self, way: &WayValue) -> Action;
+}
+
+/// A packet of a VIP in forward mode, which may begin a flow.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Pending {
+    /// Its ends.
+    pub ends: Ends,
+    /// [`flow::hash`] of its source.
+    pub hash: u64,
+    /// The slot of its endpoint.
+    pub backend: u32,
+    /// The time.
+    pub now: u32,
+    /// The entry of a flow between the same ends that can't go on.
+    pub old: u32,
+    /// The IP protocol.
+    pub protocol: u8,
+    /// Whether its endpoint sees the client's address.
+    pub keeps: bool,
 }
 
 /// The two ends of a packet: addresses, and ports in network order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
 pub struct Ends {
     /// Where it is from.
     pub source: [u32; 4],
@@ -102,41 +120,63 @@ pub struct Ends {
 /// A packet to a VIP in forward mode. `packet` is one of the shapes that lie at constant offsets.
 #[inline(always)]
 pub fn to_endpoint<E: Forward>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verdict {
+    let Some(mut new) = env.pending() else { return drop(Reason::FlowsFull) };
     let Some(ends) = ends(env, packet.v6) else { return drop(Reason::Truncated) };
     let now = env.now();
     let hash = flow::hash(&ends.source, ends.source_port, packet.protocol);
-    let (known, room) = find(env, hash, now, packet.protocol, &ends);
-    let known = known.and_then(|index| {
-        let flow = env.flow(index)?;
-        let backend = stays(env, &flow, flags)?;
-        refresh(env, index, &flow, after_client, flags, now);
-        Some((flow.backend, flow.port, backend))
-    });
-    let (slot, port, backend) = match known {
-        Some(known) => known,
-        None => match enter(env, hash, room, packet.protocol, flags, vip, &ends, now) {
-            Ok(new) => new,
-            Err(reason) => return drop(reason),
-        },
-    };
-    let way = env.way_to_backend(slot, &backend);
-    let mut new = ends;
-    new.target = backend.address;
-    new.target_port = backend.port;
-    match way {
-        Way::Out { source, .. } if port != 0 => {
-            new.source = source;
-            new.source_port = port;
+    let known = find(env, hash, now, packet.protocol, &ends);
+    new.ends = ends;
+    let mut index = known;
+    if index == NONE || !go_on(env, index, flags, now) {
+        // The last word of a connection that nobody knows makes none.
+        if packet.protocol == TCP && flags & RST != 0 {
+            return drop(Reason::NoFlow);
         }
-        // A flow keeps its client's address for life: the endpoint knows the connection by it.
-        Way::Out { .. } | Way::Kernel if port == 0 => {}
-        Way::Out { .. } | Way::Kernel => return drop(Reason::WayChanged),
-        Way::None(reason) => return drop(reason),
+        let Some(slot) = choose(env, hash, vip, &new.ends) else { return drop(Reason::NoBackend) };
+        let Some(backend) = env.backend(slot) else { return drop(Reason::NoBackend) };
+        // Here and not in `enter`: the stacks of nested calls add up.
+        let keeps = match env.way_to_backend(slot, &backend) {
+            Ok(way) => way.interface == 0,
+            Err(reason) => return drop(reason),
+        };
+        new.hash = hash;
+        new.now = now;
+        new.old = known;
+        new.protocol = packet.protocol;
+        new.backend = slot;
+        new.keeps = keeps;
+        let (entered, reason) = unpack(enter(env, &new));
+        if let Some(reason) = reason {
+            return drop(reason);
+        }
+        index = entered;
     }
-    if !rewrite(env, packet, &ends, &new) {
+    send(env, packet, index, &new.ends)
+}
+
+/// Writes the packet of a flow anew, for its endpoint.
+#[inline(always)]
+fn send<E: Forward>(env: &E, packet: &Packet, index: u32, old: &Ends) -> Verdict {
+    let Some(flow) = env.flow(index) else { return drop(Reason::NoFlow) };
+    let Some(backend) = env.backend(flow.backend) else { return drop(Reason::NoBackend) };
+    let way = match env.way_to_backend(flow.backend, &backend) {
+        Ok(way) => way,
+        Err(reason) => return drop(reason),
+    };
+    let mut new = Ends { target: backend.address, target_port: backend.port, ..*old };
+    // A flow keeps what it began with for life, the client's address or the node's: the endpoint
+    // knows the connection by it.
+    if flow.port != 0 {
+        if way.interface == 0 {
+            return drop(Reason::WayChanged);
+        }
+        new.source = way.source;
+        new.source_port = flow.port;
+    }
+    if !rewrite(env, packet, old, &new) {
         return drop(Reason::Truncated);
     }
-    let action = if port == 0 { Action::Pass } else { env.leave(&way) };
+    let action = if flow.port == 0 { Action::Pass } else { env.leave(&way) };
     Verdict { reason: Reason::Forwarded, action }
 }
 
@@ -168,119 +208,108 @@ pub fn to_client<E: Forward>(env: &E, packet: &Packet, flags: u8, port: u16) -> 
         target_port: flow.client_port,
     };
     let way = env.way_to_client(&new.target, &new.source, packet.end as u32 - packet.ip as u32);
-    if let Way::None(reason) = way {
-        return Some(drop(reason));
-    }
     if !rewrite(env, packet, &ends, &new) {
         return Some(drop(Reason::Truncated));
     }
-    Some(Verdict { reason: Reason::Returned, action: env.leave(&way) })
+    let action = way.map_or(Action::Pass, |way| env.leave(&way));
+    Some(Verdict { reason: Reason::Returned, action })
 }
 
 const fn drop(reason: Reason) -> Verdict {
     Verdict { reason, action: Action::Drop }
 }
 
-/// The entry of a client's packet's flow, and one that a new flow may have, with its stamp.
+/// The entry of the flow that a client's packet belongs to.
 #[inline(always)]
-fn find<E: Forward>(
-    env: &E,
-    hash: u64,
-    now: u32,
-    protocol: u8,
-    ends: &Ends,
-) -> (Option<u32>, Option<(u32, u64)>) {
+fn find<E: Forward>(env: &E, hash: u64, now: u32, protocol: u8, ends: &Ends) -> u32 {
     let (first, way) = flow::bucket(hash, env.mask());
-    let mut room = None;
-    let mut best = 0;
     for step in 0..WAYS {
         let index = first | ((way + step) & (WAYS - 1));
-        let Some(flow) = env.flow(index) else { break };
-        let stamp = Stamp(flow.stamp);
+        let Some(flow) = env.flow(index) else { return NONE };
         if flow.client_port == ends.source_port
             && flow.vip_port == ends.target_port
             && flow.client == ends.source
             && flow.vip == ends.target
             && flow.protocol == protocol
-            && stamp.alive(now)
+            && Stamp(flow.stamp).alive(now)
         {
-            // Should the flow have to end, its own entry is the next one's.
-            return (Some(index), Some((index, flow.stamp)));
-        }
-        if let Some(worth) = stamp.worth(now)
-            && worth > best
-        {
-            best = worth;
-            room = Some((index, flow.stamp));
+            return index;
         }
     }
-    (None, room)
+    NONE
 }
 
-/// The endpoint of a flow, if the flow is to go on: the endpoint is there, and a new connection
-/// over the same ports is not sent to one that is about to go.
+/// Notes the packet in its flow. False: the flow can't go on, as its endpoint is gone, or about to
+/// go, and the packet begins a new connection over the same ports.
 #[inline(always)]
-fn stays<E: Forward>(env: &E, flow: &Flow, flags: u8) -> Option<BackendValue> {
-    let backend = env.backend(flow.backend)?;
-    if backend.generation != flow.generation {
-        return None;
-    }
+fn go_on<E: Forward>(env: &E, index: u32, flags: u8, now: u32) -> bool {
+    let Some(flow) = env.flow(index) else { return false };
+    let Some(backend) = env.backend(flow.backend) else { return false };
     let opening = flow.protocol == TCP && flags & (SYN | ACK) == SYN;
     let old = matches!(Stamp(flow.stamp).phase(), Some(Phase::Open | Phase::Closing));
-    if opening && old && backend.draining != 0 { None } else { Some(backend) }
+    if backend.generation != flow.generation || (opening && old && backend.draining != 0) {
+        return false;
+    }
+    refresh(env, index, &flow, after_client, flags, now);
+    true
 }
 
-/// Enters a flow and its port.
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "all of them are one packet's")]
-fn enter<E: Forward>(
-    env: &E,
-    hash: u64,
-    room: Option<(u32, u64)>,
-    protocol: u8,
-    flags: u8,
-    vip: &VipValue,
-    ends: &Ends,
-    now: u32,
-) -> Result<(u32, u16, BackendValue), Reason> {
-    // The last word of a connection that nobody knows makes none.
-    if protocol == TCP && flags & RST != 0 {
-        return Err(Reason::NoFlow);
+/// No entry. In place of `Option`: what it would hold besides is one more thing for the verifier to
+/// tell apart.
+const NONE: u32 = u32::MAX;
+
+/// Enters a flow and its port: says where, or, in the upper half, why not. Out of line: established
+/// flows should not pay for its registers.
+#[inline(never)]
+fn enter<E: Forward>(env: &E, new: &Pending) -> u64 {
+    match entered(env, new) {
+        Ok(index) => index as u64,
+        Err(reason) => (reason as u64 + 1) << 32,
     }
-    let slot = choose(env, hash, vip, ends).ok_or(Reason::NoBackend)?;
-    let backend = env.backend(slot).ok_or(Reason::NoBackend)?;
-    let keeps = match env.way_to_backend(slot, &backend) {
-        Way::Out { .. } => false,
-        Way::Kernel => true,
-        Way::None(reason) => return Err(reason),
-    };
-    let (index, old) = room.ok_or(Reason::FlowsFull)?;
+}
+
+#[inline(always)]
+fn unpack(outcome: u64) -> (u32, Option<Reason>) {
+    let reason = (outcome >> 32) as usize;
+    (outcome as u32, if reason == 0 { None } else { Reason::ALL.get(reason - 1).copied() })
+}
+
+#[inline(always)]
+fn entered<E: Forward>(env: &E, new: &Pending) -> Result<u32, Reason> {
+    let Pending { hash, now, .. } = *new;
+    let backend = env.backend(new.backend).ok_or(Reason::NoBackend)?;
+    let index = if new.old == NONE { room(env, hash, now) } else { new.old };
+    let old = env.flow(index).ok_or(Reason::FlowsFull)?.stamp;
     let busy = Stamp::new(Phase::Busy, now).0;
     if !env.swap_stamp(index, old, busy) {
         // Another CPU took it; the client sends again.
         return Err(Reason::FlowsFull);
     }
-    let mut flow = Flow {
-        stamp: busy,
-        client: ends.source,
-        vip: ends.target,
-        client_port: ends.source_port,
-        vip_port: ends.target_port,
-        port: 0,
-        protocol,
-        zero: 0,
-        backend: slot,
-        generation: backend.generation,
-        port_index: u32::MAX,
-        pad: 0,
-    };
-    if !keeps && !take_port(env, hash, index, &backend, &mut flow, now) {
+    env.write_flow(index, new, backend.generation);
+    if !new.keeps && !take_port(env, hash, index, &backend, now) {
         env.swap_stamp(index, busy, 0);
         return Err(Reason::PortsFull);
     }
-    env.write_flow(index, &flow);
-    env.swap_stamp(index, busy, Stamp::new(first_phase(protocol), now).0);
-    Ok((slot, flow.port, backend))
+    env.swap_stamp(index, busy, Stamp::new(first_phase(new.protocol), now).0);
+    Ok(index)
+}
+
+/// The entry of the bucket that a new flow may have.
+#[inline(always)]
+fn room<E: Forward>(env: &E, hash: u64, now: u32) -> u32 {
+    let (first, way) = flow::bucket(hash, env.mask());
+    let mut room = NONE;
+    let mut best = 0;
+    for step in 0..WAYS {
+        let index = first | ((way + step) & (WAYS - 1));
+        let Some(flow) = env.flow(index) else { return NONE };
+        let worth = Stamp(flow.stamp).worth(now);
+        if worth > best {
+            best = worth;
+            room = index;
+        }
+    }
+    room
 }
 
 /// The ring's word on a new flow.
@@ -297,15 +326,8 @@ fn choose<E: Forward>(env: &E, hash: u64, vip: &VipValue, ends: &Ends) -> Option
 
 /// Finds a port at the endpoint that no other flow has.
 #[inline(always)]
-fn take_port<E: Forward>(
-    env: &E,
-    hash: u64,
-    index: u32,
-    backend: &BackendValue,
-    flow: &mut Flow,
-    now: u32,
-) -> bool {
-    let endpoint = flow::hash(&backend.address, backend.port, flow.protocol);
+fn take_port<E: Forward>(env: &E, hash: u64, index: u32, backend: &BackendValue, now: u32) -> bool {
+    let endpoint = flow::hash(&backend.address, backend.port, backend.protocol);
     for attempt in 0..PORT_TRIES {
         let port = flow::port(hash, attempt);
         let place = flow::port_index(endpoint, port, env.mask());
@@ -317,10 +339,8 @@ fn take_port<E: Forward>(
         {
             continue;
         }
-        flow.port = port.to_be();
-        flow.port_index = place;
         // Before the swap: whoever sees the port taken has to see by whom.
-        env.write_flow(index, flow);
+        env.write_port(index, port.to_be(), place);
         if env.swap_port(place, taken, index as u64 + 1) {
             return true;
         }

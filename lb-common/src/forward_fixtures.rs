@@ -2,7 +2,8 @@
 
 extern crate std;
 
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
+use std::boxed::Box;
 use std::cell::RefCell;
 use std::vec;
 use std::vec::Vec;
@@ -11,10 +12,10 @@ use etherparse::PacketBuilder;
 
 use crate::fixtures::Host;
 use crate::flow::{self, Flow};
-use crate::forward::{Forward, Way};
+use crate::forward::{Forward, Pending};
 use crate::maglev::{self, Member};
 use crate::maps::{
-    BackendValue, RING_CHUNK, RingChunk, ServiceValue, VIP_AFFINITY, VIP_FORWARD, VipKey, VipValue,
+    BackendValue, RING_CHUNK, RingChunk, ServiceValue, VIP_AFFINITY, VIP_FORWARD, VipKey, VipValue, WayValue,
 };
 use crate::packet::{TCP, UDP};
 use crate::reason::Reason;
@@ -100,9 +101,8 @@ pub fn content() -> Content {
                 let flags = VIP_FORWARD | if port == AFFINE { VIP_AFFINITY } else { 0 };
                 let key = VipKey { address, port: port.to_be(), protocol, zero: 0 };
                 content.vips.push((key, VipValue { slot, flags }));
-                let members: Vec<_> = members
-                    .map(|n| Member { identity: n.into(), weight: 1, value: first + n + 1 })
-                    .collect();
+                let members: Vec<_> =
+                    members.map(|n| Member { identity: n.into(), weight: 1, value: first + n + 1 }).collect();
                 let chunk = content.chunks.len() as u32;
                 let size = if members.is_empty() { 0 } else { maglev::size(members.len() as u32) };
                 let mut ring = vec![0; size as usize];
@@ -160,7 +160,7 @@ impl Forward for Host {
 
     fn flow(&self, index: u32) -> Option<impl Deref<Target = Flow>> {
         // A copy: the entry may be written to while the caller looks at it.
-        self.l4.flows.borrow().get(index as usize).copied().map(std::boxed::Box::new)
+        self.l4.flows.borrow().get(index as usize).copied().map(Box::new)
     }
 
     fn swap_stamp(&self, index: u32, old: u64, new: u64) -> bool {
@@ -169,9 +169,31 @@ impl Forward for Host {
         *stamp == old && std::mem::replace(stamp, new) == old
     }
 
-    fn write_flow(&self, index: u32, flow: &Flow) {
+    fn pending(&self) -> Option<impl DerefMut<Target = Pending>> {
+        Some(Box::new(Pending::default()))
+    }
+
+    fn write_flow(&self, index: u32, new: &Pending, generation: u32) {
         let place = &mut self.l4.flows.borrow_mut()[index as usize];
-        *place = Flow { stamp: place.stamp, ..*flow };
+        *place = Flow {
+            stamp: place.stamp,
+            client: new.ends.source,
+            vip: new.ends.target,
+            client_port: new.ends.source_port,
+            vip_port: new.ends.target_port,
+            port: 0,
+            protocol: new.protocol,
+            zero: 0,
+            backend: new.backend,
+            generation,
+            port_index: u32::MAX,
+            pad: 0,
+        };
+    }
+
+    fn write_port(&self, index: u32, port: u16, place: u32) {
+        let flow = &mut self.l4.flows.borrow_mut()[index as usize];
+        (flow.port, flow.port_index) = (port, place);
     }
 
     fn port(&self, index: u32) -> Option<u64> {
@@ -183,14 +205,24 @@ impl Forward for Host {
         *port == old && std::mem::replace(port, new) == old
     }
 
-    fn way_to_backend(&self, _slot: u32, backend: &BackendValue) -> Way {
+    fn way_to_backend(
+        &self,
+        _slot: u32,
+        backend: &BackendValue,
+    ) -> Result<impl Deref<Target = WayValue>, Reason> {
         let near = [mapped(BACKENDS4[2]), words(BACKENDS6[2])].contains(&backend.address);
         let source = if backend.address[0] == 0 { mapped(NODE4) } else { words(NODE6) };
-        if near { Way::Kernel } else { Way::Out { interface: 7, macs: macs(), source } }
+        let interface = if near { 0 } else { 7 };
+        Ok(Box::new(WayValue { interface, macs: macs(), source, ..WayValue::default() }))
     }
 
-    fn way_to_client(&self, _client: &[u32; 4], _source: &[u32; 4], _length: u32) -> Way {
-        Way::Out { interface: 7, macs: macs(), source: [0; 4] }
+    fn way_to_client(
+        &self,
+        _client: &[u32; 4],
+        _source: &[u32; 4],
+        _length: u32,
+    ) -> Option<impl Deref<Target = WayValue>> {
+        Some(Box::new(WayValue { interface: 7, macs: macs(), ..WayValue::default() }))
     }
 
     fn set<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> bool {
@@ -198,17 +230,12 @@ impl Forward for Host {
         frame.get_mut(offset..offset + N).map(|place| place.copy_from_slice(&bytes)).is_some()
     }
 
-    fn leave(&self, way: &Way) -> Action {
-        match way {
-            Way::Out { macs, .. } => {
-                let mut bytes = [0; 12];
-                for (part, word) in bytes.chunks_mut(4).zip(macs) {
-                    part.copy_from_slice(&word.to_ne_bytes());
-                }
-                if self.set(0, bytes) { Action::Redirect } else { Action::Drop }
-            }
-            _ => Action::Pass,
+    fn leave(&self, way: &WayValue) -> Action {
+        let mut bytes = [0; 12];
+        for (part, word) in bytes.chunks_mut(4).zip(way.macs) {
+            part.copy_from_slice(&word.to_ne_bytes());
         }
+        if self.set(0, bytes) { Action::Redirect } else { Action::Drop }
     }
 }
 

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! frame ─► packet (headers) ─► verdict (VIP? hello? which counter?) ─► hello (server name) ─► Verdict
+//!                                                                     └─► refuse (an answer in its place)
 //!                                                                    └─► forward (endpoint, flow, nat)
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod hello;
 pub mod maglev;
 pub mod nat;
 pub mod packet;
+pub mod refuse;
 pub mod verdict;
 pub mod vips;
 

@@ -90,7 +90,11 @@ mod tests {
     fn ring(size: u32, members: &[(u64, u32)]) -> Vec<u32> {
         let members: Vec<_> = members
             .iter()
-            .map(|(identity, weight)| Member { identity: *identity, weight: *weight, value: *identity as u32 })
+            .map(|(identity, weight)| Member {
+                identity: *identity,
+                weight: *weight,
+                value: *identity as u32,
+            })
             .collect();
         let mut ring = vec![0; size as usize];
         assert!(fill(&mut ring, &members, &mut vec![0; members.len()]));

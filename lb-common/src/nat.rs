@@ -74,10 +74,21 @@ mod tests {
     use super::*;
 
     /// The transport checksum of a packet as an independent library calculates it.
-    fn packet(v6: bool, udp: bool, source: [u8; 16], target: [u8; 16], ports: (u16, u16), body: &[u8]) -> [u16; 2] {
+    fn packet(
+        v6: bool,
+        udp: bool,
+        source: [u8; 16],
+        target: [u8; 16],
+        ports: (u16, u16),
+        body: &[u8],
+    ) -> [u16; 2] {
         let four = |a: [u8; 16]| [a[12], a[13], a[14], a[15]];
         let ethernet = PacketBuilder::ethernet2([2; 6], [4; 6]);
-        let ip = if v6 { ethernet.ipv6(source, target, 64) } else { ethernet.ipv4(four(source), four(target), 64) };
+        let ip = if v6 {
+            ethernet.ipv6(source, target, 64)
+        } else {
+            ethernet.ipv4(four(source), four(target), 64)
+        };
         let mut frame = Vec::new();
         if udp {
             ip.udp(ports.0, ports.1).write(&mut frame, body).expect("a Vec takes everything");

@@ -2,8 +2,9 @@
 
 /// The counters, in the order of their index in the `REASONS` map.
 ///
-/// Every frame counts in exactly one of the reasons up to [`Reason::Vip`]; the `Hello…` reasons
-/// count TLS connections of observed VIPs, the `Steer…` ones connections that sk_lookup saw. What is forwarded, and why not, comes last.
+/// Every frame counts in exactly one of the reasons up to [`Reason::SniClosing`] and from
+/// [`Reason::Forwarded`] on; the `Hello…` reasons count TLS connections of observed VIPs, the `Steer…`
+/// ones connections that sk_lookup saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Reason {
@@ -27,6 +28,12 @@ pub enum Reason {
     NotVip,
     /// To a VIP: on to the local stack and its listener.
     Vip,
+    /// A ClientHello with a name that nobody serves, to a VIP that refuses those: answered with an
+    /// alert and the end of the stream.
+    SniRefused,
+    /// What the client of a refused ClientHello sent next: made a reset for the local stack,
+    /// acknowledged, or dropped.
+    SniClosing,
     /// A ClientHello with a name of the exact table.
     HelloExact,
     /// A ClientHello with a name that a wildcard covers.
@@ -69,7 +76,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, by index.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::NotIp,
         Self::Truncated,
         Self::Malformed,
@@ -80,6 +87,8 @@ impl Reason {
         Self::Icmp,
         Self::NotVip,
         Self::Vip,
+        Self::SniRefused,
+        Self::SniClosing,
         Self::HelloExact,
         Self::HelloWildcard,
         Self::HelloUnknown,
@@ -114,6 +123,8 @@ impl Reason {
             Self::Icmp => "icmp",
             Self::NotVip => "not_vip",
             Self::Vip => "vip",
+            Self::SniRefused => "sni_refused",
+            Self::SniClosing => "sni_closing",
             Self::HelloExact => "hello_exact",
             Self::HelloWildcard => "hello_wildcard",
             Self::HelloUnknown => "hello_unknown",

@@ -1,21 +1,22 @@
 //! The forwarder's surroundings: its tables, the kernel's routes, and writes to the frame.
 
+use core::intrinsics::{AtomicOrdering, atomic_cxchg};
+use core::ops::{Deref, DerefMut};
+
+use aya_ebpf::bindings::xdp_action::XDP_REDIRECT;
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as Query,
+    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as Query, xdp_md,
 };
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_redirect};
-use aya_ebpf::bindings::xdp_action::XDP_REDIRECT;
-use core::ops::Deref;
-use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 use lb_common::flow::Flow;
-use lb_common::forward::{Forward, Way};
+use lb_common::forward::{Forward, Pending};
 use lb_common::maps::{BackendValue, MAX_L4_FLOWS, RING_CHUNK, ServiceValue, WAY_SLOTS, WayValue};
 use lb_common::reason::Reason;
-use lb_common::verdict::Action;
+use lb_common::verdict::{Action, mapped};
 
 use crate::frame::Kernel;
 use crate::maps::{
-    L4_BACKENDS, L4_FLOWS, L4_PORTS, L4_RINGS, L4_SERVICES, UPLINKS, WAYS, opaque,
+    L4_BACKENDS, L4_FLOWS, L4_PORTS, L4_RINGS, L4_SERVICES, PENDING, UPLINKS, WAY_BACK, WAYS, opaque,
 };
 
 /// Set by the daemon, before the programs are loaded: entries of the flow table less one.
@@ -73,20 +74,37 @@ impl<const FORGETFUL: bool> Forward for Kernel<FORGETFUL> {
     }
 
     #[inline(always)]
-    fn write_flow(&self, index: u32, flow: &Flow) {
+    fn pending(&self) -> Option<impl DerefMut<Target = Pending>> {
+        // SAFETY: this CPU's own element, which nothing else uses during the run.
+        PENDING.get_ptr_mut(0).map(|pending| unsafe { &mut *pending })
+    }
+
+    #[inline(always)]
+    fn write_flow(&self, index: u32, new: &Pending, generation: u32) {
         if let Some(place) = L4_FLOWS.get_ptr_mut(index) {
             // SAFETY: this CPU has marked the entry busy, so no other one writes it or reads it
-            // for more than its port index, which is one aligned word.
+            // for more than its port's place, which is one aligned word.
             unsafe {
-                (*place).client = flow.client;
-                (*place).vip = flow.vip;
-                (*place).client_port = flow.client_port;
-                (*place).vip_port = flow.vip_port;
-                (*place).port = flow.port;
-                (*place).protocol = flow.protocol;
-                (*place).backend = flow.backend;
-                (*place).generation = flow.generation;
-                (&raw mut (*place).port_index).write_volatile(flow.port_index);
+                (&raw mut (*place).port_index).write_volatile(u32::MAX);
+                (*place).client = new.ends.source;
+                (*place).vip = new.ends.target;
+                (*place).client_port = new.ends.source_port;
+                (*place).vip_port = new.ends.target_port;
+                (*place).port = 0;
+                (*place).protocol = new.protocol;
+                (*place).backend = new.backend;
+                (*place).generation = generation;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn write_port(&self, index: u32, port: u16, place: u32) {
+        if let Some(flow) = L4_FLOWS.get_ptr_mut(index) {
+            // SAFETY: as in `write_flow`.
+            unsafe {
+                (*flow).port = port;
+                (&raw mut (*flow).port_index).write_volatile(place);
             }
         }
     }
@@ -106,40 +124,35 @@ impl<const FORGETFUL: bool> Forward for Kernel<FORGETFUL> {
     }
 
     #[inline(always)]
-    fn way_to_backend(&self, slot: u32, backend: &BackendValue) -> Way {
-        let Some(known) = WAYS.get_ptr_mut(slot & (WAY_SLOTS - 1)) else {
-            return Way::None(Reason::NoRoute);
-        };
+    fn way_to_backend(
+        &self,
+        slot: u32,
+        backend: &BackendValue,
+    ) -> Result<impl Deref<Target = WayValue>, Reason> {
+        let Some(known) = WAYS.get_ptr_mut(slot & (WAY_SLOTS - 1)) else { return Err(Reason::NoRoute) };
         // SAFETY: this CPU's own element, which nothing else uses during the run.
         let known = unsafe { &mut *known };
         if known.backend != slot || known.generation != backend.generation || known.until < jiffies() {
-            let context = self.context();
-            if let Err(reason) = learn(context, slot, backend, known) {
-                return Way::None(reason);
+            let failed = learn(self.context(), slot, backend, known);
+            if failed != 0 {
+                return Err(if failed == NO_NEIGHBOUR { Reason::NoNeighbour } else { Reason::NoRoute });
             }
         }
-        if known.interface == 0 {
-            return Way::Kernel;
-        }
-        Way::Out { interface: known.interface, macs: known.macs, source: known.source }
+        Ok(&*known)
     }
 
     #[inline(always)]
-    fn way_to_client(&self, client: &[u32; 4], source: &[u32; 4], length: u32) -> Way {
-        let mut query = query(client);
-        if query.family == AF_INET {
-            query.__bindgen_anon_3.ipv4_src = source[3];
-        } else {
-            query.__bindgen_anon_3.ipv6_src = *source;
-        }
-        query.__bindgen_anon_1.tot_len = length as u16;
-        match ask(self.context(), &mut query, 0) {
-            // What the kernel knows no neighbour for, or has to cut, it can do itself: the frame
-            // is the VIP's by now.
-            Err(_) => Way::Kernel,
-            Ok(()) if UPLINKS.get_ptr(query.ifindex).is_none() => Way::Kernel,
-            Ok(()) => Way::Out { interface: query.ifindex, macs: macs(&query), source: [0; 4] },
-        }
+    fn way_to_client(
+        &self,
+        client: &[u32; 4],
+        source: &[u32; 4],
+        length: u32,
+    ) -> Option<impl Deref<Target = WayValue>> {
+        // SAFETY: this CPU's own element, which nothing else uses during the run.
+        let way = unsafe { &mut *WAY_BACK.get_ptr_mut(0)? };
+        // What the kernel knows no neighbour for, or has to cut, it can do itself: the frame is the
+        // VIP's by then.
+        if ask_back(self.context(), client, source, length, way) { Some(&*way) } else { None }
     }
 
     #[inline(always)]
@@ -157,40 +170,45 @@ impl<const FORGETFUL: bool> Forward for Kernel<FORGETFUL> {
     }
 
     #[inline(always)]
-    fn leave(&self, way: &Way) -> Action {
-        let Way::Out { interface, macs, .. } = way else { return Action::Pass };
-        let [a, b, c] = *macs;
+    fn leave(&self, way: &WayValue) -> Action {
+        let [a, b, c] = way.macs;
         let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes());
         if !self.set(0, [a, b, c, d, e, f, g, h, i, j, k, l]) {
             return Action::Drop;
         }
-        if *interface == self.interface() {
+        if way.interface == self.interface() {
             return Action::Send;
         }
         // SAFETY: a helper that takes numbers.
-        let done = unsafe { bpf_redirect(*interface, 0) } as u32;
+        let done = unsafe { bpf_redirect(way.interface, 0) } as u32;
         if done == XDP_REDIRECT { Action::Redirect } else { Action::Drop }
     }
 }
 
-/// Asks the kernel for the way to an endpoint and remembers it for a quarter of a second or so. Out
-/// of line: it is long, and one packet in thousands comes here.
+/// [`learn`]'s word for a next hop whose MAC is not known.
+const NO_NEIGHBOUR: u32 = 2;
+
+/// Asks the kernel for the way to an endpoint and remembers it for a quarter of a second or so; 0
+/// when there is one. Out of line: it is long, and one packet in thousands comes here.
 #[inline(never)]
-fn learn(
-    context: *mut aya_ebpf::bindings::xdp_md,
-    slot: u32,
-    backend: &BackendValue,
-    known: &mut WayValue,
-) -> Result<(), Reason> {
+fn learn(context: *mut xdp_md, slot: u32, backend: &BackendValue, known: &mut WayValue) -> u32 {
     let mut query = query(&backend.address);
-    ask(context, &mut query, BPF_FIB_LOOKUP_SRC)?;
-    let out = UPLINKS.get_ptr(query.ifindex).is_some();
-    known.interface = if out { query.ifindex } else { 0 };
+    match ask(context, &mut query, BPF_FIB_LOOKUP_SRC) {
+        BPF_FIB_LKUP_RET_SUCCESS => {}
+        BPF_FIB_LKUP_RET_NO_NEIGH => {
+            // The kernel asks for the neighbours of what it delivers itself.
+            if UPLINKS.get_ptr(query.ifindex).is_some() {
+                return NO_NEIGHBOUR;
+            }
+        }
+        _ => return 1,
+    }
+    known.interface = if UPLINKS.get_ptr(query.ifindex).is_some() { query.ifindex } else { 0 };
     known.macs = macs(&query);
     // SAFETY: the kernel filled the family's own part.
     known.source = unsafe {
         if query.family == AF_INET {
-            lb_common::verdict::mapped(query.__bindgen_anon_3.ipv4_src.to_ne_bytes())
+            mapped(query.__bindgen_anon_3.ipv4_src.to_ne_bytes())
         } else {
             query.__bindgen_anon_3.ipv6_src
         }
@@ -200,7 +218,31 @@ fn learn(
     // SAFETY: reads a constant.
     let second = 1u64 << (unsafe { (&raw const L4_TICK).read_volatile() } & 31);
     known.until = jiffies() + second / 4;
-    Ok(())
+    0
+}
+
+/// Asks the kernel for the way to a client. False: the kernel has to deliver.
+#[inline(never)]
+fn ask_back(
+    context: *mut xdp_md,
+    client: &[u32; 4],
+    source: &[u32; 4],
+    length: u32,
+    way: &mut WayValue,
+) -> bool {
+    let mut query = query(client);
+    if query.family == AF_INET {
+        query.__bindgen_anon_3.ipv4_src = source[3];
+    } else {
+        query.__bindgen_anon_3.ipv6_src = *source;
+    }
+    query.__bindgen_anon_1.tot_len = length as u16;
+    if ask(context, &mut query, 0) != BPF_FIB_LKUP_RET_SUCCESS || UPLINKS.get_ptr(query.ifindex).is_none() {
+        return false;
+    }
+    way.interface = query.ifindex;
+    way.macs = macs(&query);
+    true
 }
 
 #[inline(always)]
@@ -219,17 +261,11 @@ fn query(to: &[u32; 4]) -> Query {
 }
 
 #[inline(always)]
-fn ask(context: *mut aya_ebpf::bindings::xdp_md, query: &mut Query, flags: u32) -> Result<(), Reason> {
+fn ask(context: *mut xdp_md, query: &mut Query, flags: u32) -> u32 {
     // SAFETY: the context is valid for the run.
     query.ifindex = unsafe { (*context).ingress_ifindex };
     // SAFETY: the helper gets the size of what it may write to.
-    let answer =
-        unsafe { bpf_fib_lookup(context.cast(), query, size_of::<Query>() as i32, flags) } as u32;
-    match answer {
-        BPF_FIB_LKUP_RET_SUCCESS => Ok(()),
-        BPF_FIB_LKUP_RET_NO_NEIGH => Err(Reason::NoNeighbour),
-        _ => Err(Reason::NoRoute),
-    }
+    unsafe { bpf_fib_lookup(context.cast(), query, size_of::<Query>() as i32, flags) as u32 }
 }
 
 #[inline(always)]
@@ -253,7 +289,5 @@ fn jiffies() -> u64 {
 #[inline(always)]
 unsafe fn swap(word: *mut u64, old: u64, new: u64) -> bool {
     // SAFETY: the caller's. The target has the instruction for 64 bits but no type for it.
-    unsafe {
-        atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, old, new).1
-    }
+    unsafe { atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, old, new).1 }
 }

@@ -3,8 +3,9 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
 use lb_common::flow::Flow;
+use lb_common::forward::Pending;
 use lb_common::maps::{
-    BackendValue, FlowKey, HELLO_LEN, MAX_BACKENDS, MAX_CPUS, MAX_FLOWS, MAX_L4_FLOWS, MAX_NAMES,
+    BackendValue, FlowKey, FlowState, HELLO_LEN, MAX_BACKENDS, MAX_CPUS, MAX_FLOWS, MAX_L4_FLOWS, MAX_NAMES,
     MAX_RING_CHUNKS, MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey, REASON_SLOTS, ReasonCounters, RingChunk,
     ServiceValue, VipCounters, VipKey, VipValue, WAY_SLOTS, WayValue,
 };
@@ -27,7 +28,7 @@ pub static WILDCARDS: HashMap<NameKey, u32> = HashMap::with_max_entries(MAX_NAME
 #[map]
 pub static NAME_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * MAX_NAMES, 0);
 #[map]
-pub static FLOWS: LruHashMap<FlowKey, u32> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
+pub static FLOWS: LruHashMap<FlowKey, FlowState> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
 #[map]
 pub static CPU_WORKER: Array<u32> = Array::with_max_entries(MAX_CPUS, 0);
 #[map]
@@ -47,6 +48,12 @@ pub static UPLINKS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_UPLINKS, 0
 /// Not pinned: nothing is lost with it.
 #[map]
 pub static WAYS: PerCpuArray<WayValue> = PerCpuArray::with_max_entries(WAY_SLOTS, 0);
+/// Room that the stack doesn't have.
+#[map]
+pub static PENDING: PerCpuArray<Pending> = PerCpuArray::with_max_entries(1, 0);
+/// Room for the way to a client.
+#[map]
+pub static WAY_BACK: PerCpuArray<WayValue> = PerCpuArray::with_max_entries(1, 0);
 /// Holds lb_common's LAYOUT, written by the daemon that made the maps.
 #[map]
 pub static LAYOUT: Array<u64> = Array::with_max_entries(1, 0);

@@ -47,7 +47,8 @@ impl L4Services {
         let mut owners: BTreeMap<Vip, &L4Service> = BTreeMap::new();
         for service in self.known.values().flat_map(|known| &known.services) {
             let taken = |by: String| {
-                let message = format!("{} is {by} already; give the Service another address or port.", service.vip);
+                let message =
+                    format!("{} is {by} already; give the Service another address or port.", service.vip);
                 let (severity, reason) = (Severity::Error, IssueReason::Conflict);
                 issue(severity, reason, "Service", &service.service, "spec.ports", message)
             };
@@ -93,7 +94,8 @@ fn read(objects: &Objects, key: &ObjectKey, service: &Service) -> Known {
         None | Some("" | "None") => false,
         Some("ClientIP") => true,
         Some(other) => {
-            let message = format!("{:?} is not supported and is ignored; write None or ClientIP.", excerpt(other));
+            let message =
+                format!("{:?} is not supported and is ignored; write None or ClientIP.", excerpt(other));
             known.issues.push(warning(IssueReason::Unsupported, "spec.sessionAffinity".into(), message));
             false
         }
@@ -161,7 +163,9 @@ fn addresses(key: &ObjectKey, service: &Service, issues: &mut Vec<Issue>) -> BTr
     let asked = service.spec.as_ref().and_then(|spec| spec.load_balancer_ip.as_deref());
     let given = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
     let (field, texts): (_, Vec<&str>) = match (annotation, asked.filter(|text| !text.is_empty())) {
-        (Some(list), _) => ("metadata.annotations[sluice.dev/vips]", list.split(',').map(str::trim).collect()),
+        (Some(list), _) => {
+            ("metadata.annotations[sluice.dev/vips]", list.split(',').map(str::trim).collect())
+        }
         (None, Some(one)) => ("spec.loadBalancerIP", vec![one]),
         (None, None) => (
             "status.loadBalancer.ingress",
@@ -180,7 +184,10 @@ fn addresses(key: &ObjectKey, service: &Service, issues: &mut Vec<Issue>) -> BTr
                 "Service",
                 key,
                 field,
-                format!("{:?} is no address that clients can connect to, and is ignored; correct it.", excerpt(text)),
+                format!(
+                    "{:?} is no address that clients can connect to, and is ignored; correct it.",
+                    excerpt(text)
+                ),
             )),
         }
     }

@@ -8,11 +8,19 @@ use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use lb_common::fixtures::{self, Host, NAME, SUFFIX};
 use lb_common::maps::{NameKey, ReasonCounters};
 use lb_common::reason::Reason;
+use lb_common::verdict::Action;
 use sluice::dataplane::kernel::{VipTable, load};
 
 use crate::need_root;
 
-const XDP_PASS: u32 = 2;
+const fn code(action: Action) -> u32 {
+    match action {
+        Action::Drop => 1,
+        Action::Pass => 2,
+        Action::Send => 3,
+        Action::Redirect => 4,
+    }
+}
 
 /// The program with the fixtures' tables, loaded but not attached.
 fn loaded() -> Ebpf {
@@ -41,14 +49,13 @@ fn program(programs: &mut Ebpf) -> &mut Xdp {
 }
 
 /// Runs the program on a frame. Gives the reasons counted, sorted, and the frame that came out.
-fn judge(programs: &mut Ebpf, frame: &[u8]) -> (Vec<Reason>, Vec<u8>) {
+fn judge(programs: &mut Ebpf, frame: &[u8]) -> (Vec<Reason>, u32, Vec<u8>) {
     let before = reasons(programs);
     let mut out = vec![0; frame.len() + 64];
     let mut options = TestRunOptions::new();
     options.data_in = Some(frame);
     options.data_out = Some(&mut out);
     let result = program(programs).test_run(options).expect("test run");
-    assert_eq!(result.return_value, XDP_PASS);
     let length = result.data_size_out as usize;
     out.truncate(length);
     let counted = Reason::ALL
@@ -56,7 +63,7 @@ fn judge(programs: &mut Ebpf, frame: &[u8]) -> (Vec<Reason>, Vec<u8>) {
         .zip(before.iter().zip(reasons(programs)))
         .flat_map(|(reason, (before, after))| (*before..after).map(move |_| reason))
         .collect();
-    (counted, out)
+    (counted, result.return_value, out)
 }
 
 #[test]
@@ -69,9 +76,10 @@ fn the_loaded_program_judges_the_table() {
     assert!(verified < 200_000, "{verified} verified instructions leave no room to grow");
 
     for row in fixtures::table() {
-        let (counted, out) = judge(&mut programs, &row.frame);
+        let (counted, action, out) = judge(&mut programs, &row.frame);
         assert_eq!(counted, fixtures::expected(&row), "{}", fixtures::label(&row));
-        assert_eq!(out, row.frame, "{}", fixtures::label(&row));
+        assert_eq!(action, code(row.verdict.action), "{}", fixtures::label(&row));
+        assert_eq!(out, *row.becomes.as_ref().unwrap_or(&row.frame), "{}", fixtures::label(&row));
     }
 }
 
@@ -98,12 +106,13 @@ fn the_loaded_program_and_the_host_agree_on_damaged_frames() {
         }
         host.frame = frame.clone().into();
         host.counted.borrow_mut().clear();
-        lb_common::verdict::judge(&host);
+        let verdict = lb_common::verdict::judge(&host);
         let mut expect = host.counted.borrow().clone();
         expect.sort();
-        let (counted, out) = judge(&mut programs, &frame);
+        let (counted, action, out) = judge(&mut programs, &frame);
         assert_eq!(counted, expect, "frame {number}: {frame:02x?}");
-        assert_eq!(out, frame, "frame {number}");
+        assert_eq!(action, code(verdict.action), "frame {number}: {frame:02x?}");
+        assert_eq!(out, *host.frame.borrow(), "frame {number}: {frame:02x?}");
         seen.extend(counted);
     }
     // Or the frames were all alike, and their agreement says little.

@@ -5,7 +5,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use lb_common::forward_fixtures::{
-    self as fixtures, BACKENDS4, BACKENDS6, CLIENT4, CLIENT6, NODE4, NODE6, NODE_MAC, PEER_MAC,
+    self as fixtures, BACKENDS4, BACKENDS6, CLIENT4, CLIENT6, NODE_MAC, NODE4, NODE6, PEER_MAC,
 };
 use lb_common::maps::{BackendValue, RingChunk, ServiceValue};
 use lb_common::verdict::Action;

@@ -95,8 +95,7 @@ impl Forwarding {
         // Rings are replaced, not changed: the old one stays while the new one is written.
         let mut chunks = MAX_RING_CHUNKS as usize / 2;
         for one in snapshot.services.iter().filter(|one| !proxied.contains_key(&one.vip)) {
-            let service =
-                Service { targets: one.targets.iter().copied().collect(), affinity: one.affinity };
+            let service = Service { targets: one.targets.iter().copied().collect(), affinity: one.affinity };
             let fits = forwarding.services.len() + proxied.len() < MAX_VIPS as usize
                 && forwarding.backends.len() + one.targets.len() + one.draining.len() < MAX_BACKENDS as usize;
             if !fits || service.chunks() > chunks {
@@ -169,8 +168,7 @@ mod tests {
     fn what_does_not_fit_is_left_out_whole() {
         let targets: Vec<_> = (0..60u8).map(|n| format!("10.0.0.{n}:80")).collect();
         let targets: Vec<_> = targets.iter().map(String::as_str).collect();
-        let services: Vec<_> =
-            (1..40).map(|n| service(&format!("192.0.2.{n}:80"), &targets, &[])).collect();
+        let services: Vec<_> = (1..40).map(|n| service(&format!("192.0.2.{n}:80"), &targets, &[])).collect();
         let snapshot = Snapshot { services: services.into(), ..Snapshot::empty() };
         let forwarding = Forwarding::from_snapshot(&snapshot, &BTreeMap::new());
         let chunks: usize = forwarding.services.values().map(Service::chunks).sum();

@@ -101,7 +101,9 @@ impl std::fmt::Display for Difference {
             Op::DeleteVip(vip) => write!(f, "VIPS: {vip} should not be there"),
             Op::DeleteWildcard(suffix) => write!(f, "WILDCARDS: *.{suffix} should not be there"),
             Op::DeleteName(name) => write!(f, "NAMES: {name} should not be there"),
-            Op::SetBackend(backend, _) => write!(f, "L4_BACKENDS: {backend} is missing or drains differently"),
+            Op::SetBackend(backend, _) => {
+                write!(f, "L4_BACKENDS: {backend} is missing or drains differently")
+            }
             Op::SetService(vip, _) => write!(f, "VIPS: {vip} is missing, or its ring is another one"),
             Op::DeleteService(vip) => write!(f, "VIPS: {vip} should not be there"),
             Op::DeleteBackend(backend) => write!(f, "L4_BACKENDS: {backend} should not be there"),

@@ -10,7 +10,8 @@ use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use lb_common::maps::{
-    MAX_NAMES, MAX_VIPS, NameKey, ReasonCounters, VIP_AFFINITY, VIP_FORWARD, VIP_OBSERVE_SNI, VipCounters, VipKey, VipValue,
+    MAX_NAMES, MAX_VIPS, NameKey, ReasonCounters, VIP_AFFINITY, VIP_FILTER_SNI, VIP_FORWARD, VIP_OBSERVE_SNI,
+    VipCounters, VipKey, VipValue,
 };
 use lb_common::reason::Reason;
 
@@ -93,7 +94,8 @@ impl Tables {
     /// process wrote is believed as long as their VIPs are there.
     pub(super) fn know(&self) -> Result<MapImage, KernelError> {
         let vips = self.vips.entries()?;
-        let there: BTreeSet<_> = vips.iter().filter(|(_, v)| is_forwarded(v)).map(|(key, _)| vip(key)).collect();
+        let there: BTreeSet<_> =
+            vips.iter().filter(|(_, v)| is_forwarded(v)).map(|(key, _)| vip(key)).collect();
         let services = self.services.iter().filter(|(vip, _)| there.contains(vip));
         let services = services.map(|(vip, service)| (*vip, service.clone())).collect();
         let proxied = vips.into_iter().filter(|(_, value)| !is_forwarded(value));
@@ -199,7 +201,8 @@ impl Tables {
 
     fn set_vip(&mut self, vip: &Vip, entry: VipEntry) -> Result<(), KernelError> {
         let (slot, known) = self.vip_slot(vip)?;
-        let flags = if entry.observe_sni { VIP_OBSERVE_SNI } else { 0 };
+        let flag = |on, flag| if on { flag } else { 0 };
+        let flags = flag(entry.observe_sni, VIP_OBSERVE_SNI) | flag(entry.filter_sni, VIP_FILTER_SNI);
         self.put_vip(vip, VipValue { slot, flags }, known)
     }
 
@@ -301,7 +304,10 @@ fn vip(key: &VipKey) -> Vip {
 }
 
 fn entry(value: VipValue) -> VipEntry {
-    VipEntry { observe_sni: value.flags & VIP_OBSERVE_SNI != 0 }
+    VipEntry {
+        observe_sni: value.flags & VIP_OBSERVE_SNI != 0,
+        filter_sni: value.flags & VIP_FILTER_SNI != 0,
+    }
 }
 
 fn name_key(name: &str) -> Result<NameKey, KernelError> {
