@@ -39,7 +39,7 @@ pub struct Translator {
     classes: Classes,
     /// In boxes: a tree's nodes are half empty, and what is known is large.
     ingresses: BTreeMap<ObjectKey, Box<Known>>,
-    hosts: BTreeMap<HostPattern, Host>,
+    hosts: BTreeMap<HostPattern, Box<Host>>,
     tls_hosts: TlsHosts,
     clusters: Clusters,
     /// The Ingresses that ask for aliases or `www` redirects.
@@ -123,7 +123,7 @@ impl Translator {
         if let Some(key) = &settings.default_backend {
             self.clusters.ask(key, &controller());
             if let Entry::Vacant(any) = self.hosts.entry(HostPattern::Any) {
-                any.insert(Host::default());
+                any.insert(Box::default());
                 work.hosts.insert(HostPattern::Any);
             }
         }
