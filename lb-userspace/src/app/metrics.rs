@@ -21,11 +21,12 @@ const MOST: usize = 1000;
 /// A counter or gauge of the proxy's workers: field, name, help.
 type Field = (&'static str, &'static str, &'static str);
 
-const COUNTERS: [Field; 15] = [
+const COUNTERS: [Field; 16] = [
     ("accepted", "proxy_connections", "Client connections accepted"),
     ("accept_failures", "proxy_accept_failures", "Failed accepts, above all for want of file descriptors"),
     ("tls_handshakes", "proxy_tls_handshakes", "TLS handshakes completed"),
     ("tls_failures", "proxy_tls_failures", "TLS handshakes that failed or took too long"),
+    ("tls_refused", "proxy_tls_refused", "TLS connections refused for a server name that nobody serves"),
     ("requests", "proxy_requests", "Requests whose head was complete"),
     ("client_gone", "proxy_client_gone", "Requests whose client left before the answer began"),
     ("upstream_connects", "proxy_upstream_connects", "Connections opened to endpoints"),

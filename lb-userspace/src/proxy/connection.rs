@@ -21,7 +21,8 @@ use super::error::Error;
 use super::finish::Finish;
 use super::forwarded;
 use super::guard::{MAX_HEAD, MAX_HEADERS};
-use super::passthrough;
+use super::passthrough::{self, Way};
+use super::refusal;
 use super::request;
 use super::stream::{ClientStream, Gate};
 use super::tls::ClientTls;
@@ -33,6 +34,9 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What hyper buffers at most for an HTTP/1.1 client in each direction. More than a head may have,
 /// so that the guard is the one who says no.
 const BUFFER: usize = MAX_HEAD + 16 * 1024;
+
+/// How long a refused client may take to read why.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What all requests of a connection share.
 pub(super) struct Client {
@@ -110,13 +114,21 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
             run(Rc::new(client), stream, is_h2).await;
         }
         Protocol::Https => {
-            if config.tls.has_passthrough() {
+            let refuses = config.refuses_names(local);
+            if refuses || config.tls.has_passthrough() {
                 let found =
-                    tokio::time::timeout(timeouts.handshake, passthrough::find(&stream, &config)).await;
+                    tokio::time::timeout(timeouts.handshake, passthrough::find(&stream, &config, refuses))
+                        .await;
                 match found {
-                    Ok(Ok(None)) => {}
-                    Ok(Ok(Some(passage))) => {
+                    Ok(Ok(Way::Ours)) => {}
+                    Ok(Ok(Way::On(passage))) => {
                         tokio::task::spawn_local(passage.serve(Rc::clone(&worker), stream, peer));
+                        return;
+                    }
+                    Ok(Ok(Way::Nowhere)) => {
+                        worker.counters.tls_refused.add(1);
+                        // The client may have gone, which is as good.
+                        let _ = tokio::time::timeout(LINGER, refusal::refuse(stream)).await;
                         return;
                     }
                     Ok(Err(_)) | Err(_) => {

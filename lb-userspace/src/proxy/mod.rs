@@ -36,6 +36,7 @@ mod outgoing;
 mod passthrough;
 mod policy;
 mod read_ahead;
+mod refusal;
 mod request;
 mod respond;
 mod settings;

@@ -39,15 +39,29 @@ pub(super) struct Passage {
     slot: Arc<ClusterSlot>,
 }
 
-/// Waits for the client's hello and looks up where it goes; `None`: it is ours to answer.
+/// Where a connection goes by its hello.
+pub(super) enum Way {
+    /// It is ours to answer.
+    Ours,
+    /// To an endpoint, as it is.
+    On(Passage),
+    /// Nowhere: nobody serves its name.
+    Nowhere,
+}
+
+/// Waits for the client's hello and looks up where it goes. `refuses`: nowhere, if its name is none
+/// that is served.
 ///
 /// # Errors
 /// If the connection breaks.
-pub(super) async fn find(stream: &TcpStream, config: &Config) -> io::Result<Option<Passage>> {
-    let Some(name) = server_name(stream).await? else { return Ok(None) };
+pub(super) async fn find(stream: &TcpStream, config: &Config, refuses: bool) -> io::Result<Way> {
+    let Some(name) = server_name(stream).await? else { return Ok(Way::Ours) };
+    if refuses && !config.serves_name(&name) {
+        return Ok(Way::Nowhere);
+    }
     let key = config.tls.passthrough(&name);
     let slot = key.and_then(|key| config.clusters.get(&**key)).cloned();
-    Ok(slot.map(|slot| Passage { name, slot }))
+    Ok(slot.map_or(Way::Ours, |slot| Way::On(Passage { name, slot })))
 }
 
 impl Passage {

@@ -65,6 +65,8 @@ counters! {
     tls_handshakes,
     /// TLS handshakes that failed or took too long.
     tls_failures,
+    /// TLS connections refused for a server name that nobody serves.
+    tls_refused,
     /// Requests whose head was complete.
     requests,
     /// Requests being served now.

@@ -53,6 +53,7 @@ pub(super) const KNOWN: &[&str] = &[
     "satisfy",
     "service-upstream",
     "ssl-redirect",
+    "ssl-reject-handshake",
     "use-forwarded-headers",
     "whitelist-source-range",
 ];
@@ -149,7 +150,6 @@ pub(super) const NEEDLESS: &[&str] = &[
     "ssl-early-data",
     "ssl-ecdh-curve",
     "ssl-protocols",
-    "ssl-reject-handshake",
     "ssl-session-cache",
     "ssl-session-cache-size",
     "ssl-session-ticket-key",

@@ -12,7 +12,9 @@ use super::annotations::Defaults;
 use super::annotations::reader::Reader;
 use super::annotations::values::{self, Bad, Read};
 use super::report::issue;
-use crate::model::{ClusterKey, Compat, Issue, IssueReason, ObjectKey, PortRef, Severity};
+use crate::model::{
+    ClusterKey, Compat, Issue, IssueReason, Listener, ObjectKey, PortRef, Protocol, Severity, SniMode,
+};
 use crate::objects::{Objects, is_name};
 
 /// What the ConfigMap with a cluster's settings says. The default says nothing.
@@ -27,6 +29,8 @@ pub struct ClusterSettings {
     /// Whose `X-Forwarded-*` are believed: `proxy-real-ip-cidr` with `use-forwarded-headers`. Empty:
     /// nobody's.
     pub trusted_proxies: Option<Vec<IpNet>>,
+    /// `ssl-reject-handshake`: TLS listeners refuse server names that nobody serves.
+    pub refuse_unknown_names: Option<bool>,
     /// What applies where an Ingress's annotations say nothing.
     pub defaults: ClassDefaults,
 }
@@ -80,6 +84,7 @@ impl ClusterSettings {
                 (Some(true), None) => Some(vec![Ipv4Net::default().into(), Ipv6Net::default().into()]),
                 (Some(true), Some(peers)) => Some(peers.to_vec()),
             },
+            refuse_unknown_names: reader.get("ssl-reject-handshake", values::boolean),
             defaults: ClassDefaults::default(),
         };
         // The same entries over the other behaviour's defaults; what is wrong was said above.
@@ -120,8 +125,17 @@ impl Settings {
                 .clone()
                 .or_else(|| self.default_certificate.clone()),
             defaults: cluster.defaults.clone(),
+            listeners: self.listeners.iter().map(|one| listener(*one, cluster)).collect(),
             ..self.clone()
         }
+    }
+}
+
+/// A listener of the node as the cluster wants it.
+fn listener(listener: Listener, cluster: &ClusterSettings) -> Listener {
+    match cluster.refuse_unknown_names {
+        Some(true) if listener.protocol == Protocol::Https => Listener { sni: SniMode::Filter, ..listener },
+        _ => listener,
     }
 }
 
@@ -148,8 +162,10 @@ fn object_key(text: &str) -> Read<ObjectKey> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
-    use crate::model::{RoutePolicy, Severity};
+    use crate::model::{RoutePolicy, Severity, Transport, Vip};
 
     /// What an entry comes to, and how many issues it has.
     fn read(entries: &[(&str, &str)]) -> (ClusterSettings, Vec<Issue>) {
@@ -237,6 +253,17 @@ mod tests {
         ] {
             let trusted = nginx(&entries).2.trusted_proxies;
             assert_eq!(trusted.map(|all| all.len()), expect, "{entries:?}");
+        }
+        for (value, expect) in [("true", [SniMode::Off, SniMode::Filter]), ("false", [SniMode::Off; 2])] {
+            let cluster = nginx(&[("ssl-reject-handshake", value)]).2;
+            let listener = |protocol| Listener {
+                vip: Vip { address: Ipv4Addr::LOCALHOST.into(), port: 443, transport: Transport::Tcp },
+                protocol,
+                sni: SniMode::Off,
+            };
+            let listeners = vec![listener(Protocol::Http), listener(Protocol::Https)];
+            let with = Settings { listeners, ..Settings::default() }.with(&cluster);
+            assert_eq!(with.listeners.iter().map(|one| one.sni).collect::<Vec<_>>(), expect, "{value}");
         }
         let settings = nginx(&[("default-backend", "web/errors:http"), ("default-ssl-certificate", "a/b")]).2;
         assert_eq!(settings.default_backend.map(|key| key.to_string()).as_deref(), Some("web/errors:http"));
