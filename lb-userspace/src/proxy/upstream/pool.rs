@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,6 +21,11 @@ use crate::proxy::error::Error;
 
 /// How much one read takes at most.
 const READ: usize = 64 * 1024;
+
+/// How long a connection has waited that a request may take which can't be sent twice. Many servers
+/// close what was silent for two seconds or more, and some close at once behind an answer that did
+/// not announce it. Nobody can tell whether such a server has read the request.
+const SAFE: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_secs(1);
 
 /// A connection to an endpoint.
 #[derive(Debug)]
@@ -55,13 +61,26 @@ impl Pool {
         Self { idle: RefCell::default(), limit, keep_alive, scratch: RefCell::default() }
     }
 
-    /// A kept connection to `address` that its endpoint has not closed, the youngest first.
-    pub(in crate::proxy) fn take(&self, address: SocketAddr, transport: &Transport) -> Option<Upstream> {
+    /// A kept connection to `address` that its endpoint has not closed, the youngest first. For a
+    /// request that is not `repeatable`, one that will hardly be closed under it.
+    pub(in crate::proxy) fn take(
+        &self,
+        address: SocketAddr,
+        transport: &Transport,
+        repeatable: bool,
+    ) -> Option<Upstream> {
         let mut idle = self.idle.borrow_mut();
         let transport = transport.clone();
         let key = (address, transport);
         let kept = idle.get_mut(&key)?;
-        while let Some(Idle { mut stream, since }) = kept.pop() {
+        let mut next = || match repeatable {
+            true => kept.pop(),
+            // The oldest of those that are young enough: it had most time to show its end.
+            false => {
+                kept.iter().position(|one| SAFE.contains(&one.since.elapsed())).map(|at| kept.remove(at))
+            }
+        };
+        while let Some(Idle { mut stream, since }) = next() {
             if since.elapsed() < self.keep_alive && stream.is_open() {
                 let (address, transport) = key;
                 return Some(Upstream { address, transport, stream, unread: Bytes::new(), reused: true });

@@ -27,21 +27,34 @@ impl<'a> Retries<'a> {
         Self { rules, budget, repeatable, started: Instant::now(), tries: 1 }
     }
 
+    /// Whether the request may be done twice.
+    pub(in crate::proxy) fn is_repeatable(&self) -> bool {
+        self.repeatable
+    }
+
     /// Whether doing the request once more does no harm.
     pub(in crate::proxy) fn is_harmless(&self, failure: &Failure) -> bool {
         failure.unseen || self.repeatable
     }
 
+    /// Whether the route takes an error for a failure of the endpoint.
+    pub(in crate::proxy) fn counts(&self, error: &Error) -> bool {
+        kind_of(error).is_some_and(|kind| self.rules.on.contains(&kind))
+    }
+
+    /// Whether the route takes an answer of this status for a failure of the endpoint.
+    pub(in crate::proxy) fn is_failure(&self, status: StatusCode) -> bool {
+        self.rules.on.contains(&RetryOn::Status(status.as_u16()))
+    }
+
     /// Whether another endpoint is tried after a failure.
     pub(in crate::proxy) fn follow_failure(&mut self, failure: &Failure) -> bool {
-        kind_of(&failure.error).is_some_and(|kind| self.rules.on.contains(&kind))
-            && self.is_harmless(failure)
-            && self.begin(!failure.unseen)
+        self.counts(&failure.error) && self.is_harmless(failure) && self.begin(!failure.unseen)
     }
 
     /// Whether another endpoint is tried instead of passing an answer on.
     pub(in crate::proxy) fn follow_answer(&mut self, status: StatusCode) -> bool {
-        self.rules.on.contains(&RetryOn::Status(status.as_u16())) && self.repeatable && self.begin(true)
+        self.is_failure(status) && self.repeatable && self.begin(true)
     }
 
     fn begin(&mut self, costs: bool) -> bool {

@@ -11,8 +11,9 @@ use super::Settings;
 use super::annotations::Defaults;
 use super::annotations::reader::Reader;
 use super::annotations::values::{self, Bad, Read};
+use super::care;
 use super::report::issue;
-use crate::model::{ClusterKey, Compat, Issue, IssueReason, ObjectKey, PortRef, Severity};
+use crate::model::{Care, ClusterKey, Compat, Issue, IssueReason, ObjectKey, PortRef, Severity};
 use crate::objects::{Objects, is_name};
 
 /// What the ConfigMap with a cluster's settings says. The default says nothing.
@@ -29,6 +30,8 @@ pub struct ClusterSettings {
     pub trusted_proxies: Option<Vec<IpNet>>,
     /// What applies where an Ingress's annotations say nothing.
     pub defaults: ClassDefaults,
+    /// How endpoints are watched and spared where their Service says nothing.
+    pub care: Care,
 }
 
 /// The defaults of classes of either behaviour.
@@ -81,6 +84,7 @@ impl ClusterSettings {
                 (Some(true), Some(peers)) => Some(peers.to_vec()),
             },
             defaults: ClassDefaults::default(),
+            care: care::read(&mut reader, &Care::default()),
         };
         // The same entries over the other behaviour's defaults; what is wrong was said above.
         let mut said = Vec::new();
@@ -120,6 +124,7 @@ impl Settings {
                 .clone()
                 .or_else(|| self.default_certificate.clone()),
             defaults: cluster.defaults.clone(),
+            care: cluster.care.clone(),
             ..self.clone()
         }
     }
