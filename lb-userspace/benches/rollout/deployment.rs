@@ -92,6 +92,10 @@ impl Pods {
     /// All old ones are terminating before the new ones are ready.
     async fn replace_all(self: &Rc<Self>) -> u64 {
         let count = self.cluster.pods;
+        // Who still serves while nobody is ready must not be about to stop.
+        while self.listed.borrow().len() > count {
+            sleep(Duration::from_millis(20)).await;
+        }
         self.end(count);
         sleep(Duration::from_millis(500)).await;
         (0..count).for_each(|_| self.add());

@@ -1,7 +1,7 @@
 //! A cluster as the workers see it: its endpoints can be swapped while routes keep pointing to it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use ahash::AHashMap;
@@ -20,6 +20,7 @@ pub(super) struct ClusterSlot {
     endpoints: ArcSwap<Endpoints>,
     /// Something is known against an endpoint. Read with each request, written when that changes.
     troubled: AtomicBool,
+    ejections: AtomicU64,
     circuit: OnceLock<Arc<Circuit>>,
     token: OnceLock<Token>,
     workers: Box<[PerWorker]>,
@@ -65,6 +66,7 @@ impl ClusterSlot {
             key: cluster.key.clone(),
             endpoints: ArcSwap::from_pointee(Endpoints::after(None, cluster)),
             troubled: AtomicBool::new(false),
+            ejections: AtomicU64::new(0),
             circuit: OnceLock::new(),
             token: OnceLock::new(),
             workers: (0..workers)
@@ -113,6 +115,10 @@ impl ClusterSlot {
 
     pub(super) fn trouble(&self) -> &AtomicBool {
         &self.troubled
+    }
+
+    pub(super) fn ejections(&self) -> &AtomicU64 {
+        &self.ejections
     }
 
     /// What the cluster has at a time. Only asked for where there is a limit.

@@ -62,7 +62,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot};
 
-pub use health::{CheckState, ClusterHealth, EndpointHealth, EndpointState};
+pub use health::{CheckState, ClusterHealth, EndpointHealth, EndpointState, HealthSummary};
 pub use listen::ListenError;
 pub use settings::{AccessLog, Bind, Settings, Timeouts};
 pub use stats::{Stats, Totals, WorkerStats};
@@ -265,7 +265,8 @@ impl Proxy {
             .collect();
         let clusters: BTreeMap<_, _> =
             config.clusters.values().map(|slot| (slot.key.to_string(), slot.requests())).collect();
-        Stats { generation: config.snapshot.generation, total, clusters, workers }
+        let health = self.health().into_iter().map(|(name, health)| (name, health.into())).collect();
+        Stats { generation: config.snapshot.generation, total, clusters, health, workers }
     }
 
     /// What is known of clusters whose endpoints failed, are checked or have limits; the others are

@@ -20,5 +20,5 @@ mod vitals;
 pub(super) use checks::Checks;
 pub(super) use circuit::{Circuit, Permit};
 pub(super) use clock::now;
-pub use report::{CheckState, ClusterHealth, EndpointHealth, EndpointState};
+pub use report::{CheckState, ClusterHealth, EndpointHealth, EndpointState, HealthSummary};
 pub(super) use vitals::{Milliseconds, Vitals};

@@ -1,11 +1,12 @@
 //! What people are told of clusters and endpoints.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A cluster that somebody watches or that something is known of.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterHealth {
     /// Requests and tunnels that its endpoints have, where there is a limit.
     pub connections: u32,
@@ -15,12 +16,15 @@ pub struct ClusterHealth {
     pub overflows: u64,
     /// Retries that were not made since there were too many.
     pub retry_overflows: u64,
+    /// How often an endpoint was ejected, those that are gone included.
+    pub ejections: u64,
     /// Its endpoints. Empty while nothing is known of them: then all are well.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub endpoints: Vec<EndpointHealth>,
 }
 
 /// An endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointHealth {
     /// Where it listens.
     pub address: SocketAddr,
@@ -41,7 +45,7 @@ pub struct EndpointHealth {
 }
 
 /// Whether an endpoint gets requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndpointState {
     /// It does.
@@ -57,7 +61,7 @@ pub enum EndpointState {
 }
 
 /// What checks say of an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckState {
     /// It is well as far as the thresholds are concerned.
     pub passing: bool,
@@ -65,4 +69,24 @@ pub struct CheckState {
     pub checks: u64,
     /// Why the last check failed, if it did.
     pub last_error: Option<String>,
+}
+
+/// How many endpoints of a cluster are in which state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthSummary {
+    /// By state.
+    pub states: BTreeMap<EndpointState, usize>,
+    /// Everything else, with no endpoints.
+    #[serde(flatten)]
+    pub cluster: ClusterHealth,
+}
+
+impl From<ClusterHealth> for HealthSummary {
+    fn from(mut cluster: ClusterHealth) -> Self {
+        let mut states = BTreeMap::new();
+        for endpoint in std::mem::take(&mut cluster.endpoints) {
+            *states.entry(endpoint.state).or_default() += 1;
+        }
+        Self { states, cluster }
+    }
 }

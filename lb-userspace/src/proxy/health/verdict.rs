@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::report::ClusterHealth;
-use super::{Vitals, now};
+use super::{Milliseconds, Vitals, now};
 use crate::proxy::cluster::{ClusterSlot, Endpoints};
 use crate::proxy::error::Error;
 
@@ -24,7 +24,7 @@ impl ClusterSlot {
         let now = now();
         let is_news = match is_connect {
             true => one.could_not_connect(now),
-            false => one.failed(now, &endpoints.cluster.care.ejection, || endpoints.can_spare_one(now)),
+            false => self.count_failure(&endpoints, one, now),
         };
         self.trouble().store(true, SeqCst);
         is_news
@@ -35,8 +35,7 @@ impl ClusterSlot {
         let endpoints = self.endpoints();
         let Some(one) = endpoints.vitals_of(address) else { return };
         one.note(&format!("answered {status}"));
-        let now = now();
-        one.failed(now, &endpoints.cluster.care.ejection, || endpoints.can_spare_one(now));
+        self.count_failure(&endpoints, one, now());
         self.trouble().store(true, SeqCst);
     }
 
@@ -89,8 +88,19 @@ impl ClusterSlot {
             pending: circuit.map_or(0, |circuit| circuit.pending.load(Relaxed)),
             overflows: circuit.map_or(0, |circuit| circuit.overflows.load(Relaxed)),
             retry_overflows: circuit.map_or(0, |circuit| circuit.retry_overflows.load(Relaxed)),
+            ejections: self.ejections().load(Relaxed),
             endpoints: known.unwrap_or_default().iter().map(report).collect(),
         })
+    }
+
+    fn count_failure(&self, endpoints: &Endpoints, one: &Vitals, now: Milliseconds) -> bool {
+        let rules = &endpoints.cluster.care.ejection;
+        let ejected = one.failed(now, rules, || endpoints.can_spare_one(now));
+        if ejected {
+            self.ejections().fetch_add(1, Relaxed);
+            tracing::warn!(cluster = %self.key, address = %one.address, "endpoint fails requests: it is left alone for a while");
+        }
+        ejected
     }
 
     fn improve(&self, address: SocketAddr, change: impl FnOnce(&Vitals)) {
@@ -117,7 +127,7 @@ impl ClusterSlot {
 
 impl Endpoints {
     /// Whether one more may be ejected.
-    fn can_spare_one(&self, now: u64) -> bool {
+    fn can_spare_one(&self, now: Milliseconds) -> bool {
         let all = self.vitals();
         let ejected = all.iter().filter(|one| one.is_ejected(now)).count();
         // Whatever the share, somebody has to be left.

@@ -167,3 +167,45 @@ pub(super) async fn connect(
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Connections that wait for so many milliseconds, in the order in which they were kept; which
+    /// of them are taken one after the other.
+    async fn taken(ages: &[u64], repeatable: bool) -> Vec<u64> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let pool = Pool::new(32, Duration::from_secs(60));
+        let (mut ends, mut ports) = (Vec::new(), Vec::new());
+        for age in ages {
+            let stream = TcpStream::connect(address).await.expect("accepted");
+            ends.push(listener.accept().await.expect("a connection"));
+            ports.push((stream.local_addr().expect("a port"), *age));
+            let since = Instant::now() - Duration::from_millis(*age);
+            let mut idle = pool.idle.borrow_mut();
+            let kept = idle.entry((address, Transport::Plain)).or_default();
+            kept.push(Idle { stream: Stream::Plain(stream), since });
+        }
+        let mut taken = Vec::new();
+        while let Some(upstream) = pool.take(address, &Transport::Plain, repeatable) {
+            let port = upstream.stream.socket().local_addr().expect("a port");
+            taken.extend(ports.iter().find(|(known, _)| *known == port).map(|(_, age)| *age));
+        }
+        taken
+    }
+
+    #[tokio::test]
+    async fn which_connection_a_request_takes() {
+        // Ages that stay on their side of a bound however slow this is.
+        for (ages, repeatable, expect) in [
+            (&[30_000, 500, 300][..], true, vec![300, 500, 30_000]),
+            (&[30_000, 500, 300], false, vec![500, 300]),
+            (&[90_000, 30_000], true, vec![30_000]),
+            (&[90_000, 30_000], false, vec![]),
+        ] {
+            assert_eq!(taken(ages, repeatable).await, expect, "{ages:?} {repeatable}");
+        }
+    }
+}
