@@ -29,7 +29,7 @@ impl Translator {
             };
             let problems: Vec<_> = member.clusters().filter_map(problem).collect();
             work.issues |= problems != known.problems;
-            work.hosts.extend(member.draft.rules.keys().cloned());
+            work.hosts.extend(member.draft.rules.hosts().cloned());
             known.problems = problems;
         }
     }

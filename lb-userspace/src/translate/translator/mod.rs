@@ -13,19 +13,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Settings;
+use super::annotations::Annotations;
 use super::class::Classes;
 use super::clusters::Clusters;
 use super::config_map::cluster_settings;
 use super::ingress::Rank;
 use super::member::Member;
 use super::merge::Built;
-use super::policies::Policies;
 use super::report::{self, issue};
+use super::shared::Shared;
 use super::standin::StandIns;
 use super::tls::TlsHosts;
 use crate::model::{
-    HostPattern, Issue, IssueReason, ObjectKey, Routing, Severity, Snapshot, TlsConfig, Unavailable,
-    VirtualHost,
+    HostPattern, Issue, IssueReason, ObjectKey, RoutePolicy, Routing, Severity, Snapshot, TlsConfig,
+    Unavailable, VirtualHost,
 };
 use crate::objects::Objects;
 
@@ -46,7 +47,8 @@ pub struct Translator {
     stand_ins: StandIns,
     /// Service → the Ingresses that name it without a port.
     named: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
-    policies: Policies,
+    annotations: Shared<Annotations>,
+    policies: Shared<RoutePolicy>,
     tls: Option<Tls>,
     routing: Arc<Routing>,
     /// The generation of the snapshot that the last call gave.
@@ -145,6 +147,7 @@ impl Translator {
         if work.issues || self.made.is_none() {
             self.issues = keep(&previous.issues, self.all_issues());
         }
+        self.annotations.sweep();
         self.policies.sweep();
 
         let mut listeners = settings.listeners.clone();
