@@ -20,15 +20,19 @@ pub(super) fn two_choices(
     mut random: impl FnMut(usize) -> usize,
     prefers: impl Fn(usize, usize) -> bool,
 ) -> Option<usize> {
-    let first = any(count, &skip, &mut random)?;
-    match any(count, |index| index == first || skip(index), &mut random) {
+    let first = draw(count, &skip, &mut random)?;
+    match draw(count, |index| index == first || skip(index), &mut random) {
         Some(second) if prefers(second, first) => Some(second),
         _ => Some(first),
     }
 }
 
 /// One that is not skipped. Looks at all of them only where most are.
-fn any(count: usize, skip: impl Fn(usize) -> bool, random: &mut impl FnMut(usize) -> usize) -> Option<usize> {
+fn draw(
+    count: usize,
+    skip: impl Fn(usize) -> bool,
+    random: &mut impl FnMut(usize) -> usize,
+) -> Option<usize> {
     if count == 0 {
         return None;
     }
