@@ -16,12 +16,14 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub(super) fn of_service(
     objects: &Objects,
     key: &ObjectKey,
-    node: &Care,
+    node: &Arc<Care>,
     issues: &mut Vec<Issue>,
 ) -> Arc<Care> {
     let annotations = objects.services.get(key).and_then(|service| service.metadata.annotations.as_ref());
-    let Some(annotations) = annotations else { return Arc::new(node.clone()) };
-    Arc::new(read(&mut Reader::of_service(key, annotations, issues), node))
+    let Some(annotations) = annotations else { return Arc::clone(node) };
+    let care = read(&mut Reader::of_service(key, annotations, issues), node);
+    // Most Services have annotations of others only.
+    if care == **node { Arc::clone(node) } else { Arc::new(care) }
 }
 
 /// What the values say, and `defaults` where they say nothing.

@@ -83,7 +83,7 @@ pub struct Settings {
     /// The topology zone that the node is in: endpoints whose hints name it go first.
     pub zone: Option<Arc<str>>,
     /// How endpoints are watched and spared where their Service says nothing.
-    pub care: Care,
+    pub care: Arc<Care>,
 }
 
 impl Default for Settings {
@@ -100,7 +100,7 @@ impl Default for Settings {
             default_certificate: None,
             config_map: None,
             zone: None,
-            care: Care::default(),
+            care: Arc::default(),
         }
     }
 }

@@ -4,6 +4,7 @@
 mod keys;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -31,7 +32,7 @@ pub struct ClusterSettings {
     /// What applies where an Ingress's annotations say nothing.
     pub defaults: ClassDefaults,
     /// How endpoints are watched and spared where their Service says nothing.
-    pub care: Care,
+    pub care: Arc<Care>,
 }
 
 /// The defaults of classes of either behaviour.
@@ -84,7 +85,7 @@ impl ClusterSettings {
                 (Some(true), Some(peers)) => Some(peers.to_vec()),
             },
             defaults: ClassDefaults::default(),
-            care: care::read(&mut reader, &Care::default()),
+            care: Arc::new(care::read(&mut reader, &Care::default())),
         };
         // The same entries over the other behaviour's defaults; what is wrong was said above.
         let mut said = Vec::new();
