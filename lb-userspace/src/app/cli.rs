@@ -114,6 +114,9 @@ pub struct RunArgs {
     /// Number of proxy workers, each pinned to a CPU. Default: one for each CPU.
     #[arg(long, env = "SLUICE_WORKERS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
+    /// The topology zone that the node is in: endpoints whose EndpointSlice has hints for it go first.
+    #[arg(long, env = "SLUICE_ZONE", value_name = "ZONE", help_heading = "Traffic")]
+    pub zone: Option<String>,
     /// Where a JSON line for each request goes.
     #[arg(
         long,

@@ -418,13 +418,17 @@ mod tests {
     fn snapshot() -> Snapshot {
         let key = |name: &str| ClusterKey::new(ObjectKey::new("d", name), PortRef::Number(80));
         let cluster = |name: &str, endpoints: &[&str]| {
-            let endpoint = |address: &&str| Endpoint {
-                address: address.parse().expect("an address"),
-                zone: None,
-                terminating: false,
-            };
+            let endpoint = |address: &&str| Endpoint::new(address.parse().expect("an address"));
             let endpoints = endpoints.iter().map(endpoint).collect();
-            (key(name), Arc::new(Cluster { key: key(name), protocol: Default::default(), endpoints }))
+            (
+                key(name),
+                Arc::new(Cluster {
+                    key: key(name),
+                    protocol: Default::default(),
+                    endpoints,
+                    care: Default::default(),
+                }),
+            )
         };
         let route = |path: &str, cluster: &str, policy: RoutePolicy| Route {
             ingress: ObjectKey::new("d", "web"),

@@ -28,6 +28,7 @@ mod forwarded;
 mod grpc;
 mod guard;
 mod headers;
+mod health;
 mod incoming;
 mod incoming_body;
 mod listen;
@@ -62,6 +63,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot};
 
+pub use health::{CheckState, ClusterHealth, EndpointHealth, EndpointState, HealthSummary};
 pub use listen::ListenError;
 pub use settings::{AccessLog, Bind, Settings, Timeouts};
 pub use stats::{Stats, Totals, WorkerStats};
@@ -104,6 +106,7 @@ pub struct Proxy {
     workers: Vec<Handle>,
     /// What the workers listen on. Also makes [`Proxy::apply`] one at a time.
     listening: Mutex<BTreeSet<SocketAddr>>,
+    checks: health::Checks,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -126,9 +129,11 @@ impl Proxy {
         let settings = Arc::new(settings);
         let tls = tls::TlsBuilder::new()?;
         let config = Config::build(Arc::clone(&snapshot), None, &tls, count);
+        let config = Arc::new(ArcSwap::from_pointee(config));
         let mut proxy = Self {
             settings,
-            config: Arc::new(ArcSwap::from_pointee(config)),
+            checks: health::Checks::start(Arc::clone(&config))?,
+            config,
             tls,
             sockets: Vec::new(),
             workers: Vec::new(),
@@ -208,6 +213,7 @@ impl Proxy {
         let previous = self.config.load_full();
         let config = Config::build(Arc::clone(&snapshot), Some(&previous), &self.tls, self.workers.len());
         self.config.store(Arc::new(config));
+        self.checks.notify();
         match self.settings.bind {
             Bind::Steered => Vec::new(),
             Bind::Direct => self.listen(&snapshot, &mut listening),
@@ -260,7 +266,15 @@ impl Proxy {
             .collect();
         let clusters: BTreeMap<_, _> =
             config.clusters.values().map(|slot| (slot.key.to_string(), slot.requests())).collect();
-        Stats { generation: config.snapshot.generation, total, clusters, workers }
+        let health = self.health().into_iter().map(|(name, health)| (name, health.into())).collect();
+        Stats { generation: config.snapshot.generation, total, clusters, health, workers }
+    }
+
+    /// What is known of clusters whose endpoints failed, are checked or have limits; the others are
+    /// well.
+    pub fn health(&self) -> BTreeMap<String, ClusterHealth> {
+        let config = self.config.load();
+        config.clusters.values().filter_map(|slot| Some((slot.key.to_string(), slot.health()?))).collect()
     }
 
     /// Ends gracefully: no new connections, `Connection: close` and GOAWAY on those that are open,

@@ -113,12 +113,12 @@ impl Passage {
             match Upstream::connect(address, &Transport::Plain, &limits).await {
                 Ok(upstream) => {
                     worker.counters.upstream_connects.add(1);
-                    worker.failing.recovered(address);
+                    self.slot.reached(address);
                     return Ok(upstream);
                 }
                 Err(error) => {
                     worker.counters.upstream_failures.add(1);
-                    worker.failing.failed(address, &error, Instant::now());
+                    self.slot.failed(address, &error, false);
                     last = Some(io::Error::other(error.to_string()));
                 }
             }

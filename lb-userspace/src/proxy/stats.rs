@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
+use super::health::HealthSummary;
+
 /// A number with one writer. Atomic only so that others may read it: adding is a load and a
 /// store, not a locked instruction.
 #[derive(Debug, Default)]
@@ -146,6 +148,8 @@ pub struct Stats {
     pub total: Totals,
     /// Requests sent to each cluster.
     pub clusters: BTreeMap<String, u64>,
+    /// Clusters whose endpoints failed, are checked or have limits.
+    pub health: BTreeMap<String, HealthSummary>,
     /// Each worker.
     pub workers: Vec<WorkerStats>,
 }

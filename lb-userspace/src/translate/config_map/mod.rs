@@ -4,6 +4,7 @@
 mod keys;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -11,9 +12,10 @@ use super::Settings;
 use super::annotations::Defaults;
 use super::annotations::reader::Reader;
 use super::annotations::values::{self, Bad, Read};
+use super::care;
 use super::report::issue;
 use crate::model::{
-    ClusterKey, Compat, Issue, IssueReason, Listener, ObjectKey, PortRef, Protocol, Severity, SniMode,
+    Care, ClusterKey, Compat, Issue, IssueReason, Listener, ObjectKey, PortRef, Protocol, Severity, SniMode,
 };
 use crate::objects::{Objects, is_name};
 
@@ -33,6 +35,8 @@ pub struct ClusterSettings {
     pub refuse_unknown_names: Option<bool>,
     /// What applies where an Ingress's annotations say nothing.
     pub defaults: ClassDefaults,
+    /// How endpoints are watched and spared where their Service says nothing.
+    pub care: Arc<Care>,
 }
 
 /// The defaults of classes of either behaviour.
@@ -86,6 +90,7 @@ impl ClusterSettings {
             },
             refuse_unknown_names: reader.get("ssl-reject-handshake", values::boolean),
             defaults: ClassDefaults::default(),
+            care: Arc::new(care::read(&mut reader, &Care::default())),
         };
         // The same entries over the other behaviour's defaults; what is wrong was said above.
         let mut said = Vec::new();
@@ -126,6 +131,7 @@ impl Settings {
                 .or_else(|| self.default_certificate.clone()),
             defaults: cluster.defaults.clone(),
             listeners: self.listeners.iter().map(|one| listener(*one, cluster)).collect(),
+            care: cluster.care.clone(),
             ..self.clone()
         }
     }
