@@ -132,6 +132,24 @@ pub struct RunArgs {
         help_heading = "Traffic"
     )]
     pub trusted_proxy: Vec<ipnet::IpNet>,
+    /// Connections of peers in this network (CIDR) begin with a PROXY header, version 1 or 2, that
+    /// names the client. May be repeated.
+    #[arg(
+        long,
+        env = "SLUICE_PROXY_PROTOCOL",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        help_heading = "Traffic"
+    )]
+    pub proxy_protocol: Vec<ipnet::IpNet>,
+    /// How many connections one client (IPv4 address or IPv6 /64) may have; further ones are closed
+    /// at once. Default: no limit. Trusted proxies have none.
+    #[arg(long, env = "SLUICE_MAX_CLIENT_CONNECTIONS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_client_connections: Option<u32>,
+    /// How many client connections each worker holds; further ones wait in the listen queue.
+    /// Default: 32768, and never more than the limit of open files allows.
+    #[arg(long, env = "SLUICE_MAX_WORKER_CONNECTIONS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_worker_connections: Option<u32>,
     /// How many seconds open connections may take to end after SIGTERM.
     #[arg(
         long,

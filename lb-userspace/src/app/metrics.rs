@@ -21,9 +21,12 @@ const MOST: usize = 1000;
 /// A counter or gauge of the proxy's workers: field, name, help.
 type Field = (&'static str, &'static str, &'static str);
 
-const COUNTERS: [Field; 15] = [
+const COUNTERS: [Field; 18] = [
     ("accepted", "proxy_connections", "Client connections accepted"),
     ("accept_failures", "proxy_accept_failures", "Failed accepts, above all for want of file descriptors"),
+    ("crowded", "proxy_connections_crowded", "Client connections closed because their client had too many"),
+    ("proxy_header_failures", "proxy_header_failures", "Connections without a good PROXY header in time"),
+    ("resetting", "proxy_connections_resetting", "HTTP/2 connections ended for resetting most requests"),
     ("tls_handshakes", "proxy_tls_handshakes", "TLS handshakes completed"),
     ("tls_failures", "proxy_tls_failures", "TLS handshakes that failed or took too long"),
     ("requests", "proxy_requests", "Requests whose head was complete"),

@@ -13,7 +13,7 @@ use super::cluster::ClusterSlot;
 use super::policy::{Policies, Policy};
 use super::settings::Settings;
 use super::tls::{Termination, TlsBuilder};
-use crate::model::{Backend, ClusterKey, Protocol, Snapshot};
+use crate::model::{Backend, ClusterKey, Protocol, ProxyProtocol, Snapshot};
 use crate::route::RouteTable;
 
 /// A snapshot in the form that requests need. Parts whose source did not change are taken over
@@ -96,6 +96,11 @@ impl Config {
     /// Peers whose word on the client counts.
     pub(super) fn trusted_proxies<'a>(&'a self, settings: &'a Settings) -> &'a [IpNet] {
         self.snapshot.trusted_proxies.as_deref().unwrap_or(&settings.trusted_proxies)
+    }
+
+    /// Whose connections begin with a PROXY header.
+    pub(super) fn proxy_protocol<'a>(&'a self, settings: &'a Settings) -> &'a ProxyProtocol {
+        self.snapshot.proxy_protocol.as_deref().unwrap_or(&settings.proxy_protocol)
     }
 
     /// What is spoken on the listener that a connection came to; `None` when there is no such

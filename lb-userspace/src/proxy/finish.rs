@@ -35,6 +35,7 @@ impl Finish {
         worker.counters.requests.add(1);
         worker.counters.requests_active.add(1);
         client.requests.set(client.requests.get() + 1);
+        client.begin_request();
         let entry = worker.log.is_some().then(|| {
             Box::new(Entry {
                 time: jiff::Timestamp::now().to_string(),
@@ -65,7 +66,10 @@ impl Drop for Finish {
         }
         match self.status {
             Some(status) => counters.count_response(status),
-            None => counters.client_gone.add(1),
+            None => {
+                counters.client_gone.add(1);
+                self.client.given_up();
+            }
         }
         self.client.gate.complete_one();
         self.client.requests.set(self.client.requests.get() - 1);

@@ -21,6 +21,7 @@ mod cluster;
 mod config;
 mod connection;
 mod copy;
+mod crowd;
 mod error;
 mod finish;
 mod forward;
@@ -34,17 +35,21 @@ mod listen;
 mod mirror;
 mod outgoing;
 mod passthrough;
+mod peek;
 mod policy;
+mod proxy_header;
 mod read_ahead;
 mod request;
 mod respond;
 mod settings;
 mod stats;
 mod stream;
+mod streams;
 mod tls;
 mod tunnel;
 mod upgrade;
 mod upstream;
+mod websocket;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,6 +102,7 @@ pub struct WorkerSockets {
 /// The running proxy. Dropping it ends the workers at once; see [`Proxy::shutdown`] for a graceful end.
 pub struct Proxy {
     settings: Arc<Settings>,
+    crowd: Arc<crowd::Crowd>,
     config: Arc<ArcSwap<Config>>,
     tls: tls::TlsBuilder,
     sockets: Vec<WorkerSockets>,
@@ -126,6 +132,7 @@ impl Proxy {
         let tls = tls::TlsBuilder::new()?;
         let config = Config::build(Arc::clone(&snapshot), None, &tls, count);
         let mut proxy = Self {
+            crowd: crowd::Crowd::new(settings.max_client_connections),
             settings,
             config: Arc::new(ArcSwap::from_pointee(config)),
             tls,
@@ -182,6 +189,7 @@ impl Proxy {
             index,
             cpu,
             settings: Arc::clone(&self.settings),
+            crowd: Arc::clone(&self.crowd),
             config: Arc::clone(&self.config),
             counters: Arc::clone(&counters),
             log,

@@ -21,6 +21,7 @@ use super::balance::Loads;
 use super::buffers::Budget;
 use super::config::Config;
 use super::connection;
+use super::crowd::Crowd;
 use super::forwarded::RequestIds;
 use super::mirror::Mirrors;
 use super::policy::Asker;
@@ -47,6 +48,7 @@ pub(super) struct Seed {
     pub(super) index: usize,
     pub(super) cpu: usize,
     pub(super) settings: Arc<Settings>,
+    pub(super) crowd: Arc<Crowd>,
     pub(super) config: Arc<ArcSwap<Config>>,
     pub(super) counters: Arc<Counters>,
     pub(super) log: Option<Log>,
@@ -58,6 +60,7 @@ pub(super) struct Seed {
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) settings: Arc<Settings>,
+    pub(super) crowd: Arc<Crowd>,
     pub(super) counters: Arc<Counters>,
     pub(super) pool: Rc<Pool>,
     /// Those that speak HTTP/2.
@@ -154,6 +157,7 @@ impl Seed {
             mirrors: Mirrors::default(),
             bodies: Budget::new(self.settings.body_memory),
             settings: self.settings,
+            crowd: self.crowd,
             counters: self.counters,
             log: self.log,
             ids: RequestIds::new(),

@@ -43,6 +43,7 @@ pub(super) const KNOWN: &[&str] = &[
     "proxy-next-upstream",
     "proxy-next-upstream-timeout",
     "proxy-next-upstream-tries",
+    "proxy-protocol-header-timeout",
     "proxy-read-timeout",
     "proxy-real-ip-cidr",
     "proxy-redirect-from",
@@ -54,6 +55,7 @@ pub(super) const KNOWN: &[&str] = &[
     "service-upstream",
     "ssl-redirect",
     "use-forwarded-headers",
+    "use-proxy-protocol",
     "whitelist-source-range",
 ];
 
@@ -131,7 +133,6 @@ pub(super) const NEEDLESS: &[&str] = &[
     "proxy-headers-hash-bucket-size",
     "proxy-headers-hash-max-size",
     "proxy-max-temp-file-size",
-    "proxy-protocol-header-timeout",
     "proxy-ssl-location-only",
     "proxy-stream-next-upstream",
     "proxy-stream-next-upstream-timeout",
@@ -167,7 +168,6 @@ pub(super) const NEEDLESS: &[&str] = &[
     "use-geoip2",
     "use-gzip",
     "use-http2",
-    "use-proxy-protocol",
     "variables-hash-bucket-size",
     "variables-hash-max-size",
     "worker-cpu-affinity",
