@@ -7,6 +7,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::model::Compat;
+use crate::proxy;
 use crate::status::Address;
 
 /// Where the daemon listens for the other subcommands unless told otherwise.
@@ -114,7 +115,7 @@ pub struct RunArgs {
     /// Number of proxy workers, each pinned to a CPU. Default: one for each CPU.
     #[arg(long, env = "SLUICE_WORKERS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
-    /// Where a JSON line for each request goes.
+    /// Where a line for each request goes.
     #[arg(
         long,
         env = "SLUICE_ACCESS_LOG",
@@ -123,6 +124,16 @@ pub struct RunArgs {
         help_heading = "Traffic"
     )]
     pub access_log: AccessLog,
+    /// What that line looks like: json, or text with nginx's variables, such as
+    /// '$remote_addr "$request" $status $request_time'. An unknown variable is told with all there are.
+    #[arg(
+        long,
+        env = "SLUICE_ACCESS_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "json",
+        help_heading = "Traffic"
+    )]
+    pub access_log_format: proxy::LogFormat,
     /// Believe X-Forwarded-* headers of peers in this network (CIDR). May be repeated.
     #[arg(
         long,

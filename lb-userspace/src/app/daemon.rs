@@ -294,6 +294,7 @@ fn start(
             AccessLog::Off => proxy::AccessLog::Off,
             AccessLog::Stdout => proxy::AccessLog::Stdout,
         },
+        log_format: args.access_log_format.clone(),
         trusted_proxies: args.trusted_proxy.clone(),
         proxy_protocol: ProxyProtocol { from: args.proxy_protocol.clone(), ..Default::default() },
         max_client_connections: args.max_client_connections.unwrap_or(defaults.max_client_connections),

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::balance::CanarySlot;
 use super::cluster::ClusterSlot;
+use super::measures::{Measures, Place};
 use super::policy::{Policies, Policy};
 use super::settings::Settings;
 use super::tls::{Termination, TlsBuilder};
@@ -37,6 +38,9 @@ pub(super) struct Served {
     /// `None` where the route's backend is no cluster.
     pub(super) cluster: Option<Arc<ClusterSlot>>,
     pub(super) canary: Option<CanarySlot>,
+    /// Where its requests are counted, and those that its canary takes.
+    pub(super) place: Place,
+    pub(super) canary_place: Option<Place>,
     /// That of the backend that gives answers in the place of failures.
     pub(super) pages: Option<Arc<ClusterSlot>>,
 }
@@ -48,6 +52,7 @@ impl Config {
         snapshot: Arc<Snapshot>,
         previous: Option<&Config>,
         tls: &TlsBuilder,
+        measures: &Arc<Measures>,
         workers: usize,
     ) -> Self {
         let clusters = slots(&snapshot, previous, workers);
@@ -63,6 +68,8 @@ impl Config {
                     canary: route.canary.as_ref().and_then(|canary| {
                         Some(CanarySlot::new(canary, slot_of(&clusters, &canary.backend)?))
                     }),
+                    place: measures.place(route, &route.backend),
+                    canary_place: route.canary.as_ref().map(|canary| measures.place(route, &canary.backend)),
                     pages: route
                         .policy
                         .error_pages

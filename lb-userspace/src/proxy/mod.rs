@@ -32,6 +32,8 @@ mod headers;
 mod incoming;
 mod incoming_body;
 mod listen;
+mod log_format;
+mod measures;
 mod mirror;
 mod outgoing;
 mod passthrough;
@@ -46,6 +48,7 @@ mod stats;
 mod stream;
 mod streams;
 mod tls;
+mod trace;
 mod tunnel;
 mod upgrade;
 mod upstream;
@@ -67,6 +70,8 @@ use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot};
 
 pub use listen::ListenError;
+pub use log_format::{BadFormat, LogFormat, LogVariable, Part};
+pub use measures::{Measured, Measurement};
 pub use settings::{AccessLog, Bind, Settings, Timeouts};
 pub use stats::{Stats, Totals, WorkerStats};
 
@@ -103,6 +108,7 @@ pub struct WorkerSockets {
 pub struct Proxy {
     settings: Arc<Settings>,
     crowd: Arc<crowd::Crowd>,
+    measures: Arc<measures::Measures>,
     config: Arc<ArcSwap<Config>>,
     tls: tls::TlsBuilder,
     sockets: Vec<WorkerSockets>,
@@ -130,9 +136,11 @@ impl Proxy {
         settings.max_connections = settings.max_connections.min(affordable_connections(count));
         let settings = Arc::new(settings);
         let tls = tls::TlsBuilder::new()?;
-        let config = Config::build(Arc::clone(&snapshot), None, &tls, count);
+        let measures = measures::Measures::new(count);
+        let config = Config::build(Arc::clone(&snapshot), None, &tls, &measures, count);
         let mut proxy = Self {
             crowd: crowd::Crowd::new(settings.max_client_connections),
+            measures,
             settings,
             config: Arc::new(ArcSwap::from_pointee(config)),
             tls,
@@ -144,7 +152,7 @@ impl Proxy {
         let log = match proxy.settings.access_log {
             AccessLog::Off => None,
             AccessLog::Stdout => {
-                let (log, thread) = access_log::Log::stdout()?;
+                let (log, thread) = access_log::Log::stdout(&proxy.settings.log_format)?;
                 proxy.threads().push(thread);
                 Some(log)
             }
@@ -190,6 +198,7 @@ impl Proxy {
             cpu,
             settings: Arc::clone(&self.settings),
             crowd: Arc::clone(&self.crowd),
+            measures: self.measures.table(index),
             config: Arc::clone(&self.config),
             counters: Arc::clone(&counters),
             log,
@@ -213,7 +222,9 @@ impl Proxy {
     pub fn apply(&self, snapshot: Arc<Snapshot>) -> Vec<ListenError> {
         let mut listening = self.listening.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let previous = self.config.load_full();
-        let config = Config::build(Arc::clone(&snapshot), Some(&previous), &self.tls, self.workers.len());
+        let workers = self.workers.len();
+        let config =
+            Config::build(Arc::clone(&snapshot), Some(&previous), &self.tls, &self.measures, workers);
         self.config.store(Arc::new(config));
         match self.settings.bind {
             Bind::Steered => Vec::new(),
@@ -268,6 +279,12 @@ impl Proxy {
         let clusters: BTreeMap<_, _> =
             config.clusters.values().map(|slot| (slot.key.to_string(), slot.requests())).collect();
         Stats { generation: config.snapshot.generation, total, clusters, workers }
+    }
+
+    /// How the requests of each route went, and last those of routes beyond the first thousand and
+    /// of none.
+    pub fn measurements(&self) -> Vec<Measurement> {
+        self.measures.read()
     }
 
     /// Ends gracefully: no new connections, `Connection: close` and GOAWAY on those that are open,

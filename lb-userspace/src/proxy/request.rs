@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -39,7 +38,6 @@ pub(super) async fn serve(
     client: Rc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    client.last_active.set(Instant::now());
     let mut finish = Finish::new(&client);
     let is_head = request.method() == Method::HEAD;
     let is_grpc = grpc::is_call(request.headers());
@@ -98,11 +96,17 @@ async fn answer(
     let config = client.worker.config();
     let found = route(client, &config, &asked)?;
     let policy = &found.served.policy;
+    finish.place = found.served.place.index();
     if policy.rules.unlogged {
         finish.entry = None;
     }
     if let Some(entry) = &mut finish.entry {
         entry.route = Some(found.route.ingress.to_string());
+        if client.trusted {
+            let facts = asked.facts(client, &found);
+            entry.client = facts.address().to_string();
+            entry.request_id = clip(facts.request_id());
+        }
     }
 
     let admitted = policy.admit(&asked.facts(client, &found), || config.https_port(client.local)).await;
@@ -145,6 +149,7 @@ impl Asked {
             entry.path = clip(request.uri().path());
             entry.protocol = protocol_name(request.version());
             entry.request_id = String::from_utf8_lossy(&request_id).into_owned();
+            entry.take(request.headers());
         }
         let handshake = Handshake::begin(&mut request)?;
         let upgrades = handshake.is_some() || wants_upgrade(&request);
@@ -228,6 +233,12 @@ async fn send(
             Choice::of(worker, found.served, &asked.parts.headers, fill).ok_or(Error::NoRoute)?
         }
     };
+    if let Some(place) = &found.served.canary_place
+        && !stands_in
+        && found.served.cluster.as_deref().is_some_and(|own| !std::ptr::eq(choice.slot(), own))
+    {
+        finish.place = place.index();
+    }
     if let Some(entry) = &mut finish.entry {
         entry.cluster = Some(choice.slot().key.to_string());
     }

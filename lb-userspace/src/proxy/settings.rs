@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::log_format::LogFormat;
 use crate::model::ProxyProtocol;
 
 /// How connections reach the workers.
@@ -21,7 +22,7 @@ pub enum Bind {
 pub enum AccessLog {
     /// Nowhere.
     Off,
-    /// Standard output, one JSON object a line.
+    /// Standard output.
     Stdout,
 }
 
@@ -72,6 +73,8 @@ pub struct Settings {
     pub bind: Bind,
     /// Where a line for each request goes.
     pub access_log: AccessLog,
+    /// What that line looks like.
+    pub log_format: LogFormat,
     /// Peers whose `X-Forwarded-*`, `X-Real-IP` and `X-Request-ID` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Whose connections begin with a PROXY header.
@@ -98,6 +101,7 @@ impl Default for Settings {
             workers: 0,
             bind: Bind::Direct,
             access_log: AccessLog::Off,
+            log_format: LogFormat::default(),
             trusted_proxies: Vec::new(),
             proxy_protocol: ProxyProtocol::default(),
             max_connections: 32_768,

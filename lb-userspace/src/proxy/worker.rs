@@ -23,6 +23,7 @@ use super::config::Config;
 use super::connection;
 use super::crowd::Crowd;
 use super::forwarded::RequestIds;
+use super::measures::Table;
 use super::mirror::Mirrors;
 use super::policy::Asker;
 use super::settings::Settings;
@@ -49,6 +50,7 @@ pub(super) struct Seed {
     pub(super) cpu: usize,
     pub(super) settings: Arc<Settings>,
     pub(super) crowd: Arc<Crowd>,
+    pub(super) measures: Arc<Table>,
     pub(super) config: Arc<ArcSwap<Config>>,
     pub(super) counters: Arc<Counters>,
     pub(super) log: Option<Log>,
@@ -61,6 +63,7 @@ pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) settings: Arc<Settings>,
     pub(super) crowd: Arc<Crowd>,
+    pub(super) measures: Arc<Table>,
     pub(super) counters: Arc<Counters>,
     pub(super) pool: Rc<Pool>,
     /// Those that speak HTTP/2.
@@ -158,6 +161,7 @@ impl Seed {
             bodies: Budget::new(self.settings.body_memory),
             settings: self.settings,
             crowd: self.crowd,
+            measures: self.measures,
             counters: self.counters,
             log: self.log,
             ids: RequestIds::new(),

@@ -8,6 +8,7 @@ mod rig;
 mod floods;
 mod frames;
 mod http2;
+mod observed;
 mod proxy_header;
 mod sessions;
 mod smuggling;
