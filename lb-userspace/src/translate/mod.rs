@@ -11,6 +11,7 @@
 //! not differ from the previous snapshot keeps its `Arc`; readers compare by pointer.
 
 pub mod annotations;
+mod by_host;
 mod canary;
 mod class;
 mod clusters;
@@ -19,10 +20,10 @@ mod ingress;
 mod member;
 mod merge;
 mod path;
-mod policies;
 mod report;
 mod secrets;
 mod service;
+mod shared;
 mod slash;
 mod standin;
 mod tls;

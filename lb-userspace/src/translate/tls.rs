@@ -168,7 +168,7 @@ fn client_auth(members: &[&Member], stand_ins: &StandIns) -> Vec<(HostPattern, A
     let mut found = BTreeMap::new();
     for member in members {
         let Some(asked) = &member.refers.client_auth else { continue };
-        for host in member.draft.rules.keys() {
+        for host in member.draft.rules.hosts() {
             found.entry(host.clone()).or_insert_with(|| Arc::clone(asked));
         }
     }
@@ -190,7 +190,7 @@ fn passthrough(
     let mut found = BTreeMap::new();
     for member in members.iter().filter(|member| member.draft.annotations.passthrough) {
         let key = &member.draft.key;
-        for host in member.draft.rules.keys() {
+        for host in member.draft.rules.hosts() {
             let own = hosts(host).into_iter().flat_map(|rules| rules.routes.iter().chain(&rules.fallback));
             let mut own = own.filter(|route| route.ingress == *key);
             let root = |path: &PathMatch| matches!(path.text(), "/");

@@ -11,7 +11,7 @@ use crate::model::{
 };
 
 /// A Secret for TLS towards endpoints, before it is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TlsRef {
     pub(super) secret: ObjectKey,
     /// The annotation, as it is written.

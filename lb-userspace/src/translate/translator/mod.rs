@@ -13,19 +13,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Settings;
+use super::annotations::Annotations;
 use super::class::Classes;
 use super::clusters::Clusters;
 use super::config_map::cluster_settings;
 use super::ingress::Rank;
 use super::member::Member;
 use super::merge::Built;
-use super::policies::Policies;
 use super::report::{self, issue};
+use super::shared::Shared;
 use super::standin::StandIns;
 use super::tls::TlsHosts;
 use crate::model::{
-    HostPattern, Issue, IssueReason, ObjectKey, Routing, Severity, Snapshot, TlsConfig, Unavailable,
-    VirtualHost,
+    HostPattern, Issue, IssueReason, ObjectKey, RoutePolicy, Routing, Severity, Snapshot, TlsConfig,
+    Unavailable, VirtualHost,
 };
 use crate::objects::Objects;
 
@@ -38,7 +39,7 @@ pub struct Translator {
     classes: Classes,
     /// In boxes: a tree's nodes are half empty, and what is known is large.
     ingresses: BTreeMap<ObjectKey, Box<Known>>,
-    hosts: BTreeMap<HostPattern, Host>,
+    hosts: BTreeMap<HostPattern, Box<Host>>,
     tls_hosts: TlsHosts,
     clusters: Clusters,
     /// The Ingresses that ask for aliases or `www` redirects.
@@ -46,7 +47,8 @@ pub struct Translator {
     stand_ins: StandIns,
     /// Service → the Ingresses that name it without a port.
     named: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
-    policies: Policies,
+    annotations: Shared<Annotations>,
+    policies: Shared<RoutePolicy>,
     tls: Option<Tls>,
     routing: Arc<Routing>,
     /// The generation of the snapshot that the last call gave.
@@ -121,7 +123,7 @@ impl Translator {
         if let Some(key) = &settings.default_backend {
             self.clusters.ask(key, &controller());
             if let Entry::Vacant(any) = self.hosts.entry(HostPattern::Any) {
-                any.insert(Host::default());
+                any.insert(Box::default());
                 work.hosts.insert(HostPattern::Any);
             }
         }
@@ -145,6 +147,7 @@ impl Translator {
         if work.issues || self.made.is_none() {
             self.issues = keep(&previous.issues, self.all_issues());
         }
+        self.annotations.sweep();
         self.policies.sweep();
 
         let mut listeners = settings.listeners.clone();
