@@ -59,6 +59,7 @@ pub(super) const KNOWN: &[&str] = &[
     "proxy-next-upstream",
     "proxy-next-upstream-timeout",
     "proxy-next-upstream-tries",
+    "proxy-protocol-header-timeout",
     "proxy-read-timeout",
     "proxy-real-ip-cidr",
     "proxy-redirect-from",
@@ -72,6 +73,7 @@ pub(super) const KNOWN: &[&str] = &[
     "ssl-redirect",
     "ssl-reject-handshake",
     "use-forwarded-headers",
+    "use-proxy-protocol",
     "whitelist-source-range",
 ];
 
@@ -149,7 +151,6 @@ pub(super) const NEEDLESS: &[&str] = &[
     "proxy-headers-hash-bucket-size",
     "proxy-headers-hash-max-size",
     "proxy-max-temp-file-size",
-    "proxy-protocol-header-timeout",
     "proxy-ssl-location-only",
     "proxy-stream-next-upstream",
     "proxy-stream-next-upstream-timeout",
@@ -184,7 +185,6 @@ pub(super) const NEEDLESS: &[&str] = &[
     "use-geoip2",
     "use-gzip",
     "use-http2",
-    "use-proxy-protocol",
     "variables-hash-bucket-size",
     "variables-hash-max-size",
     "worker-cpu-affinity",

@@ -163,6 +163,10 @@ impl Translator {
                 Some(old) => keep(old, peers),
                 None => peers.into(),
             }),
+            proxy_protocol: cluster.proxy_protocol.map(|rules| match &previous.proxy_protocol {
+                Some(old) if **old == rules => old.clone(),
+                _ => Arc::new(rules),
+            }),
             issues: self.issues.clone(),
         };
         if differs(previous, &next) {
@@ -235,6 +239,7 @@ fn differs(a: &Snapshot, b: &Snapshot) -> bool {
         || !Arc::ptr_eq(&a.routing, &b.routing)
         || !Arc::ptr_eq(&a.tls, &b.tls)
         || a.trusted_proxies != b.trusted_proxies
+        || a.proxy_protocol != b.proxy_protocol
         || a.clusters.diff(&b.clusters).next().is_some()
 }
 
