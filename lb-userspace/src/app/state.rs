@@ -194,6 +194,10 @@ impl Probed for State {
         }
     }
 
+    fn measurements(&self) -> Vec<crate::proxy::Measurement> {
+        self.proxy.get().map(|proxy| proxy.measurements()).unwrap_or_default()
+    }
+
     fn status(&self) -> Status {
         let snapshot = self.snapshot.load();
         let (xdp, counters) = match self.steering().as_ref() {

@@ -10,6 +10,7 @@ mod issue;
 mod listener;
 mod name;
 mod policy;
+mod proxy_protocol;
 mod route;
 mod snapshot;
 mod tls;
@@ -21,9 +22,10 @@ pub use issue::{Issue, IssueReason, Severity};
 pub use listener::{Listener, Protocol, SniMode, Transport, Vip};
 pub use name::{HostPattern, InvalidHost, ObjectKey, ObjectRef};
 pub use policy::*;
+pub use proxy_protocol::{ProxyProtocol, ProxyVersion};
 pub use route::{Backend, Compat, PathMatch, Route, Unavailable, VirtualHost};
 pub use snapshot::{Routing, Snapshot};
-pub use tls::{Certificate, ClientAuth, TlsConfig};
+pub use tls::{Certificate, ClientAuth, Passthrough, TlsConfig};
 
 /// Whether a field says nothing, so that snapshots stay readable.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

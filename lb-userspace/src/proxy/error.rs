@@ -25,6 +25,8 @@ pub(super) enum Error {
     BadRequest(String),
     #[error("CONNECT is not served here")]
     Connect,
+    #[error("CONNECT is served for WebSockets alone")]
+    ConnectProtocol,
     #[error("the request's body is longer than the {0} bytes that the route takes")]
     BodyTooLarge(u64),
     #[error("the client did not send the request's body in time")]
@@ -65,6 +67,7 @@ impl Error {
         match self {
             Self::BadRequest(_)
             | Self::Connect
+            | Self::ConnectProtocol
             | Self::BodyTooLarge(_)
             | Self::ClientTimeout
             | Self::ClientGone
@@ -88,6 +91,7 @@ impl Error {
         match self {
             Self::BadRequest(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::ConnectProtocol => StatusCode::NOT_IMPLEMENTED,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,

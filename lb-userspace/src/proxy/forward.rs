@@ -6,6 +6,7 @@ use super::balance::Choice;
 use super::cluster::ClusterSlot;
 use super::connection::Client;
 use super::error::{Error, Fault};
+use super::proxy_header;
 use super::upstream::{Alpn, Answer, Call, Exchange, Failure, Limits, Request, Retries, Transport, Upstream};
 use super::worker::Worker;
 use crate::model::{RoutePolicy, UpstreamProtocol};
@@ -78,6 +79,10 @@ fn message(
         UpstreamProtocol::Auto if !client.tls => Transport::Plain,
         UpstreamProtocol::Auto | UpstreamProtocol::Https => tls(Alpn::Http1),
         UpstreamProtocol::Grpcs => tls(Alpn::Http2),
+    };
+    let transport = match rules.proxy_protocol {
+        None => transport,
+        Some(version) => transport.behind(proxy_header::write(version, client.ends())),
     };
     let message = match protocol {
         UpstreamProtocol::Grpc | UpstreamProtocol::Grpcs => {

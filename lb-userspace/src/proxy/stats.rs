@@ -63,10 +63,18 @@ counters! {
     active,
     /// `accept` calls that failed, above all for want of file descriptors.
     accept_failures,
+    /// Client connections closed at once because their client had too many.
+    crowded,
+    /// Connections whose PROXY header was bad or did not come in time.
+    proxy_header_failures,
+    /// HTTP/2 connections ended because their client gave up most of its requests.
+    resetting,
     /// TLS handshakes completed.
     tls_handshakes,
     /// TLS handshakes that failed or took too long.
     tls_failures,
+    /// TLS connections refused for a server name that nobody serves.
+    tls_refused,
     /// Requests whose head was complete.
     requests,
     /// Requests being served now.

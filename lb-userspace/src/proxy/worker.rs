@@ -21,7 +21,9 @@ use super::balance::Loads;
 use super::buffers::Budget;
 use super::config::Config;
 use super::connection;
+use super::crowd::Crowd;
 use super::forwarded::RequestIds;
+use super::measures::Table;
 use super::mirror::Mirrors;
 use super::policy::Asker;
 use super::settings::Settings;
@@ -47,6 +49,8 @@ pub(super) struct Seed {
     pub(super) index: usize,
     pub(super) cpu: usize,
     pub(super) settings: Arc<Settings>,
+    pub(super) crowd: Arc<Crowd>,
+    pub(super) measures: Arc<Table>,
     pub(super) config: Arc<ArcSwap<Config>>,
     pub(super) counters: Arc<Counters>,
     pub(super) log: Option<Log>,
@@ -58,6 +62,8 @@ pub(super) struct Seed {
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) settings: Arc<Settings>,
+    pub(super) crowd: Arc<Crowd>,
+    pub(super) measures: Arc<Table>,
     pub(super) counters: Arc<Counters>,
     pub(super) pool: Rc<Pool>,
     /// Those that speak HTTP/2.
@@ -152,6 +158,8 @@ impl Seed {
             mirrors: Mirrors::default(),
             bodies: Budget::new(self.settings.body_memory),
             settings: self.settings,
+            crowd: self.crowd,
+            measures: self.measures,
             counters: self.counters,
             log: self.log,
             ids: RequestIds::new(),

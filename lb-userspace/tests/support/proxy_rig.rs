@@ -21,6 +21,7 @@ pub struct Rig {
     routes: Vec<(HostPattern, Draft)>,
     /// `by_host` is kept by [`Rig::certificates`].
     pub tls: TlsConfig,
+    pub proxy_protocol: Option<Arc<ProxyProtocol>>,
     routing: Option<Arc<Routing>>,
     generation: u64,
 }
@@ -71,6 +72,7 @@ impl Rig {
             clusters: BTreeMap::new(),
             routes: Vec::new(),
             tls: TlsConfig::default(),
+            proxy_protocol: None,
             routing: None,
             generation: 0,
         }
@@ -178,6 +180,7 @@ impl Rig {
             clusters: self.clusters.clone().into_iter().collect(),
             tls: Arc::new(self.tls.clone()),
             trusted_proxies: None,
+            proxy_protocol: self.proxy_protocol.clone(),
             issues: Arc::new([]),
         })
     }
@@ -442,6 +445,23 @@ pub fn tls_config(
     takes: impl Fn(rustls::SignatureScheme) -> bool,
 ) -> Arc<rustls::ClientConfig> {
     let mut config = tls_builder(takes).with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Arc::new(config)
+}
+
+/// The same, in one version of TLS.
+pub fn tls_config_of(
+    version: &'static rustls::SupportedProtocolVersion,
+    alpn: &[&[u8]],
+) -> Arc<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let schemes = provider.signature_verification_algorithms.supported_schemes();
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[version])
+        .expect("a version")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider, schemes)))
+        .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Arc::new(config)
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -95,6 +95,10 @@ impl Pool {
             // Bytes that no request asked for: whatever they are, they must not become the next answer.
             return;
         }
+        if matches!(upstream.transport, Transport::Proxied(_)) {
+            // It speaks for one client, who may never come back.
+            return;
+        }
         let mut idle = self.idle.borrow_mut();
         let kept = idle.entry((upstream.address, upstream.transport)).or_default();
         if kept.len() < self.limit {
@@ -152,7 +156,16 @@ pub(super) async fn connect(
     transport: &Transport,
     limit: Duration,
 ) -> Result<Stream, Error> {
-    let stream = match timeout(limit, TcpStream::connect(address)).await {
+    let (header, transport) = match transport {
+        Transport::Proxied(inner) => (&inner.0[..], &inner.1),
+        other => (&[][..], other),
+    };
+    let open = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(header).await?;
+        Ok(stream)
+    };
+    let stream = match timeout(limit, open).await {
         Err(_) => return Err(Error::ConnectTimeout(address)),
         Ok(Err(source)) => return Err(Error::Connection { address, source }),
         Ok(Ok(stream)) => stream,

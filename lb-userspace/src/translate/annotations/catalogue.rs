@@ -276,6 +276,7 @@ pub const CATALOGUE: &[Entry] = &[
     ),
     is("upstream-hash-by-subset", Full),
     is("upstream-hash-by-subset-size", Full),
+    is("upstream-proxy-protocol", Full),
     is("upstream-vhost", Full),
     is("use-port-in-redirects", Refused("Redirects name no port; serve on 80 and 443, or redirect by hand.")),
     is("use-regex", Differs("Regular expressions are Rust's: no look-around, no back-references.")),
