@@ -232,6 +232,7 @@ fn translation(args: &RunArgs, settings: &Settings) -> translate::Settings {
         default_backend: settings.default_backend.clone(),
         default_certificate: settings.default_certificate.clone(),
         config_map: settings.config_map.clone(),
+        zone: args.zone.as_deref().filter(|zone| !zone.is_empty()).map(Into::into),
         ..Default::default()
     }
 }

@@ -25,7 +25,7 @@ const MOST: usize = 1000;
 /// A counter or gauge of the proxy's workers: field, name, help.
 type Field = (&'static str, &'static str, &'static str);
 
-const COUNTERS: [Field; 18] = [
+const COUNTERS: [Field; 19] = [
     ("accepted", "proxy_connections", "Client connections accepted"),
     ("accept_failures", "proxy_accept_failures", "Failed accepts, above all for want of file descriptors"),
     ("crowded", "proxy_connections_crowded", "Client connections closed because their client had too many"),
@@ -33,6 +33,7 @@ const COUNTERS: [Field; 18] = [
     ("resetting", "proxy_connections_resetting", "HTTP/2 connections ended for resetting most requests"),
     ("tls_handshakes", "proxy_tls_handshakes", "TLS handshakes completed"),
     ("tls_failures", "proxy_tls_failures", "TLS handshakes that failed or took too long"),
+    ("tls_refused", "proxy_tls_refused", "TLS connections refused for a server name that nobody serves"),
     ("requests", "proxy_requests", "Requests whose head was complete"),
     ("client_gone", "proxy_client_gone", "Requests whose client left before the answer began"),
     ("upstream_connects", "proxy_upstream_connects", "Connections opened to endpoints"),
@@ -62,6 +63,17 @@ const GAUGES: [Field; 4] = [
 const SPANS: [Field; 2] = [
     ("spans_delivered", "spans_delivered", "Spans that the collector took"),
     ("spans_lost", "spans_lost", "Spans dropped: too many at once, or the collector was not there"),
+];
+
+const HEALTH_COUNTERS: [Field; 3] = [
+    ("ejections", "cluster_ejections", "Endpoints left alone for failing requests"),
+    ("overflows", "cluster_overflows", "Requests that got 503 since a limit of their cluster was reached"),
+    ("retry_overflows", "cluster_retry_overflows", "Retries that max-retries left out"),
+];
+
+const HEALTH_GAUGES: [Field; 2] = [
+    ("connections", "cluster_connections", "Requests and tunnels at a cluster with limits"),
+    ("pending", "cluster_pending", "Requests that wait for a limit of their cluster"),
 ];
 
 const RESPONSES: [(&str, &str); 5] = [
@@ -177,6 +189,34 @@ impl Metrics {
         let clusters = proxy["clusters"].as_object().into_iter().flatten();
         let clusters = clusters.map(|(name, n)| (name.clone(), n.as_u64().unwrap_or_default()));
         self.counter("cluster_requests", "Requests sent to a cluster", bounded("cluster", clusters));
+        self.health(&proxy["health"]);
+    }
+
+    /// Clusters whose endpoints failed, are checked or have limits.
+    fn health(&mut self, health: &Value) {
+        let rows = |field: &'static str| {
+            let clusters = health.as_object().into_iter().flatten();
+            let number = move |(name, one): (&String, &Value)| Some((name.clone(), one[field].as_u64()?));
+            bounded("cluster", clusters.filter_map(number))
+        };
+        for (field, name, help) in HEALTH_COUNTERS {
+            self.counter(name, help, rows(field));
+        }
+        for (field, name, help) in HEALTH_GAUGES {
+            self.gauge(name, help, rows(field));
+        }
+        let states = health.as_object().into_iter().flatten().take(MOST).flat_map(|(name, one)| {
+            let states = one["states"].as_object().into_iter().flatten();
+            states.map(move |(state, n)| {
+                let labels = vec![("cluster", name.clone()), ("state", state.clone())];
+                (labels, n.as_u64().unwrap_or_default())
+            })
+        });
+        self.gauge(
+            "cluster_endpoints",
+            "Endpoints by state, of clusters of which something is known",
+            states.collect::<Vec<_>>(),
+        );
     }
 
     /// Those that nobody asked for yet are left out.
@@ -293,7 +333,9 @@ mod tests {
             "vips": [{"vip": "192.0.2.1:80/tcp", "packets": 5, "bytes": 500, "connections": 2}],
             "proxy": {"workers": [{"worker": 0, "cpu": 0, "requests": 3, "responses_2xx": 2, "active": 1},
                 {"worker": 1, "cpu": 1, "requests": 4, "responses_2xx": 4, "active": 0}],
-                "clusters": {"d/one:80": 6}},
+                "clusters": {"d/one:80": 6},
+                "health": {"d/one:80": {"states": {"ready": 2, "ejected": 1}, "ejections": 4, "overflows": 5,
+                    "retry_overflows": 0, "connections": 1, "pending": 0}}},
         }))
         .expect("a status");
         status.xdp = Some(Xdp { interfaces: Vec::new() });
@@ -322,6 +364,9 @@ mod tests {
             "# TYPE sluice_proxy_connections_open gauge",
             "sluice_proxy_connections_open{worker=\"0\"} 1",
             "sluice_cluster_requests_total{cluster=\"d/one:80\"} 6",
+            "sluice_cluster_endpoints{cluster=\"d/one:80\",state=\"ejected\"} 1",
+            "sluice_cluster_ejections_total{cluster=\"d/one:80\"} 4",
+            "sluice_cluster_overflows_total{cluster=\"d/one:80\"} 5",
             "sluice_xdp_packets_total{reason=\"pass-vip\"} 5",
             "sluice_vip_bytes_total{vip=\"192.0.2.1:80/tcp\"} 500",
             "sluice_vip_connections_total{vip=\"192.0.2.1:80/tcp\"} 2",

@@ -22,8 +22,9 @@ use super::error::Error;
 use super::finish::Finish;
 use super::forwarded;
 use super::guard::{MAX_HEAD, MAX_HEADERS};
-use super::passthrough;
+use super::passthrough::{self, Way};
 use super::proxy_header::{self, Ends};
+use super::refusal;
 use super::request;
 use super::stream::{ClientStream, Gate};
 use super::streams::Streams;
@@ -37,6 +38,8 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// so that the guard is the one who says no.
 const BUFFER: usize = MAX_HEAD + 16 * 1024;
 
+/// How long a refused client may take to read why.
+const LINGER: Duration = Duration::from_secs(1);
 /// How many requests a client may give up on one HTTP/2 connection before it matters whether it
 /// takes the answers of at least as many.
 const MAX_GIVEN_UP: u32 = 100;
@@ -162,18 +165,26 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
             run(Rc::new(client), stream, is_h2).await;
         }
         Protocol::Https => {
-            if config.tls.has_passthrough() {
+            let refuses = config.refuses_names(local);
+            if refuses || config.tls.has_passthrough() {
                 let found =
-                    tokio::time::timeout(timeouts.handshake, passthrough::find(&stream, &config)).await;
+                    tokio::time::timeout(timeouts.handshake, passthrough::find(&stream, &config, refuses))
+                        .await;
                 match found {
-                    Ok(Ok(None)) => {}
-                    Ok(Ok(Some(passage))) => {
+                    Ok(Ok(Way::Ours)) => {}
+                    Ok(Ok(Way::On(passage))) => {
                         tokio::task::spawn_local(passage.serve(
                             Rc::clone(&worker),
                             stream,
                             Ends { source: peer, destination: local },
                             admitted,
                         ));
+                        return;
+                    }
+                    Ok(Ok(Way::Nowhere)) => {
+                        worker.counters.tls_refused.add(1);
+                        // The client may have gone, which is as good.
+                        let _ = tokio::time::timeout(LINGER, refusal::refuse(stream)).await;
                         return;
                     }
                     Ok(Err(_)) | Err(_) => {

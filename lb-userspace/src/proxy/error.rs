@@ -41,6 +41,8 @@ pub(super) enum Error {
     Unavailable(Unavailable),
     #[error("no endpoint of {0} is ready")]
     NoEndpoint(ClusterKey),
+    #[error("{0} has as many requests as it may")]
+    Overloaded(ClusterKey),
     #[error("endpoint {address} can't be reached: {source}")]
     Connection { address: SocketAddr, source: io::Error },
     #[error("endpoint {0} did not accept the connection in time")]
@@ -71,7 +73,9 @@ impl Error {
             | Self::ClientGone
             | Self::LengthRequired
             | Self::Misdirected => Fault::Client,
-            Self::NoRoute | Self::Unavailable(_) | Self::NoEndpoint(_) => Fault::Configuration,
+            Self::NoRoute | Self::Unavailable(_) | Self::NoEndpoint(_) | Self::Overloaded(_) => {
+                Fault::Configuration
+            }
             Self::Connection { .. }
             | Self::ConnectTimeout(_)
             | Self::Tls { .. }
@@ -93,7 +97,9 @@ impl Error {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::Unavailable(_) | Self::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable(_) | Self::NoEndpoint(_) | Self::Overloaded(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Connection { .. } | Self::Tls { .. } | Self::Closed { .. } | Self::Protocol { .. } => {
                 StatusCode::BAD_GATEWAY
             }
@@ -107,6 +113,7 @@ impl Error {
     pub(super) fn public_text(&self) -> String {
         match (self.fault(), self) {
             (Fault::Client, _) | (_, Self::NoRoute) => format!("{self}\n"),
+            (_, Self::Overloaded(_)) => "too many requests for what serves this\n".to_owned(),
             (Fault::Configuration, _) => "no endpoint can serve this request now\n".to_owned(),
             (Fault::Upstream, _) if self.status() == StatusCode::GATEWAY_TIMEOUT => {
                 "the endpoint did not answer in time\n".to_owned()

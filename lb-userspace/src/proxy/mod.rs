@@ -29,6 +29,7 @@ mod forwarded;
 mod grpc;
 mod guard;
 mod headers;
+mod health;
 mod incoming;
 mod incoming_body;
 mod listen;
@@ -41,6 +42,7 @@ mod peek;
 mod policy;
 mod proxy_header;
 mod read_ahead;
+mod refusal;
 mod request;
 mod respond;
 mod settings;
@@ -71,6 +73,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot};
 
+pub use health::{CheckState, ClusterHealth, EndpointHealth, EndpointState, HealthSummary};
 pub use listen::ListenError;
 pub use log_format::{BadFormat, LogFormat, LogVariable, Part};
 pub use measures::{Measured, Measurement};
@@ -120,6 +123,7 @@ pub struct Proxy {
     workers: Vec<Handle>,
     /// What the workers listen on. Also makes [`Proxy::apply`] one at a time.
     listening: Mutex<BTreeSet<SocketAddr>>,
+    checks: health::Checks,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -143,12 +147,14 @@ impl Proxy {
         let tls = tls::TlsBuilder::new()?;
         let measures = measures::Measures::new(count);
         let config = Config::build(Arc::clone(&snapshot), None, &tls, &measures, count);
+        let config = Arc::new(ArcSwap::from_pointee(config));
         let mut proxy = Self {
             crowd: crowd::Crowd::new(settings.max_client_connections),
             measures,
             spans: None,
             settings,
-            config: Arc::new(ArcSwap::from_pointee(config)),
+            checks: health::Checks::start(Arc::clone(&config))?,
+            config,
             tls,
             sockets: Vec::new(),
             workers: Vec::new(),
@@ -241,6 +247,7 @@ impl Proxy {
         let config =
             Config::build(Arc::clone(&snapshot), Some(&previous), &self.tls, &self.measures, workers);
         self.config.store(Arc::new(config));
+        self.checks.notify();
         match self.settings.bind {
             Bind::Steered => Vec::new(),
             Bind::Direct => self.listen(&snapshot, &mut listening),
@@ -293,6 +300,7 @@ impl Proxy {
             .collect();
         let clusters: BTreeMap<_, _> =
             config.clusters.values().map(|slot| (slot.key.to_string(), slot.requests())).collect();
+        let health = self.health().into_iter().map(|(name, health)| (name, health.into())).collect();
         let spans = |read: fn(&spans::Sent) -> &AtomicU64| {
             self.spans.as_ref().map_or(0, |spans| read(spans).load(Ordering::Relaxed))
         };
@@ -300,10 +308,18 @@ impl Proxy {
             generation: config.snapshot.generation,
             total,
             clusters,
+            health,
             spans_delivered: spans(|spans| &spans.delivered),
             spans_lost: spans(|spans| &spans.lost),
             workers,
         }
+    }
+
+    /// What is known of clusters whose endpoints failed, are checked or have limits; the others are
+    /// well.
+    pub fn health(&self) -> BTreeMap<String, ClusterHealth> {
+        let config = self.config.load();
+        config.clusters.values().filter_map(|slot| Some((slot.key.to_string(), slot.health()?))).collect()
     }
 
     /// How the requests of each route went, and last those of routes beyond the first thousand and

@@ -40,15 +40,29 @@ pub(super) struct Passage {
     proxy_protocol: Option<ProxyVersion>,
 }
 
-/// Waits for the client's hello and looks up where it goes; `None`: it is ours to answer.
+/// Where a connection goes by its hello.
+pub(super) enum Way {
+    /// It is ours to answer.
+    Ours,
+    /// To an endpoint, as it is.
+    On(Passage),
+    /// Nowhere: nobody serves its name.
+    Nowhere,
+}
+
+/// Waits for the client's hello and looks up where it goes. `refuses`: nowhere, if its name is none
+/// that is served.
 ///
 /// # Errors
 /// If the connection breaks.
-pub(super) async fn find(stream: &TcpStream, config: &Config) -> io::Result<Option<Passage>> {
-    let Some(name) = server_name(stream).await? else { return Ok(None) };
-    let Some(to) = config.tls.passthrough(&name) else { return Ok(None) };
+pub(super) async fn find(stream: &TcpStream, config: &Config, refuses: bool) -> io::Result<Way> {
+    let Some(name) = server_name(stream).await? else { return Ok(Way::Ours) };
+    if refuses && !config.serves_name(&name) {
+        return Ok(Way::Nowhere);
+    }
+    let Some(to) = config.tls.passthrough(&name) else { return Ok(Way::Ours) };
     let slot = config.clusters.get(&*to.cluster).cloned();
-    Ok(slot.map(|slot| Passage { name, slot, proxy_protocol: to.proxy_protocol }))
+    Ok(slot.map_or(Way::Ours, |slot| Way::On(Passage { name, slot, proxy_protocol: to.proxy_protocol })))
 }
 
 impl Passage {
@@ -111,12 +125,12 @@ impl Passage {
             match Upstream::connect(address, &transport, &limits).await {
                 Ok(upstream) => {
                     worker.counters.upstream_connects.add(1);
-                    worker.failing.recovered(address);
+                    self.slot.reached(address);
                     return Ok(upstream);
                 }
                 Err(error) => {
                     worker.counters.upstream_failures.add(1);
-                    worker.failing.failed(address, &error, Instant::now());
+                    self.slot.failed(address, &error, false);
                     last = Some(io::Error::other(error.to_string()));
                 }
             }

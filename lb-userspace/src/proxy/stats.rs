@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
+use super::health::HealthSummary;
+
 /// A number with one writer. Atomic only so that others may read it: adding is a load and a
 /// store, not a locked instruction.
 #[derive(Debug, Default)]
@@ -71,6 +73,8 @@ counters! {
     tls_handshakes,
     /// TLS handshakes that failed or took too long.
     tls_failures,
+    /// TLS connections refused for a server name that nobody serves.
+    tls_refused,
     /// Requests whose head was complete.
     requests,
     /// Requests being served now.
@@ -154,6 +158,8 @@ pub struct Stats {
     pub spans_delivered: u64,
     /// Spans that were dropped: too many at once, or the collector was not there.
     pub spans_lost: u64,
+    /// Clusters whose endpoints failed, are checked or have limits.
+    pub health: BTreeMap<String, HealthSummary>,
     /// Each worker.
     pub workers: Vec<WorkerStats>,
 }

@@ -29,7 +29,7 @@ use super::policy::Asker;
 use super::settings::Settings;
 use super::spans::Tracer;
 use super::stats::Counters;
-use super::upstream::{Connections, Failing, Pool, RetryBudget, Transports};
+use super::upstream::{Connections, Pool, RetryBudget, Transports};
 
 /// How long `accept` rests after it failed for want of something that only time brings back.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -71,7 +71,6 @@ pub(super) struct Worker {
     /// Those that speak HTTP/2.
     pub(super) connections: Rc<Connections>,
     pub(super) transports: Transports,
-    pub(super) failing: Failing,
     pub(super) retries: RetryBudget,
     pub(super) loads: Loads,
     pub(super) bodies: Rc<Budget>,
@@ -157,7 +156,6 @@ impl Seed {
             connections: Connections::new(timeouts.keep_alive, Arc::clone(&self.counters)),
             asker: Asker::new(transports.unverified()),
             transports,
-            failing: Failing::default(),
             retries: RetryBudget::new(),
             loads: Loads::default(),
             mirrors: Mirrors::default(),
@@ -296,7 +294,6 @@ async fn sweep(worker: Rc<Worker>) {
     loop {
         ticks.tick().await;
         let now = std::time::Instant::now();
-        worker.failing.sweep(now);
         worker.loads.sweep(now);
         worker.transports.sweep();
         let mut kept = (worker.pool.sweep() + worker.connections.sweep()) as u64;

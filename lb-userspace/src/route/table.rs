@@ -81,9 +81,11 @@ impl<T> RouteTable<T> {
             };
             table.hosts.push(Arc::clone(&host));
             match &rules.host {
-                HostPattern::Exact(name) => drop(table.exact.try_insert(name, host)),
-                HostPattern::Wildcard(suffix) => drop(table.wildcard.try_insert(suffix, host)),
-                HostPattern::Any => drop(table.any.get_or_insert(host)),
+                HostPattern::Exact(name) => table.exact.try_insert(name, host),
+                HostPattern::Wildcard(suffix) => table.wildcard.try_insert(suffix, host),
+                HostPattern::Any => {
+                    table.any.get_or_insert(host);
+                }
             }
         }
         table

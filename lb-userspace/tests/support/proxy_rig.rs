@@ -79,12 +79,28 @@ impl Rig {
     }
 
     pub fn cluster(&mut self, name: &str, addresses: &[SocketAddr]) {
-        let endpoints = addresses
-            .iter()
-            .map(|address| Endpoint { address: *address, zone: None, terminating: false })
-            .collect();
-        let cluster = Cluster { key: key(name), protocol: UpstreamProtocol::Http, endpoints };
+        let mut endpoints: Vec<_> = addresses.iter().copied().map(Endpoint::new).collect();
+        endpoints.sort();
+        let care = self.clusters.get(&key(name)).map(|known| known.care.clone()).unwrap_or_default();
+        let endpoints = endpoints.into();
+        let cluster = Cluster { key: key(name), protocol: UpstreamProtocol::Http, endpoints, care };
         self.clusters.insert(key(name), Arc::new(cluster));
+    }
+
+    /// How the cluster's endpoints are watched and spared.
+    pub fn care(&mut self, cluster: &str, describe: impl FnOnce(&mut Care)) {
+        let cluster = self.clusters.get_mut(&key(cluster)).expect("clusters come first");
+        describe(Arc::make_mut(&mut Arc::make_mut(cluster).care));
+    }
+
+    /// These endpoints of the cluster are for other zones.
+    pub fn distant(&mut self, cluster: &str, addresses: &[SocketAddr]) {
+        let cluster = self.clusters.get_mut(&key(cluster)).expect("clusters come first");
+        let mut endpoints = cluster.endpoints.to_vec();
+        for endpoint in &mut endpoints {
+            endpoint.distant = addresses.contains(&endpoint.address);
+        }
+        Arc::make_mut(cluster).endpoints = endpoints.into();
     }
 
     /// What the cluster's Service says it speaks.

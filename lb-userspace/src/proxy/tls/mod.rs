@@ -28,7 +28,7 @@ pub(super) use client_auth::{CertificateRefusal, ClientTls};
 
 use crate::model::{Certificate, ClientAuth, Passthrough, TlsConfig};
 use client_auth::Authority;
-use names::ByName;
+pub(super) use names::ByName;
 use resolver::SniResolver;
 
 /// Why a certificate can't be used.
@@ -225,7 +225,7 @@ fn server_name<'a>(hello: &'a ClientHello<'a>) -> Option<Cow<'a, str>> {
 }
 
 /// Lower case, without trailing dot.
-fn canonical(name: &str) -> Cow<'_, str> {
+pub(super) fn canonical(name: &str) -> Cow<'_, str> {
     let name = name.strip_suffix('.').unwrap_or(name);
     match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
         true => name.to_ascii_lowercase().into(),

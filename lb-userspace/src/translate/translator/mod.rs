@@ -133,7 +133,7 @@ impl Translator {
         let before = std::mem::replace(&mut self.objects, objects.clone());
 
         self.read_changes(&before, other_classes, &mut work);
-        let refreshed = self.clusters.refresh(&self.objects, &previous.clusters);
+        let refreshed = self.clusters.refresh(&self.objects, settings, &previous.clusters);
         work.issues |= refreshed.changed || self.outer_issues != outer_issues;
         self.outer_issues = outer_issues;
         work.backends.extend(refreshed.users);
