@@ -123,7 +123,7 @@ fn receive_xdp() -> aya::Ebpf {
 }
 
 fn ask(config: Arc<ClientConfig>, to: SocketAddr, name: ServerName<'static>) -> End {
-    let mut exchange = || -> std::io::Result<String> {
+    let exchange = || -> std::io::Result<String> {
         let stream = TcpStream::connect_timeout(&to, DEADLINE)?;
         stream.set_read_timeout(Some(DEADLINE))?;
         let connection = ClientConnection::new(Arc::clone(&config), name.clone()).expect("a configuration");
