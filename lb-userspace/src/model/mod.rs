@@ -12,6 +12,7 @@ mod policy;
 mod route;
 mod snapshot;
 mod tls;
+mod tuning;
 
 pub use canary::{Canary, CanaryHeader, CanaryValue};
 pub use cluster::{Cluster, ClusterKey, Endpoint, PortRef, Via};
@@ -22,3 +23,4 @@ pub use policy::*;
 pub use route::{Backend, Compat, PathMatch, Route, Unavailable, VirtualHost};
 pub use snapshot::{Routing, Snapshot};
 pub use tls::{Certificate, ClientAuth, TlsConfig};
+pub use tuning::{BadTuning, DEFAULT_BURST, MAX_BURST, MAX_RATE, Tuning};
