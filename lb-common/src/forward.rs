@@ -24,7 +24,7 @@ use crate::verdict::{Action, Verdict, mapped, words};
 /// The tables of the forwarder, and the frame to write to.
 pub trait Forward: Env {
     /// The time in ticks of about a second.
-    fn now(&self) -> u32;
+    fn tick(&self) -> u32;
 
     /// The ring of a VIP.
     fn service(&self, slot: u32) -> Option<ServiceValue>;
@@ -125,7 +125,7 @@ pub struct Ends {
 pub fn to_endpoint<E: Forward>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verdict {
     let Some(mut new) = env.pending() else { return drop(Reason::FlowsFull) };
     let Some(ends) = ends(env, packet.v6) else { return drop(Reason::Truncated) };
-    let now = env.now();
+    let now = env.tick();
     let hash = flow::hash(&ends.source, ends.source_port, packet.protocol);
     let known = find(env, hash, now, packet.protocol, &ends);
     new.ends = ends;
@@ -192,7 +192,7 @@ pub fn to_client<E: Forward>(env: &E, packet: &Packet, flags: u8, port: u16) -> 
     let place = flow::port_index(endpoint, u16::from_be(port), env.mask());
     let index = (env.port(place)? as u32).checked_sub(1)?;
     let flow = env.flow(index)?;
-    let now = env.now();
+    let now = env.tick();
     if flow.port != port || flow.protocol != packet.protocol || !Stamp(flow.stamp).alive(now) {
         return None;
     }

@@ -139,7 +139,7 @@ impl Default for Tables {
 }
 
 impl Forward for Host {
-    fn now(&self) -> u32 {
+    fn tick(&self) -> u32 {
         self.l4.now
     }
 
@@ -360,11 +360,19 @@ pub fn steps() -> Vec<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::maps::Tuning;
     use crate::verdict::judge;
+
+    /// Without budgets: the fixtures' one client opens more connections than those allow.
+    fn host() -> Host {
+        let mut host = Host::new();
+        host.tuning = Tuning::default();
+        host
+    }
 
     #[test]
     fn the_host_takes_every_step() {
-        let mut host = Host::new();
+        let mut host = host();
         for step in steps() {
             host.frame = step.frame.clone().into();
             assert_eq!(judge(&host), step.verdict, "{}", step.description);
@@ -377,7 +385,7 @@ mod tests {
 
     #[test]
     fn no_two_flows_share_a_port_at_an_endpoint() {
-        let mut host = Host::new();
+        let mut host = host();
         let mut forwarded = 0;
         for port in 1024..3024u16 {
             let client = End { mac: PEER_MAC, address: &CLIENT4, port };
@@ -399,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_connection_stays_where_it_is_while_the_ring_moves() {
-        let mut host = Host::new();
+        let mut host = host();
         let client = End { mac: PEER_MAC, address: &CLIENT4, port: 40_080 };
         let vip = End { mac: NODE_MAC, address: &VIP4, port: PORT };
         let target = |host: &mut Host, kind| {

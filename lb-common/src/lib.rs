@@ -25,6 +25,7 @@ pub mod maglev;
 pub mod nat;
 pub mod packet;
 pub mod refuse;
+pub mod source;
 pub mod verdict;
 pub mod vips;
 

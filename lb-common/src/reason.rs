@@ -2,7 +2,7 @@
 
 /// The counters, in the order of their index in the `REASONS` map.
 ///
-/// Every frame counts in exactly one of the reasons up to [`Reason::SniClosing`] and from
+/// Every frame counts in exactly one of the reasons up to [`Reason::BogusFlags`] and from
 /// [`Reason::Forwarded`] on; the `Hello…` reasons count TLS connections of observed VIPs, the `Steer…`
 /// ones connections that sk_lookup saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,6 +34,12 @@ pub enum Reason {
     /// What the client of a refused ClientHello sent next: made a reset for the local stack,
     /// acknowledged, or dropped.
     SniClosing,
+    /// From a source on the deny list, to a VIP: dropped.
+    SourceDenied,
+    /// A TCP SYN from a source that opened more connections than it may: dropped.
+    SourceOverBudget,
+    /// TCP to a VIP with flags that no stack sends: dropped.
+    BogusFlags,
     /// A ClientHello with a name of the exact table.
     HelloExact,
     /// A ClientHello with a name that a wildcard covers.
@@ -68,7 +74,8 @@ pub enum Reason {
     PortsFull,
     /// The kernel has no route to the endpoint, or does not forward: dropped.
     NoRoute,
-    /// The next hop's MAC is not known yet: dropped, and the kernel asks for it.
+    /// The MAC of the endpoint's next hop is not known yet: dropped. The daemon has the kernel ask for
+    /// it when the endpoint comes.
     NoNeighbour,
     /// The way to the endpoint is of another kind than when the connection began: dropped.
     WayChanged,
@@ -76,7 +83,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, by index.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 34] = [
         Self::NotIp,
         Self::Truncated,
         Self::Malformed,
@@ -89,6 +96,9 @@ impl Reason {
         Self::Vip,
         Self::SniRefused,
         Self::SniClosing,
+        Self::SourceDenied,
+        Self::SourceOverBudget,
+        Self::BogusFlags,
         Self::HelloExact,
         Self::HelloWildcard,
         Self::HelloUnknown,
@@ -125,6 +135,9 @@ impl Reason {
             Self::Vip => "vip",
             Self::SniRefused => "sni_refused",
             Self::SniClosing => "sni_closing",
+            Self::SourceDenied => "source_denied",
+            Self::SourceOverBudget => "source_over_budget",
+            Self::BogusFlags => "bogus_flags",
             Self::HelloExact => "hello_exact",
             Self::HelloWildcard => "hello_wildcard",
             Self::HelloUnknown => "hello_unknown",

@@ -11,6 +11,7 @@ use crate::maps::{
 use crate::packet::{self, ACK, FIN, Packet, RST, SYN, TCP};
 use crate::reason::Reason;
 use crate::refuse::{self, Reply};
+use crate::source;
 
 /// A DNS label's longest; a wildcard covers exactly one.
 const MAX_LABEL: usize = 63;
@@ -39,6 +40,11 @@ pub struct Verdict {
 
 /// A first byte of TLS alerts.
 const TLS_ALERT: u8 = 21;
+
+#[inline(always)]
+fn drop(reason: Reason) -> Verdict {
+    Verdict { reason, action: Action::Drop }
+}
 
 /// Where a TCP or UDP packet goes.
 struct Arrival {
@@ -136,7 +142,16 @@ fn arrived<E: Forward>(env: &E, arrival: &Arrival) -> Verdict {
         let reply = arrival.usual() && is_reply_port(u16::from_be(key.port));
         return if reply { returned(env, arrival) } else { pass(Reason::NotVip) };
     };
-    let opening = flags & (SYN | ACK) == SYN;
+    if packet.protocol == TCP && source::is_bogus(*flags) {
+        return drop(Reason::BogusFlags);
+    }
+    let opening = packet.protocol == TCP && flags & (SYN | ACK) == SYN;
+    if env.tuning().flags != 0 {
+        let reason = source::judge(env, packet, opening);
+        if reason != Reason::Vip {
+            return drop(reason);
+        }
+    }
     env.count_vip(vip.slot, packet.end as u32, opening);
     if vip.flags & VIP_FORWARD != 0 {
         return forwarded(env, arrival, &vip);

@@ -31,7 +31,7 @@ const AF_INET6: u8 = 10;
 
 impl<const FORGETFUL: bool> Forward for Kernel<FORGETFUL> {
     #[inline(always)]
-    fn now(&self) -> u32 {
+    fn tick(&self) -> u32 {
         // SAFETY: reads a constant; the verifier knows its value.
         let shift = unsafe { (&raw const L4_TICK).read_volatile() } & 31;
         (jiffies() >> shift) as u32

@@ -1,13 +1,14 @@
 //! The maps, laid out and sized by lb-common.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SockMap};
 use lb_common::flow::{Flow, PORT_FACTOR};
 use lb_common::forward::Pending;
 use lb_common::maps::{
-    BackendValue, FlowKey, FlowState, HELLO_LEN, KEPT_PORTS, MAX_BACKENDS, MAX_CPUS, MAX_FLOWS, MAX_L4_FLOWS,
-    MAX_NAMES, MAX_RING_CHUNKS, MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey, REASON_SLOTS, ReasonCounters,
-    RingChunk, ServiceValue, VipCounters, VipKey, VipValue, WAY_SLOTS, WayValue,
+    BackendValue, FlowKey, FlowState, HELLO_LEN, KEPT_PORTS, MAX_BACKENDS, MAX_BUDGETS, MAX_CPUS, MAX_FLOWS,
+    MAX_L4_FLOWS, MAX_NAMES, MAX_RING_CHUNKS, MAX_SOURCES, MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey,
+    REASON_SLOTS, ReasonCounters, RingChunk, ServiceValue, Tuning, VipCounters, VipKey, VipValue, WAY_SLOTS,
+    WayValue,
 };
 use lb_common::reason::Reason;
 use lb_common::vips::{self, CHUNK, CHUNKS, VipChunk};
@@ -29,6 +30,13 @@ pub static WILDCARDS: HashMap<NameKey, u32> = HashMap::with_max_entries(MAX_NAME
 pub static NAME_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * MAX_NAMES, 0);
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, FlowState> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
+#[map]
+pub static SOURCES: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(MAX_SOURCES, BPF_F_NO_PREALLOC);
+#[map]
+pub static TUNING: Array<Tuning> = Array::with_max_entries(1, 0);
+/// When each source's budget is whole again. Not kept from one daemon to the next.
+#[map]
+pub static BUDGETS: LruHashMap<[u32; 4], u64> = LruHashMap::with_max_entries(MAX_BUDGETS, 0);
 #[map]
 pub static CPU_WORKER: Array<u32> = Array::with_max_entries(MAX_CPUS, 0);
 #[map]

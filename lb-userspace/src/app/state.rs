@@ -15,12 +15,12 @@ use crate::source::Health;
 use crate::status::Reporter;
 
 use super::admin::server::{Answer, Answers};
-use super::admin::views::{self, Serving, Source, Status, Verification, word};
+use super::admin::views::{self, Rules, Serving, Source, Status, Verification, word};
 use super::cli::vip_address;
 use super::explain::{Question, explain};
 use super::health::Probed;
 use super::settings::SourceKind;
-use super::steering::Steering;
+use super::steering::{Steering, TuneError};
 
 const WAITING: &str = "waiting for the source's first whole state";
 
@@ -127,7 +127,14 @@ impl State {
         };
         let xdp = self.steering().is_some();
         match explain(&Question { url: &url, vip, all, xdp }, &snapshot, &table) {
-            Ok(explanation) => Answer::json(&explanation),
+            Ok(mut explanation) => {
+                let cluster = explanation.route.as_ref().map(|found| found.route.backend.clone());
+                let mut health = self.proxy.get().map(Proxy::health).unwrap_or_default();
+                if let Some(health) = cluster.and_then(|cluster| health.remove(&cluster)) {
+                    views::add_health(&mut explanation.endpoints, health.endpoints);
+                }
+                Answer::json(&explanation)
+            }
             Err(error) => Answer::Failure(StatusCode::BAD_REQUEST, error.to_string()),
         }
     }
@@ -140,10 +147,16 @@ impl Answers for State {
             "/status" => Answer::json(&self.status()),
             "/routes" => Answer::json(&views::routes(&self.snapshot.load())),
             "/backends" => {
-                let requests = self.proxy.get().map(|proxy| proxy.stats().clusters).unwrap_or_default();
-                Answer::json(&views::backends(&self.snapshot.load(), &requests))
+                let proxy = self.proxy.get();
+                let requests = proxy.map(|proxy| proxy.stats().clusters).unwrap_or_default();
+                let health = proxy.map(Proxy::health).unwrap_or_default();
+                Answer::json(&views::backends(&self.snapshot.load(), &requests, &health))
             }
             "/explain" => self.explain(query),
+            "/tune" => match self.steering().as_ref() {
+                None => self.no_maps(),
+                Some(steering) => Answer::json(steering.tuning()),
+            },
             "/maps" => match self.steering().as_ref().map(|steering| steering.dump()) {
                 None => self.no_maps(),
                 Some(Ok(image)) => Answer::json(&image),
@@ -160,6 +173,20 @@ impl Answers for State {
                 }
             }
             _ => Answer::Unknown,
+        }
+    }
+
+    fn change(&self, path: &str, text: &str) -> Answer {
+        if path != "/tune" {
+            return Answer::Unknown;
+        }
+        match self.steering().as_mut() {
+            None => self.no_maps(),
+            Some(steering) => match steering.tune(text) {
+                Ok(()) => Answer::json(steering.tuning()),
+                Err(error @ TuneError::Bad(_)) => Answer::Failure(StatusCode::BAD_REQUEST, error.to_string()),
+                Err(error) => Answer::Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            },
         }
     }
 }
@@ -185,11 +212,17 @@ impl Probed for State {
         }
     }
 
+    fn measurements(&self) -> Vec<crate::proxy::Measurement> {
+        self.proxy.get().map(|proxy| proxy.measurements()).unwrap_or_default()
+    }
+
     fn status(&self) -> Status {
         let snapshot = self.snapshot.load();
-        let (xdp, counters) = match self.steering().as_ref() {
-            Some(steering) => (Some(steering.info()), steering.counters()),
-            None => (None, Default::default()),
+        let (xdp, counters, rules) = match self.steering().as_ref() {
+            Some(steering) => {
+                (Some(steering.info()), steering.counters(), Some(Rules::of(steering.tuning())))
+            }
+            None => (None, Default::default(), None),
         };
         Status {
             generation: snapshot.generation,
@@ -204,6 +237,7 @@ impl Probed for State {
                 .collect(),
             serving: Serving::of(&snapshot),
             xdp,
+            rules,
             verdicts: counters.verdicts,
             vips: counters.vips,
             sni: counters.sni,

@@ -21,6 +21,7 @@ mod cluster;
 mod config;
 mod connection;
 mod copy;
+mod crowd;
 mod error;
 mod finish;
 mod forward;
@@ -28,30 +29,40 @@ mod forwarded;
 mod grpc;
 mod guard;
 mod headers;
+mod health;
 mod incoming;
 mod incoming_body;
 mod listen;
+mod log_format;
+mod measures;
 mod mirror;
 mod outgoing;
 mod passthrough;
+mod peek;
 mod policy;
+mod proxy_header;
 mod read_ahead;
 mod refusal;
 mod request;
 mod respond;
 mod settings;
+mod spans;
 mod stats;
 mod stream;
+mod streams;
 mod tls;
+mod trace;
 mod tunnel;
 mod upgrade;
 mod upstream;
+mod websocket;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -62,8 +73,12 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot};
 
+pub use health::{CheckState, ClusterHealth, EndpointHealth, EndpointState, HealthSummary};
 pub use listen::ListenError;
+pub use log_format::{BadFormat, LogFormat, LogVariable, Part};
+pub use measures::{Measured, Measurement};
 pub use settings::{AccessLog, Bind, Settings, Timeouts};
+pub use spans::Tracing;
 pub use stats::{Stats, Totals, WorkerStats};
 
 use crate::model::Snapshot;
@@ -98,12 +113,17 @@ pub struct WorkerSockets {
 /// The running proxy. Dropping it ends the workers at once; see [`Proxy::shutdown`] for a graceful end.
 pub struct Proxy {
     settings: Arc<Settings>,
+    crowd: Arc<crowd::Crowd>,
+    measures: Arc<measures::Measures>,
+    /// What became of spans; `None`: none are sent.
+    spans: Option<Arc<spans::Sent>>,
     config: Arc<ArcSwap<Config>>,
     tls: tls::TlsBuilder,
     sockets: Vec<WorkerSockets>,
     workers: Vec<Handle>,
     /// What the workers listen on. Also makes [`Proxy::apply`] one at a time.
     listening: Mutex<BTreeSet<SocketAddr>>,
+    checks: health::Checks,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -125,10 +145,16 @@ impl Proxy {
         settings.max_connections = settings.max_connections.min(affordable_connections(count));
         let settings = Arc::new(settings);
         let tls = tls::TlsBuilder::new()?;
-        let config = Config::build(Arc::clone(&snapshot), None, &tls, count);
+        let measures = measures::Measures::new(count);
+        let config = Config::build(Arc::clone(&snapshot), None, &tls, &measures, count);
+        let config = Arc::new(ArcSwap::from_pointee(config));
         let mut proxy = Self {
+            crowd: crowd::Crowd::new(settings.max_client_connections),
+            measures,
+            spans: None,
             settings,
-            config: Arc::new(ArcSwap::from_pointee(config)),
+            checks: health::Checks::start(Arc::clone(&config))?,
+            config,
             tls,
             sockets: Vec::new(),
             workers: Vec::new(),
@@ -138,14 +164,21 @@ impl Proxy {
         let log = match proxy.settings.access_log {
             AccessLog::Off => None,
             AccessLog::Stdout => {
-                let (log, thread) = access_log::Log::stdout()?;
+                let (log, thread) = access_log::Log::stdout(&proxy.settings.log_format)?;
                 proxy.threads().push(thread);
                 Some(log)
             }
         };
+        let mut tracer = None;
+        if let Some(tracing) = &proxy.settings.tracing {
+            let (started, sent, thread) = spans::Tracer::start(tracing)?;
+            proxy.threads().push(thread);
+            tracer = Some(started);
+            proxy.spans = Some(sent);
+        }
         for index in 0..count {
             let cpu = cpus[index % cpus.len()];
-            proxy.start_worker(index, cpu, log.clone())?;
+            proxy.start_worker(index, cpu, log.clone(), tracer.clone())?;
         }
         if proxy.settings.bind == Bind::Direct {
             let mut listening = BTreeSet::new();
@@ -163,6 +196,7 @@ impl Proxy {
         index: usize,
         cpu: usize,
         log: Option<access_log::Log>,
+        tracer: Option<spans::Tracer>,
     ) -> Result<(), StartError> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (done, is_done) = oneshot::channel();
@@ -183,9 +217,12 @@ impl Proxy {
             index,
             cpu,
             settings: Arc::clone(&self.settings),
+            crowd: Arc::clone(&self.crowd),
+            measures: self.measures.table(index),
             config: Arc::clone(&self.config),
             counters: Arc::clone(&counters),
             log,
+            tracer,
             commands: inbox,
             done,
         };
@@ -206,8 +243,11 @@ impl Proxy {
     pub fn apply(&self, snapshot: Arc<Snapshot>) -> Vec<ListenError> {
         let mut listening = self.listening.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let previous = self.config.load_full();
-        let config = Config::build(Arc::clone(&snapshot), Some(&previous), &self.tls, self.workers.len());
+        let workers = self.workers.len();
+        let config =
+            Config::build(Arc::clone(&snapshot), Some(&previous), &self.tls, &self.measures, workers);
         self.config.store(Arc::new(config));
+        self.checks.notify();
         match self.settings.bind {
             Bind::Steered => Vec::new(),
             Bind::Direct => self.listen(&snapshot, &mut listening),
@@ -260,7 +300,32 @@ impl Proxy {
             .collect();
         let clusters: BTreeMap<_, _> =
             config.clusters.values().map(|slot| (slot.key.to_string(), slot.requests())).collect();
-        Stats { generation: config.snapshot.generation, total, clusters, workers }
+        let health = self.health().into_iter().map(|(name, health)| (name, health.into())).collect();
+        let spans = |read: fn(&spans::Sent) -> &AtomicU64| {
+            self.spans.as_ref().map_or(0, |spans| read(spans).load(Ordering::Relaxed))
+        };
+        Stats {
+            generation: config.snapshot.generation,
+            total,
+            clusters,
+            health,
+            spans_delivered: spans(|spans| &spans.delivered),
+            spans_lost: spans(|spans| &spans.lost),
+            workers,
+        }
+    }
+
+    /// What is known of clusters whose endpoints failed, are checked or have limits; the others are
+    /// well.
+    pub fn health(&self) -> BTreeMap<String, ClusterHealth> {
+        let config = self.config.load();
+        config.clusters.values().filter_map(|slot| Some((slot.key.to_string(), slot.health()?))).collect()
+    }
+
+    /// How the requests of each route went, and last those of routes beyond the first thousand and
+    /// of none.
+    pub fn measurements(&self) -> Vec<Measurement> {
+        self.measures.read()
     }
 
     /// Ends gracefully: no new connections, `Connection: close` and GOAWAY on those that are open,
@@ -288,7 +353,7 @@ impl Drop for Proxy {
         for worker in &self.workers {
             let _ = worker.commands.send(Command::Drain(Duration::ZERO));
         }
-        // Workers go first: the access log's writer ends when they have let go of it.
+        // Workers go first: whoever writes the access log or sends spans ends when they have let go.
         let mut threads = std::mem::take(&mut *self.threads());
         threads.reverse();
         for thread in threads {

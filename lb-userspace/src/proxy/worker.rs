@@ -21,12 +21,15 @@ use super::balance::Loads;
 use super::buffers::Budget;
 use super::config::Config;
 use super::connection;
+use super::crowd::Crowd;
 use super::forwarded::RequestIds;
+use super::measures::Table;
 use super::mirror::Mirrors;
 use super::policy::Asker;
 use super::settings::Settings;
+use super::spans::Tracer;
 use super::stats::Counters;
-use super::upstream::{Connections, Failing, Pool, RetryBudget, Transports};
+use super::upstream::{Connections, Pool, RetryBudget, Transports};
 
 /// How long `accept` rests after it failed for want of something that only time brings back.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -47,9 +50,12 @@ pub(super) struct Seed {
     pub(super) index: usize,
     pub(super) cpu: usize,
     pub(super) settings: Arc<Settings>,
+    pub(super) crowd: Arc<Crowd>,
+    pub(super) measures: Arc<Table>,
     pub(super) config: Arc<ArcSwap<Config>>,
     pub(super) counters: Arc<Counters>,
     pub(super) log: Option<Log>,
+    pub(super) tracer: Option<Tracer>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) done: oneshot::Sender<()>,
 }
@@ -58,16 +64,18 @@ pub(super) struct Seed {
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) settings: Arc<Settings>,
+    pub(super) crowd: Arc<Crowd>,
+    pub(super) measures: Arc<Table>,
     pub(super) counters: Arc<Counters>,
     pub(super) pool: Rc<Pool>,
     /// Those that speak HTTP/2.
     pub(super) connections: Rc<Connections>,
     pub(super) transports: Transports,
-    pub(super) failing: Failing,
     pub(super) retries: RetryBudget,
     pub(super) loads: Loads,
     pub(super) bodies: Rc<Budget>,
     pub(super) log: Option<Log>,
+    pub(super) tracer: Option<Tracer>,
     pub(super) ids: RequestIds,
     pub(super) mirrors: Mirrors,
     /// The way to servers that are named by a URL.
@@ -148,14 +156,16 @@ impl Seed {
             connections: Connections::new(timeouts.keep_alive, Arc::clone(&self.counters)),
             asker: Asker::new(transports.unverified()),
             transports,
-            failing: Failing::default(),
             retries: RetryBudget::new(),
             loads: Loads::default(),
             mirrors: Mirrors::default(),
             bodies: Budget::new(self.settings.body_memory),
             settings: self.settings,
+            crowd: self.crowd,
+            measures: self.measures,
             counters: self.counters,
             log: self.log,
+            tracer: self.tracer,
             ids: RequestIds::new(),
             drain: Drain::default(),
             heads: RefCell::default(),
@@ -284,7 +294,6 @@ async fn sweep(worker: Rc<Worker>) {
     loop {
         ticks.tick().await;
         let now = std::time::Instant::now();
-        worker.failing.sweep(now);
         worker.loads.sweep(now);
         worker.transports.sweep();
         let mut kept = (worker.pool.sweep() + worker.connections.sweep()) as u64;

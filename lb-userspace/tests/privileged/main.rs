@@ -2,6 +2,7 @@
 
 mod app;
 mod e2e;
+mod filter;
 mod kernel;
 mod kernel_fixtures;
 mod kernel_forward;
@@ -11,6 +12,7 @@ mod kernel_node;
 mod kernel_restart;
 mod kernel_steering;
 mod rights;
+mod tune;
 
 /// Fails a test that was started without the rights it needs.
 pub fn need_root() {

@@ -6,7 +6,7 @@
 //! may have read what led there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
@@ -129,6 +129,9 @@ impl Forwarding {
         };
         self.backends.set(slot, value, 0).map_err(KernelError::map(BACKENDS))?;
         self.slots.insert(*backend, (slot, takes));
+        if !known {
+            ask_for_neighbour(backend.address.ip());
+        }
         Ok(())
     }
 
@@ -214,6 +217,18 @@ impl Forwarding {
                 *mark = used;
             }
         }
+    }
+}
+
+/// Makes the kernel find out the MAC of the next hop, which the program needs and can't ask for: an
+/// empty datagram to the discard port does. Where it can't be sent there is no route, which packets
+/// to the VIP are counted by.
+fn ask_for_neighbour(address: IpAddr) {
+    const DISCARD: u16 = 9;
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    if let Ok(socket) = UdpSocket::bind((any, 0)) {
+        let _ = socket.send_to(&[], (address, DISCARD));
     }
 }
 

@@ -12,15 +12,17 @@ mod forwarding;
 mod links;
 mod logs;
 mod pins;
+mod rules;
 mod tables;
 pub mod vip_routes;
 mod vip_table;
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, MapData, SockMap};
-use aya::programs::{SchedClassifier, SkLookup, Xdp};
+use aya::programs::{ProgramError, SchedClassifier, SkLookup, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::Level;
 use lb_common::flow::PORT_FACTOR;
@@ -35,6 +37,8 @@ pub use vip_table::VipTable;
 
 use super::diff::{Op, diff};
 use super::image::MapImage;
+use crate::model::Tuning;
+use rules::Rules;
 use tables::Tables;
 
 /// The kernel programs' object, as the build script left it.
@@ -127,6 +131,7 @@ pub struct WorkerSocket<'a> {
 /// The loaded programs and their maps.
 pub struct Dataplane {
     tables: Tables,
+    rules: Rules,
     sockets: SockMap<MapData>,
     cpu_worker: Array<MapData, u32>,
     info: Info,
@@ -161,25 +166,26 @@ impl Dataplane {
         let mut layout: Array<_, u64> = take(&mut programs, LAYOUT_MAP)?;
         layout.set(0, LAYOUT, 0).map_err(KernelError::map(LAYOUT_MAP))?;
         let tables = Tables::take(&mut programs)?;
+        let rules = Rules::take(&mut programs)?;
         let sockets = take(&mut programs, "SOCKETS")?;
         let cpu_worker = take(&mut programs, "CPU_WORKER")?;
         let mut uplinks: HashMap<_, u32, u32> = take(&mut programs, "UPLINKS")?;
 
         let xdp: &mut Xdp = program(&mut programs, "sluice")?;
-        xdp.load().map_err(KernelError::program("sluice"))?;
+        verify(|| xdp.load()).map_err(KernelError::program("sluice"))?;
         // Before packets come: the forwarder asks which interfaces bring replies back here.
         links::note_uplinks(&mut uplinks, &settings)?;
         let interfaces = links::attach_xdp(xdp, &settings)?;
         let out: &mut SchedClassifier = program(&mut programs, "egress")?;
-        out.load().map_err(KernelError::program("egress"))?;
+        verify(|| out.load()).map_err(KernelError::program("egress"))?;
         egress::attach(out, &settings)?;
         let steer: &mut SkLookup = program(&mut programs, "steer")?;
-        steer.load().map_err(KernelError::program("steer"))?;
+        verify(|| steer.load()).map_err(KernelError::program("steer"))?;
         links::attach_steer(steer, &settings)?;
 
         let layout = format!("{LAYOUT:016x}");
         let info = Info { interfaces, pin_dir: settings.pin_dir, layout, reused };
-        Ok(Self { tables, sockets, cpu_worker, info, _lock: lock, _logs: logs, _programs: programs })
+        Ok(Self { tables, rules, sockets, cpu_worker, info, _lock: lock, _logs: logs, _programs: programs })
     }
 
     /// Puts the workers' listeners in place: worker `n` of the slice gets sockets `2n` and
@@ -255,6 +261,19 @@ impl Dataplane {
         Ok(diff(&self.tables.read()?, want).into_iter().map(|repair| Difference { repair }).collect())
     }
 
+    /// The rules for sources that are in force. They go on from where an earlier daemon left.
+    pub fn tuning(&self) -> &Tuning {
+        self.rules.known()
+    }
+
+    /// Brings the kernel to other rules for sources.
+    ///
+    /// # Errors
+    /// The first write that fails; those before it stay done.
+    pub fn tune(&mut self, want: &Tuning) -> Result<(), KernelError> {
+        self.rules.write(want)
+    }
+
     /// All counters, summed over CPUs. They go on from where an earlier daemon left.
     ///
     /// # Errors
@@ -300,6 +319,21 @@ pub fn load_sized(pin_dir: Option<&Path>, log: bool, flows: u32, clients: u32) -
     loader.override_global("CLIENTS", &clients, true);
     loader.map_max_entries("L4_FLOWS", flows).map_max_entries("L4_PORTS", flows * PORT_FACTOR);
     loader.load(OBJECT).map_err(|error| KernelError::Load(Box::new(error)))
+}
+
+/// Loads a program, and tries again where the verifier was interrupted: any signal to the process ends
+/// its work, and it tells so by EAGAIN.
+fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const TRIES: usize = 10;
+    let interrupted = |error: &ProgramError| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::WouldBlock);
+    let mut result = load();
+    for _ in 1..TRIES {
+        if !result.as_ref().is_err_and(interrupted) {
+            break;
+        }
+        result = load();
+    }
+    result
 }
 
 /// The power of two of jiffies that is nearest to a second: the forwarder's clock. The coarse clock
