@@ -20,6 +20,7 @@ pub mod reason;
 pub mod hello;
 pub mod packet;
 pub mod refuse;
+pub mod source;
 pub mod verdict;
 pub mod vips;
 

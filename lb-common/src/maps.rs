@@ -2,7 +2,7 @@
 //!
 //! All sizes are fixed here, so the kernel memory that Sluice can ever take is bounded: on a
 //! machine of 64 CPUs about 9 MiB for flows, 1 MiB for VIPs and 31 MiB for counters, plus 200
-//! bytes for each name that is really there.
+//! bytes for each name and 100 for each listed source that is really there.
 
 use crate::reason::Reason;
 use crate::vips::{CHUNKS, VipChunk, VipPlace};
@@ -16,6 +16,10 @@ pub const MAX_NAMES: u32 = 16_384;
 /// twice and sees refused ones to their end, so the least recently used may go: it has to outlast a
 /// retransmission, not the connection. The LRU evicts 128 at a time and for each CPU by itself, hence the room.
 pub const MAX_FLOWS: u32 = 65_536;
+/// Prefixes of the lists of sources. Each takes about 100 bytes once it is there.
+pub const MAX_SOURCES: u32 = 1_000_000;
+/// Sources whose budget is not whole. The least recently used is forgotten, which gives it a whole one.
+pub const MAX_BUDGETS: u32 = 131_072;
 /// CPUs that steering knows.
 pub const MAX_CPUS: u32 = 1024;
 /// Workers, one on each CPU at most.
@@ -144,6 +148,28 @@ pub struct FlowKey {
     pub destination_port: u16,
 }
 
+/// The rules for sources that are in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tuning {
+    /// [`TUNE_SOURCES`], [`TUNE_BUDGET`].
+    pub flags: u32,
+    /// How many connections a source may open at once, at least 1.
+    pub burst: u32,
+    /// Nanoseconds for each further one, at most a second.
+    pub interval: u64,
+}
+
+/// The lists of sources are not empty.
+pub const TUNE_SOURCES: u32 = 1;
+/// Sources have budgets of new connections.
+pub const TUNE_BUDGET: u32 = 2;
+
+/// What the list says of a prefix: dropped.
+pub const SOURCE_DENY: u32 = 1;
+/// What the list says of a prefix: let in, without a budget.
+pub const SOURCE_ALLOW: u32 = 2;
+
 /// What is known of a connection of a TLS VIP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -193,7 +219,7 @@ const fn layout<K, V>(name: &'static str, entries: u32) -> MapLayout {
 }
 
 /// The maps that live on between two runs of the daemon.
-pub const MAPS: [MapLayout; 9] = [
+pub const MAPS: [MapLayout; 11] = [
     layout::<u32, VipChunk>("VIPS", CHUNKS),
     layout::<u32, VipCounters>("VIP_COUNTERS", MAX_VIPS),
     layout::<u32, ReasonCounters>("REASONS", 1),
@@ -201,6 +227,9 @@ pub const MAPS: [MapLayout; 9] = [
     layout::<NameKey, u32>("WILDCARDS", MAX_NAMES),
     layout::<u32, u64>("NAME_COUNTERS", 2 * MAX_NAMES),
     layout::<FlowKey, FlowState>("FLOWS", MAX_FLOWS),
+    // The key is the prefix's length and an address.
+    layout::<[u32; 5], u32>("SOURCES", MAX_SOURCES),
+    layout::<u32, Tuning>("TUNING", 1),
     layout::<u32, u32>("CPU_WORKER", MAX_CPUS),
     layout::<u32, u32>("SOCKETS", 2 * MAX_WORKERS),
 ];
@@ -237,7 +266,9 @@ const fn fnv(hash: u64, word: u64) -> u64 {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{FlowKey, FlowState, NameKey, ReasonCounters, VipChunk, VipCounters, VipKey, VipValue};
+    use super::{
+        FlowKey, FlowState, NameKey, ReasonCounters, Tuning, VipChunk, VipCounters, VipKey, VipValue,
+    };
 
     macro_rules! pod {
         ($($name:ty),*) => {$(
@@ -245,12 +276,13 @@ mod pod {
             unsafe impl aya::Pod for $name {}
         )*};
     }
-    pod!(VipKey, VipValue, VipChunk, VipCounters, ReasonCounters, NameKey, FlowKey, FlowState);
+    pod!(VipKey, VipValue, VipChunk, VipCounters, ReasonCounters, NameKey, FlowKey, FlowState, Tuning);
 }
 
 const _: () = assert!(size_of::<VipKey>() == 16 + 2 + 1 + 1);
 const _: () = assert!(size_of::<VipPlace>() == 20 + 4 + 8);
 const _: () = assert!(size_of::<VipValue>() == 8 && size_of::<VipCounters>() == 24);
+const _: () = assert!(size_of::<Tuning>() == 16);
 const _: () = assert!(size_of::<FlowKey>() == 32 + 4);
 
 #[cfg(test)]

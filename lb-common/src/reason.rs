@@ -2,7 +2,7 @@
 
 /// The counters, in the order of their index in the `REASONS` map.
 ///
-/// Every frame counts in exactly one of the reasons up to [`Reason::SniClosing`]; the `Hello…` reasons
+/// Every frame counts in exactly one of the reasons up to [`Reason::BogusFlags`]; the `Hello…` reasons
 /// count TLS connections of observed VIPs, the `Steer…` ones connections that sk_lookup saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
@@ -33,6 +33,12 @@ pub enum Reason {
     /// What the client of a refused ClientHello sent next: made a reset for the local stack,
     /// acknowledged, or dropped.
     SniClosing,
+    /// From a source on the deny list, to a VIP: dropped.
+    SourceDenied,
+    /// A TCP SYN from a source that opened more connections than it may: dropped.
+    SourceOverBudget,
+    /// TCP to a VIP with flags that no stack sends: dropped.
+    BogusFlags,
     /// A ClientHello with a name of the exact table.
     HelloExact,
     /// A ClientHello with a name that a wildcard covers.
@@ -55,7 +61,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, by index.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::NotIp,
         Self::Truncated,
         Self::Malformed,
@@ -68,6 +74,9 @@ impl Reason {
         Self::Vip,
         Self::SniRefused,
         Self::SniClosing,
+        Self::SourceDenied,
+        Self::SourceOverBudget,
+        Self::BogusFlags,
         Self::HelloExact,
         Self::HelloWildcard,
         Self::HelloUnknown,
@@ -94,6 +103,9 @@ impl Reason {
             Self::Vip => "vip",
             Self::SniRefused => "sni_refused",
             Self::SniClosing => "sni_closing",
+            Self::SourceDenied => "source_denied",
+            Self::SourceOverBudget => "source_over_budget",
+            Self::BogusFlags => "bogus_flags",
             Self::HelloExact => "hello_exact",
             Self::HelloWildcard => "hello_wildcard",
             Self::HelloUnknown => "hello_unknown",

@@ -9,6 +9,7 @@ use crate::maps::{
 use crate::packet::{self, ACK, FIN, Packet, RST, SYN, TCP};
 use crate::reason::Reason;
 use crate::refuse::{self, Reply};
+use crate::source;
 
 /// A DNS label's longest; a wildcard covers exactly one.
 const MAX_LABEL: usize = 63;
@@ -35,6 +36,11 @@ pub struct Verdict {
 
 /// A first byte of TLS alerts.
 const TLS_ALERT: u8 = 21;
+
+#[inline(always)]
+fn drop(reason: Reason) -> Verdict {
+    Verdict { reason, action: Action::Drop }
+}
 
 /// Where a TCP or UDP packet goes.
 struct Arrival {
@@ -123,7 +129,16 @@ fn arrived<E: Env>(env: &E, arrival: &Arrival) -> Verdict {
     let Some(vip) = env.vip(&key) else {
         return pass(Reason::NotVip);
     };
-    let opening = flags & (SYN | ACK) == SYN;
+    if packet.protocol == TCP && source::is_bogus(*flags) {
+        return drop(Reason::BogusFlags);
+    }
+    let opening = packet.protocol == TCP && flags & (SYN | ACK) == SYN;
+    if env.tuning().flags != 0 {
+        let reason = source::judge(env, packet, opening);
+        if reason != Reason::Vip {
+            return drop(reason);
+        }
+    }
     env.count_vip(vip.slot, packet.end as u32, opening);
     if vip.flags & VIP_OBSERVE_SNI != 0 && packet.protocol == TCP {
         return observe(env, packet, *flags, vip.flags & VIP_FILTER_SNI != 0);

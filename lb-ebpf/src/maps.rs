@@ -1,10 +1,10 @@
 //! The maps, laid out and sized by lb-common.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SockMap};
 use lb_common::maps::{
-    FlowKey, FlowState, HELLO_LEN, MAX_CPUS, MAX_FLOWS, MAX_NAMES, MAX_VIPS, MAX_WORKERS, NameKey,
-    REASON_SLOTS, ReasonCounters, VipCounters, VipKey, VipValue,
+    FlowKey, FlowState, HELLO_LEN, MAX_BUDGETS, MAX_CPUS, MAX_FLOWS, MAX_NAMES, MAX_SOURCES, MAX_VIPS,
+    MAX_WORKERS, NameKey, REASON_SLOTS, ReasonCounters, Tuning, VipCounters, VipKey, VipValue,
 };
 use lb_common::reason::Reason;
 use lb_common::vips::{self, CHUNK, CHUNKS, VipChunk};
@@ -26,6 +26,13 @@ pub static WILDCARDS: HashMap<NameKey, u32> = HashMap::with_max_entries(MAX_NAME
 pub static NAME_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * MAX_NAMES, 0);
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, FlowState> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
+#[map]
+pub static SOURCES: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(MAX_SOURCES, BPF_F_NO_PREALLOC);
+#[map]
+pub static TUNING: Array<Tuning> = Array::with_max_entries(1, 0);
+/// When each source's budget is whole again. Not kept from one daemon to the next.
+#[map]
+pub static BUDGETS: LruHashMap<[u32; 4], u64> = LruHashMap::with_max_entries(MAX_BUDGETS, 0);
 #[map]
 pub static CPU_WORKER: Array<u32> = Array::with_max_entries(MAX_CPUS, 0);
 #[map]

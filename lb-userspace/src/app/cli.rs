@@ -46,6 +46,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// The kernel's maps: show them, compare them with the desired state, remove them.
     Maps(MapsArgs),
+    /// Rules for clients by address, in XDP: show them, change them while the daemon runs.
+    Tune(TuneArgs),
     /// Is the daemon alive, or ready? For the probes of a pod: one line, and the exit status.
     Probe(ProbeArgs),
     /// Check kernel, rights, NIC and sysctls of this node. Needs no daemon.
@@ -407,6 +409,29 @@ pub fn vip_address(text: &str) -> Result<VipAddress, String> {
     Ok(VipAddress { address, port: None })
 }
 
+/// `sluice tune`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice tune                                            show what is set
+  sluice tune deny+=203.0.113.0/24,2001:db8:bad::/48     drop what these send to VIPs
+  sluice tune deny=0.0.0.0/0,::/0 allow=192.0.2.0/24     let only these in
+  sluice tune deny=@/etc/sluice/deny.txt                 a file of networks, a million at most
+  sluice tune connection-rate=50 connection-burst=200    50 new connections a second for each client
+  sluice tune deny= allow= connection-rate=0             none of all that
+
+The longest network that covers a client counts. Who is allowed has no budget; a client is an IPv4
+address or an IPv6 /64. All holds for VIPs alone. It stays when the daemon restarts, until the node does,
+or `sluice maps purge`.")]
+pub struct TuneArgs {
+    /// KEY=VALUE; KEY+=VALUE and KEY-=VALUE add to lists and take from them. Keys: deny, allow,
+    /// connection-rate, connection-burst. Lists are separated by commas; @FILE stands for a file's.
+    #[arg(value_name = "SETTING")]
+    pub settings: Vec<String>,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
 /// What is done with server names, at one VIP or at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SniRule {
@@ -698,6 +723,8 @@ mod tests {
             ("sluice explain", false),
             ("sluice explain http://a -o json --socket s", true),
             ("sluice maps", false),
+            ("sluice tune", true),
+            ("sluice tune deny+=192.0.2.0/24 connection-rate=5 -o json", true),
             ("sluice maps verify -o json", true),
             ("sluice doctor --interface eth0", true),
             ("sluice check", false),

@@ -144,6 +144,11 @@ impl Metrics {
         if status.xdp.is_none() {
             return;
         }
+        if let Some(rules) = &status.rules {
+            let lists = [("deny", rules.denied), ("allow", rules.allowed)];
+            let lists = lists.map(|(list, n)| (vec![("list", list.to_owned())], n as u64));
+            self.gauge("xdp_listed_sources", "Networks on the lists of sources", lists);
+        }
         let verdicts = status.verdicts.iter().map(|(reason, n)| (vec![("reason", reason.clone())], *n));
         self.counter("xdp_packets", "Packets for each verdict of the XDP program", verdicts);
         let vips = |of: fn(&VipCount) -> u64| {

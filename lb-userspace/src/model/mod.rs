@@ -14,6 +14,7 @@ mod proxy_protocol;
 mod route;
 mod snapshot;
 mod tls;
+mod tuning;
 
 pub use canary::{Canary, CanaryHeader, CanaryValue};
 pub use care::{Care, CircuitLimits, Ejection, HealthCheck, Probe};
@@ -26,6 +27,7 @@ pub use proxy_protocol::{ProxyProtocol, ProxyVersion};
 pub use route::{Backend, Compat, PathMatch, Route, Unavailable, VirtualHost};
 pub use snapshot::{Routing, Snapshot};
 pub use tls::{Certificate, ClientAuth, Passthrough, TlsConfig};
+pub use tuning::{BadTuning, DEFAULT_BURST, MAX_BURST, MAX_RATE, Tuning};
 
 /// Whether a field says nothing, so that snapshots stay readable.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -10,6 +10,7 @@ mod kernel_node;
 mod kernel_restart;
 mod kernel_steering;
 mod rights;
+mod tune;
 
 /// Fails a test that was started without the rights it needs.
 pub fn need_root() {

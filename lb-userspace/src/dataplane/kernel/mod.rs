@@ -10,6 +10,7 @@ mod error;
 mod links;
 mod logs;
 mod pins;
+mod rules;
 mod tables;
 pub mod vip_routes;
 mod vip_table;
@@ -33,6 +34,8 @@ pub use vip_table::VipTable;
 
 use super::diff::{Op, diff};
 use super::image::MapImage;
+use crate::model::Tuning;
+use rules::Rules;
 use tables::Tables;
 
 /// The kernel programs' object, as the build script left it.
@@ -119,6 +122,7 @@ pub struct WorkerSocket<'a> {
 /// The loaded programs and their maps.
 pub struct Dataplane {
     tables: Tables,
+    rules: Rules,
     sockets: SockMap<MapData>,
     cpu_worker: Array<MapData, u32>,
     info: Info,
@@ -153,6 +157,7 @@ impl Dataplane {
         let mut layout: Array<_, u64> = take(&mut programs, LAYOUT_MAP)?;
         layout.set(0, LAYOUT, 0).map_err(KernelError::map(LAYOUT_MAP))?;
         let tables = Tables::take(&mut programs)?;
+        let rules = Rules::take(&mut programs)?;
         let sockets = take(&mut programs, "SOCKETS")?;
         let cpu_worker = take(&mut programs, "CPU_WORKER")?;
 
@@ -165,7 +170,7 @@ impl Dataplane {
 
         let layout = format!("{LAYOUT:016x}");
         let info = Info { interfaces, pin_dir: settings.pin_dir, layout, reused };
-        Ok(Self { tables, sockets, cpu_worker, info, _lock: lock, _logs: logs, _programs: programs })
+        Ok(Self { tables, rules, sockets, cpu_worker, info, _lock: lock, _logs: logs, _programs: programs })
     }
 
     /// Puts the workers' listeners in place: worker `n` of the slice gets sockets `2n` and
@@ -231,6 +236,19 @@ impl Dataplane {
     /// A map that can't be read.
     pub fn verify(&self, want: &MapImage) -> Result<Vec<Difference>, KernelError> {
         Ok(diff(&self.tables.read()?, want).into_iter().map(|repair| Difference { repair }).collect())
+    }
+
+    /// The rules for sources that are in force. They go on from where an earlier daemon left.
+    pub fn tuning(&self) -> &Tuning {
+        self.rules.known()
+    }
+
+    /// Brings the kernel to other rules for sources.
+    ///
+    /// # Errors
+    /// The first write that fails; those before it stay done.
+    pub fn tune(&mut self, want: &Tuning) -> Result<(), KernelError> {
+        self.rules.write(want)
     }
 
     /// All counters, summed over CPUs. They go on from where an earlier daemon left.
