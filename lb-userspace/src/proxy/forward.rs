@@ -1,5 +1,6 @@
 //! Gets a request to an endpoint that takes it.
 
+use std::io;
 use std::net::SocketAddr;
 
 use super::balance::Choice;
@@ -136,10 +137,15 @@ impl Sending<'_> {
                     counters.upstream_failures.add(1);
                     counters.upstream_retries.add(1);
                 }
-                let upstream = Upstream::connect(address, transport, limits)
+                let mut upstream = Upstream::connect(address, transport, limits)
                     .await
                     .map_err(|error| Failure { error, unseen: true, stale: false })?;
                 counters.upstream_connects.add(1);
+                // An endpoint that ends closes connections that it has just taken: nothing was sent yet.
+                if !retries.is_repeatable() && !upstream.stream.is_open() {
+                    let error = Error::Closed { address, source: io::ErrorKind::UnexpectedEof.into() };
+                    return Err(Failure { error, unseen: true, stale: false });
+                }
                 slot.reached(address);
                 exchange.run(upstream, &worker.pool, limits).await
             }
