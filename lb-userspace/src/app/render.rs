@@ -1,16 +1,22 @@
 //! Text for people. Pure: everything here is made of what `-o json` prints.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
+use ipnet::IpNet;
 
 use super::admin::health_words::{endpoint_state, requests_of, unwell};
-use super::admin::views::{Backend, Host, Issue, Maps, RouteView, Status, Verification};
+use super::admin::views::{Backend, Host, Issue, Maps, RouteView, Rules, Status, Verification};
 use super::check::Report as CheckReport;
 use super::doctor::{Finding, Level};
 use super::explain::{Explanation, Match};
+use crate::model::Tuning;
 use crate::status::Report;
+
+/// So many networks are shown of a list.
+const LISTED: usize = 20;
 
 /// `sluice status`.
 pub fn status(status: &Status) -> String {
@@ -67,6 +73,9 @@ pub fn status(status: &Status) -> String {
     if let Some(unwell) = unwell(&status.proxy) {
         fact("Unwell", unwell);
     }
+    if let Some(rules) = status.rules.as_ref().filter(|rules| rules.any()) {
+        fact("Sources", rules_text(rules));
+    }
     text.push_str(&lines(&facts));
     if !status.vips.is_empty() {
         let mut vips = table(&["VIP", "PACKETS", "BYTES", "CONNECTIONS"]);
@@ -98,6 +107,36 @@ pub fn status(status: &Status) -> String {
         let _ = write!(text, "\n{}", issues(&status.issues));
     }
     text
+}
+
+fn rules_text(rules: &Rules) -> String {
+    let budget = match rules.connection_rate {
+        0 => "no budget".to_owned(),
+        rate => format!("{rate} new connections/s each, {} at once", rules.connection_burst),
+    };
+    format!("{} denied, {} allowed, {budget}", rules.denied, rules.allowed)
+}
+
+/// What `sluice tune` says.
+pub fn tuning(tuning: &Tuning) -> String {
+    let mut facts = table(&[]);
+    let mut list = |name: &str, networks: &BTreeSet<IpNet>| {
+        let mut shown: Vec<_> = networks.iter().take(LISTED).map(IpNet::to_string).collect();
+        if networks.len() > LISTED {
+            shown.push(format!("and {} more (-o json lists all)", networks.len() - LISTED));
+        }
+        let value = if shown.is_empty() { "nobody".to_owned() } else { shown.join("\n") };
+        facts.add_row([name.to_owned(), value]);
+    };
+    list("deny", &tuning.deny);
+    list("allow", &tuning.allow);
+    let rate = match tuning.connection_rate {
+        0 => "0 (any number)".to_owned(),
+        rate => format!("{rate} a second for each client"),
+    };
+    facts.add_row(["connection-rate".to_owned(), rate]);
+    facts.add_row(["connection-burst".to_owned(), tuning.connection_burst.to_string()]);
+    lines(&facts)
 }
 
 /// Who writes Ingress status, and how that is getting on.
@@ -266,7 +305,11 @@ pub fn maps(maps: &Maps) -> String {
     for (vip, entry) in &maps.vips {
         vips.add_row([
             vip.as_str(),
-            if entry.observe_sni { "counted by server name" } else { "not looked at" },
+            match (entry.observe_sni, entry.filter_sni) {
+                (true, true) => "counted by server name, refused without one of these",
+                (true, false) => "counted by server name",
+                (false, _) => "not looked at",
+            },
         ]);
     }
     let mut text = match maps.vips.is_empty() {
@@ -461,7 +504,9 @@ mod tests {
         let vips = [("192.0.2.1:80/tcp".to_owned(), false), ("[2001:db8::1]:443/tcp".to_owned(), true)];
         let text = maps(&Maps {
             vips: vips
-                .map(|(vip, observe_sni)| (vip, crate::app::admin::views::VipEntry { observe_sni }))
+                .map(|(vip, observe_sni)| {
+                    (vip, crate::app::admin::views::VipEntry { observe_sni, filter_sni: false })
+                })
                 .into(),
             names: vec!["a.test".to_owned()],
             wildcards: vec!["wild.test".to_owned()],
