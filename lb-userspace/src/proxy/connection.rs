@@ -61,7 +61,7 @@ pub(super) struct Client {
     pub(super) handshake: Option<ClientTls>,
     /// The peer is a proxy whose word counts.
     pub(super) trusted: bool,
-    h2: Cell<bool>,
+    pub(super) h2: Cell<bool>,
     /// What the connection's stream has to know of its requests.
     pub(super) gate: Arc<Gate>,
     /// Requests being served.

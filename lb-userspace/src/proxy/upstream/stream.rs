@@ -27,7 +27,7 @@ impl Stream {
     }
 
     /// Whether a connection without a request is still open and silent.
-    pub(super) fn is_open(&mut self) -> bool {
+    pub(in crate::proxy) fn is_open(&mut self) -> bool {
         if is_silent(self.socket()) {
             return true;
         }
