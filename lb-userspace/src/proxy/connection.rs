@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::direct;
 use super::error::Error;
 use super::finish::Finish;
 use super::forwarded;
@@ -168,8 +169,8 @@ where
     let timeouts = client.worker.settings.timeouts;
     let service_client = Rc::clone(&client);
     let service = service_fn(move |request| request::serve(Rc::clone(&service_client), request));
-    let io = TokioIo::new(stream);
     if is_h2 {
+        let io = TokioIo::new(stream);
         let connection = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .max_concurrent_streams(128)
@@ -183,7 +184,10 @@ where
             .keep_alive_timeout(Duration::from_secs(20))
             .serve_connection(io, service);
         drive(&client, connection, |connection| connection.graceful_shutdown(), Some(timeouts.idle)).await;
-    } else {
+        return;
+    }
+    if let Some(stream) = direct::serve(&client, stream).await {
+        let io = TokioIo::new(stream);
         let connection = http1::Builder::new()
             // A client that closes its half has gone, as far as anybody can tell before the answer
             // is written: its request must not keep an endpoint busy. nginx sees it so, too.
@@ -192,10 +196,10 @@ where
             .max_headers(MAX_HEADERS + 1)
             .serve_connection(io, service)
             .with_upgrades();
-        drive(&client, connection, |connection| connection.graceful_shutdown(), None).await;
-        if let Some(status) = client.gate.refused() {
-            note_refusal(&client, status, "the request's head was refused");
-        }
+        Box::pin(drive(&client, connection, |connection| connection.graceful_shutdown(), None)).await;
+    }
+    if let Some(status) = client.gate.refused() {
+        note_refusal(&client, status, "the request's head was refused");
     }
 }
 

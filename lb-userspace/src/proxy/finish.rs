@@ -17,7 +17,8 @@ const SWITCHED: u16 = 101;
 /// Lives from a request's head to the last byte of its answer. Dropping it counts and logs.
 pub(super) struct Finish {
     pub(super) client: Rc<Client>,
-    started: Instant,
+    /// Only asked for with the log on.
+    started: Option<Instant>,
     /// `None` until there is an answer.
     pub(super) status: Option<u16>,
     pub(super) bytes: u64,
@@ -45,7 +46,7 @@ impl Finish {
         });
         Self {
             client: Rc::clone(client),
-            started: Instant::now(),
+            started: entry.is_some().then(Instant::now),
             status: None,
             bytes: 0,
             lease: None,
@@ -73,7 +74,9 @@ impl Drop for Finish {
         if let (Some(log), Some(mut entry)) = (&worker.log, self.entry.take()) {
             entry.status = self.status.unwrap_or(CLIENT_GONE);
             entry.bytes = self.bytes;
-            entry.duration_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            entry.duration_us =
+                u64::try_from(self.started.map_or(0, |started| started.elapsed().as_micros()))
+                    .unwrap_or(u64::MAX);
             if !log.write(&entry) {
                 counters.log_dropped.add(1);
             }

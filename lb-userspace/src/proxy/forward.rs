@@ -110,7 +110,7 @@ impl Sending<'_> {
         let counters = &worker.counters;
         match message {
             Message::Http1(exchange) => {
-                if let Some(kept) = worker.pool.take(address, transport) {
+                if let Some(kept) = worker.pool.take(address, transport, !exchange.is_repeatable()) {
                     counters.upstream_reuses.add(1);
                     match exchange.run(kept, &worker.pool, limits).await {
                         Err(failure)

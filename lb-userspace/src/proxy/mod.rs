@@ -21,6 +21,8 @@ mod cluster;
 mod config;
 mod connection;
 mod copy;
+mod date;
+mod direct;
 mod error;
 mod finish;
 mod forward;

@@ -93,7 +93,7 @@ impl Default for Settings {
             access_log: AccessLog::Off,
             trusted_proxies: Vec::new(),
             max_connections: 32_768,
-            keep_alive_connections: 32,
+            keep_alive_connections: 512,
             body_memory: 32 * 1024 * 1024,
             timeouts: Timeouts::default(),
         }

@@ -1,9 +1,9 @@
 //! Connections to endpoints: opening them, keeping them, and reading from them.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use ahash::AHashMap;
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::{Limits, Stream, Transport};
@@ -31,6 +31,8 @@ pub(in crate::proxy) struct Upstream {
     pub(in crate::proxy) unread: Bytes,
     /// It served a request before.
     pub(in crate::proxy) reused: bool,
+    /// For waiting. Kept with the connection: to move a timer costs less than to set another.
+    pub(super) timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// One worker's connections to endpoints that wait for a request.
@@ -42,29 +44,51 @@ pub(in crate::proxy) struct Pool {
     /// What all connections of the worker read into; bodies are slices of it, so an idle
     /// connection holds no buffer.
     scratch: RefCell<BytesMut>,
+    /// What heads of answers are written into for those who take them as lines.
+    lines: RefCell<BytesMut>,
 }
 
 #[derive(Debug)]
 struct Idle {
     stream: Stream,
+    timer: Option<Pin<Box<Sleep>>>,
     since: Instant,
 }
 
 impl Pool {
     pub(in crate::proxy) fn new(limit: usize, keep_alive: Duration) -> Self {
-        Self { idle: RefCell::default(), limit, keep_alive, scratch: RefCell::default() }
+        Self {
+            idle: RefCell::default(),
+            limit,
+            keep_alive,
+            scratch: RefCell::default(),
+            lines: RefCell::default(),
+        }
     }
 
     /// A kept connection to `address` that its endpoint has not closed, the youngest first.
-    pub(in crate::proxy) fn take(&self, address: SocketAddr, transport: &Transport) -> Option<Upstream> {
+    ///
+    /// `carefully` asks the kernel itself, which is for requests that can't be sent again: what the
+    /// event loop knows may be a moment old.
+    pub(in crate::proxy) fn take(
+        &self,
+        address: SocketAddr,
+        transport: &Transport,
+        carefully: bool,
+    ) -> Option<Upstream> {
         let mut idle = self.idle.borrow_mut();
         let transport = transport.clone();
         let key = (address, transport);
         let kept = idle.get_mut(&key)?;
-        while let Some(Idle { mut stream, since }) = kept.pop() {
-            if since.elapsed() < self.keep_alive && stream.is_open() {
+        while let Some(Idle { mut stream, since, timer }) = kept.pop() {
+            let is_open = match carefully {
+                true => stream.is_open(),
+                false => stream.seems_open() || stream.is_open(),
+            };
+            if is_open && since.elapsed() < self.keep_alive {
                 let (address, transport) = key;
-                return Some(Upstream { address, transport, stream, unread: Bytes::new(), reused: true });
+                let unread = Bytes::new();
+                return Some(Upstream { address, transport, stream, unread, reused: true, timer });
             }
         }
         None
@@ -79,7 +103,8 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         let kept = idle.entry((upstream.address, upstream.transport)).or_default();
         if kept.len() < self.limit {
-            kept.push(Idle { stream: upstream.stream, since: Instant::now() });
+            let Upstream { stream, timer, .. } = upstream;
+            kept.push(Idle { stream, since: Instant::now(), timer });
         }
     }
 
@@ -91,6 +116,11 @@ impl Pool {
             !kept.is_empty()
         });
         idle.values().map(Vec::len).sum()
+    }
+
+    /// What the head of an answer is written into.
+    pub(super) fn lines(&self) -> RefMut<'_, BytesMut> {
+        self.lines.borrow_mut()
     }
 
     /// Reads once, appending to `unread`. `Ok(0)` is the end of the stream.
@@ -116,6 +146,11 @@ impl Pool {
 }
 
 impl Upstream {
+    /// The timer, which runs for no less than `limit` from now on if it is new.
+    pub(super) fn take_timer(&mut self, limit: Duration) -> Pin<Box<Sleep>> {
+        self.timer.take().unwrap_or_else(|| Box::pin(tokio::time::sleep(limit)))
+    }
+
     /// Opens a connection. TLS may take as long again as TCP.
     pub(in crate::proxy) async fn connect(
         address: SocketAddr,
@@ -123,7 +158,8 @@ impl Upstream {
         limits: &Limits,
     ) -> Result<Self, Error> {
         let stream = connect(address, transport, limits.connect).await?;
-        Ok(Self { address, transport: transport.clone(), stream, unread: Bytes::new(), reused: false })
+        let transport = transport.clone();
+        Ok(Self { address, transport, stream, unread: Bytes::new(), reused: false, timer: None })
     }
 }
 

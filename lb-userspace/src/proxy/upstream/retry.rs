@@ -15,7 +15,8 @@ pub(in crate::proxy) struct Retries<'a> {
     budget: &'a RetryBudget,
     /// The request may be done twice (RFC 9110 section 9.2.2), or the route says so.
     repeatable: bool,
-    started: Instant,
+    /// Only where tries have a time limit.
+    started: Option<Instant>,
     tries: u32,
 }
 
@@ -24,7 +25,8 @@ impl<'a> Retries<'a> {
     pub(in crate::proxy) fn new(rules: &'a Retry, budget: &'a RetryBudget, method: &Method) -> Self {
         budget.deposit();
         let repeatable = method.is_idempotent() || rules.on.contains(&RetryOn::NonIdempotent);
-        Self { rules, budget, repeatable, started: Instant::now(), tries: 1 }
+        let started = (!rules.timeout.is_zero()).then(Instant::now);
+        Self { rules, budget, repeatable, started, tries: 1 }
     }
 
     /// Whether doing the request once more does no harm.
@@ -47,7 +49,7 @@ impl<'a> Retries<'a> {
     fn begin(&mut self, costs: bool) -> bool {
         let Retry { tries, timeout, .. } = *self.rules;
         let allowed = (tries == 0 || self.tries < tries)
-            && (timeout.is_zero() || self.started.elapsed() < timeout)
+            && self.started.is_none_or(|started| started.elapsed() < timeout)
             && (!costs || self.budget.withdraw());
         self.tries += u32::from(allowed);
         allowed
