@@ -93,6 +93,14 @@ impl Client {
         }
     }
 
+    /// Whether another request may be sent now.
+    pub fn has_room(&self) -> bool {
+        match &self.speaks {
+            Speaks::Http1(_) => self.asked.is_none(),
+            Speaks::Http2(frames) => frames.room() > 0,
+        }
+    }
+
     /// Sends a request that was due at `at`. What goes wrong with it is seen when it is read.
     pub fn ask(&mut self, at: Instant) {
         match &self.speaks {

@@ -176,13 +176,16 @@ fn measure(
     all
 }
 
-/// Other work on the machine waits while this runs; proxies inherit it.
+/// Other work on the machine waits while this runs; proxies inherit it. Where sessions compete as
+/// groups (sched(7), autogroup), it is the session's weight that counts.
 fn first_in_line() {
     let me = std::process::id().to_string();
     let renice = std::process::Command::new("renice").args(["-n", "-19", "-p", &me]).output();
     if !renice.is_ok_and(|output| output.status.success()) {
         eprintln!("bench l7: not root: other work on this machine takes part in the figures");
     }
+    // Absent where there are no such groups.
+    let _ = std::fs::write("/proc/self/autogroup", "-19");
 }
 
 fn raise_open_files() {

@@ -108,7 +108,8 @@ impl Rig {
         let began = Instant::now();
         let end = began + time;
         if load.rate.is_none() {
-            for client in clients.iter_mut() {
+            // Some may still wait for answers of a run before.
+            for client in clients.iter_mut().filter(|client| client.has_room()) {
                 client.ask(began);
             }
         }
@@ -117,8 +118,7 @@ impl Rig {
         let mut now = began;
         while now < end {
             if let Some(rate) = load.rate {
-                let idle = clients.iter_mut().filter(|client| client.is_idle());
-                let mut idle = idle.skip(0);
+                let mut idle = clients.iter_mut().filter(|client| client.is_idle());
                 loop {
                     let at = began + Duration::from_secs_f64(due as f64 / rate);
                     if at > now {

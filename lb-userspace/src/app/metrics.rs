@@ -21,7 +21,7 @@ const MOST: usize = 1000;
 /// A counter or gauge of the proxy's workers: field, name, help.
 type Field = (&'static str, &'static str, &'static str);
 
-const COUNTERS: [Field; 15] = [
+const COUNTERS: [Field; 16] = [
     ("accepted", "proxy_connections", "Client connections accepted"),
     ("accept_failures", "proxy_accept_failures", "Failed accepts, above all for want of file descriptors"),
     ("tls_handshakes", "proxy_tls_handshakes", "TLS handshakes completed"),
@@ -29,6 +29,7 @@ const COUNTERS: [Field; 15] = [
     ("requests", "proxy_requests", "Requests whose head was complete"),
     ("client_gone", "proxy_client_gone", "Requests whose client left before the answer began"),
     ("upstream_connects", "proxy_upstream_connects", "Connections opened to endpoints"),
+    ("direct", "proxy_direct_requests", "Plain requests that took the short way beside hyper"),
     ("upstream_reuses", "proxy_upstream_reuses", "Requests sent on a connection that had served another"),
     ("upstream_failures", "proxy_upstream_failures", "Connects or exchanges with endpoints that failed"),
     ("upstream_tls_failures", "proxy_upstream_tls_failures", "TLS handshakes with endpoints that failed"),

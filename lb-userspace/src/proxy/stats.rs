@@ -67,6 +67,8 @@ counters! {
     tls_failures,
     /// Requests whose head was complete.
     requests,
+    /// Requests that were plain enough for the short way beside hyper.
+    direct,
     /// Requests being served now.
     requests_active,
     /// Answers 1xx (switching protocols).

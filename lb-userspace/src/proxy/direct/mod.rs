@@ -52,15 +52,21 @@ where
         return Some(Rewound::new(Bytes::new(), stream));
     }
     let mut draining = pin!(worker.drain.started());
+    // What came while a request was answered.
+    let mut ahead = Bytes::new();
     loop {
         let count = poll_fn(|cx| match draining.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Ok(0)),
-            Poll::Pending => poll_read(worker, &mut stream, cx, true),
+            Poll::Pending if ahead.is_empty() => poll_read(worker, &mut stream, cx, true),
+            Poll::Pending => {
+                worker.reads.borrow_mut()[..ahead.len()].copy_from_slice(&ahead);
+                Poll::Ready(Ok(ahead.len()))
+            }
         });
         let Ok(count @ 1..) = count.await else { break };
         // In a box, so that a connection without a request does not hold the room for one.
         match Box::pin(exchange(client, &mut stream, count)).await {
-            Next::Request => {}
+            Next::Request(read) => ahead = read,
             Next::NotPlain(read) => return Some(Rewound::new(read, stream)),
             Next::End => break,
         }
@@ -71,8 +77,9 @@ where
 
 /// How a connection goes on.
 enum Next {
-    Request,
-    /// With what was read and belongs to requests to come.
+    /// With another request, of which this is there already.
+    Request(Bytes),
+    /// In another way, beginning with this.
     NotPlain(Bytes),
     End,
 }
@@ -112,6 +119,7 @@ where
         }
     };
     let mut finish = Finish::new(client);
+    worker.counters.direct.add(1);
     let mut ahead = Bytes::new();
     let is_head = plain.method == Method::HEAD;
     let answered = {
@@ -175,8 +183,7 @@ where
     drop(finish);
     match written {
         Ok(()) if closes => Next::End,
-        Ok(()) if ahead.is_empty() => Next::Request,
-        Ok(()) => Next::NotPlain(ahead),
+        Ok(()) => Next::Request(ahead),
         Err(_) => Next::End,
     }
 }

@@ -126,8 +126,9 @@ impl Pool {
     /// Reads once, appending to `unread`. `Ok(0)` is the end of the stream.
     pub(super) fn poll_read(&self, upstream: &mut Upstream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut scratch = self.scratch.borrow_mut();
-        scratch.reserve(READ / 4);
-        if scratch.capacity() < READ / 4 {
+        // Enough for the usual 16 KiB with their head in one read. Where all that was read before is
+        // gone, this takes the same memory again.
+        if scratch.capacity() < READ / 2 {
             scratch.reserve(READ);
         }
         let read = pin!(upstream.stream.read_buf(&mut *scratch)).poll(cx);
