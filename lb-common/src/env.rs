@@ -1,6 +1,6 @@
 //! What the packet code needs from where it runs.
 
-use crate::maps::{FlowKey, VipKey, VipValue};
+use crate::maps::{FlowKey, FlowState, VipKey, VipValue};
 use crate::reason::Reason;
 
 /// Beyond every TCP header's end behind the usual IP headers; all ones, to serve as a mask.
@@ -79,11 +79,20 @@ pub trait Env: Frame {
     /// Adds one to a server name's counter.
     fn count_name(&self, slot: u32);
 
-    /// Remembers that a connection's ClientHello was seen; false if it was known already.
-    fn remember(&self, flow: &FlowKey) -> bool;
+    /// What is known of a connection.
+    fn recall(&self, flow: &FlowKey) -> Option<FlowState>;
+
+    /// Remembers what has become of a connection.
+    fn remember(&self, flow: &FlowKey, state: FlowState);
 
     /// Forgets a connection: its 5-tuple begins anew.
     fn forget(&self, flow: &FlowKey);
+
+    /// Writes bytes over the frame's; false, and nothing is written, if they would go beyond it.
+    fn store<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> bool;
+
+    /// Makes the frame this long; false if it can't be.
+    fn resize(&self, length: usize) -> bool;
 
     /// Up to [`crate::maps::HELLO_LEN`] bytes of the frame from `offset` on, at most `length`.
     fn payload(&self, offset: usize, length: usize) -> Option<impl Bytes>;

@@ -3,19 +3,22 @@
 extern crate std;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::string::String;
 use std::vec::Vec;
 use std::{format, vec};
 
-use etherparse::PacketBuilder;
+use etherparse::{PacketBuilder, TcpOptionElement};
 
 use crate::env::{Bytes, Env, Frame};
-use crate::maps::{FlowKey, HELLO_LEN, NameKey, VIP_OBSERVE_SNI, VipKey, VipValue};
+use crate::maps::{
+    FlowKey, FlowState, HELLO_LEN, NameKey, VIP_FILTER_SNI, VIP_OBSERVE_SNI, VipKey, VipValue,
+};
 use crate::reason::Reason;
-use crate::verdict::{mapped, words};
+use crate::refuse::ALERT;
+use crate::verdict::{Action, Verdict, mapped, words};
 
-/// The VIP of the fixtures: ports 80 (plain) and 443 (observed) over TCP.
+/// The VIP of the fixtures: ports 80 (plain), 443 (observed) and 8443 (filtered) over TCP.
 pub const VIP4: [u8; 4] = [198, 51, 100, 10];
 /// Its IPv6 sister.
 pub const VIP6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
@@ -28,23 +31,36 @@ pub const SUFFIX: &str = "wild.example.com";
 pub struct Fixture {
     /// What it is.
     pub description: &'static str,
-    /// From the Ethernet header on. It leaves as it came: nothing is rewritten or dropped.
+    /// From the Ethernet header on.
     pub frame: Vec<u8>,
+    /// What it becomes; `None`: it leaves as it came.
+    pub becomes: Option<Vec<u8>>,
     /// The verdict.
-    pub verdict: Reason,
+    pub verdict: Verdict,
     /// What its ClientHello counts as.
     pub hello: Option<Reason>,
+}
+
+impl Fixture {
+    fn passed(description: &'static str, frame: Vec<u8>, reason: Reason, hello: Option<Reason>) -> Self {
+        let verdict = Verdict { reason, action: Action::Pass };
+        Self { description, frame, becomes: None, verdict, hello }
+    }
 }
 
 /// The VIP table's entries.
 pub fn vips() -> Vec<(VipKey, VipValue)> {
     let mut vips = Vec::new();
-    for (slot, (address, port)) in
-        [(mapped(VIP4), 80u16), (mapped(VIP4), 443), (words(VIP6), 80), (words(VIP6), 443)]
-            .into_iter()
-            .enumerate()
+    for (slot, (address, port)) in [mapped(VIP4), words(VIP6)]
+        .into_iter()
+        .flat_map(|address| [(address, 80u16), (address, 443), (address, 8443)])
+        .enumerate()
     {
-        let flags = if port == 443 { VIP_OBSERVE_SNI } else { 0 };
+        let flags = match port {
+            443 => VIP_OBSERVE_SNI,
+            8443 => VIP_OBSERVE_SNI | VIP_FILTER_SNI,
+            _ => 0,
+        };
         let key = VipKey { address, port: port.to_be(), protocol: 6, zero: 0 };
         vips.push((key, VipValue { slot: slot as u32, flags }));
     }
@@ -145,8 +161,7 @@ fn patched(mut frame: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
 /// The table. Every hello has a source port of its own, so the rows don't depend on each other.
 pub fn table() -> Vec<Fixture> {
     let mut rows = Vec::new();
-    let mut row =
-        |description, frame, verdict| rows.push(Fixture { description, frame, verdict, hello: None });
+    let mut row = |description, frame, reason| rows.push(Fixture::passed(description, frame, reason, None));
     let plain = || segment(false, 7, 80, false, b"GET / HTTP/1.1\r\n\r\n");
     row("IPv4 data to a VIP", plain(), Reason::Vip);
     row("IPv4 SYN to a VIP", segment(false, 7, 443, true, b""), Reason::Vip);
@@ -211,36 +226,174 @@ pub fn table() -> Vec<Fixture> {
             let hello = client_hello(*name, *before);
             let payload = &hello[..hello.len().min(*cut)];
             let frame = segment(v6, 1000 + at as u16, 443, false, payload);
-            rows.push(Fixture { description, frame, verdict: Reason::Vip, hello: Some(*reason) });
+            rows.push(Fixture::passed(description, frame, Reason::Vip, Some(*reason)));
         }
     }
     let hello = client_hello(Some(NAME), 0);
     let frame = segment(false, 1000, 443, false, &hello);
-    rows.push(Fixture { description: "a hello once more", frame, verdict: Reason::Vip, hello: None });
+    rows.push(Fixture::passed("a hello once more", frame, Reason::Vip, None));
     let early_data = [&hello[..], &[7; 8000]].concat();
     let frame = segment(false, 3001, 443, false, &early_data);
-    let expect = Some(Reason::HelloExact);
-    rows.push(Fixture {
-        description: "a hello and more in several buffers",
-        frame,
-        verdict: Reason::Vip,
-        hello: expect,
-    });
+    let exact = Some(Reason::HelloExact);
+    rows.push(Fixture::passed("a hello and more in several buffers", frame, Reason::Vip, exact));
     let frame = tagged(2, &segment(false, 3000, 443, false, &hello));
-    let hello = Some(Reason::HelloExact);
-    rows.push(Fixture { description: "a hello behind tags", frame, verdict: Reason::Vip, hello });
+    rows.push(Fixture::passed("a hello behind tags", frame, Reason::Vip, exact));
+    rows.extend(refusals());
     rows
+}
+
+/// Timestamps as they stand in nearly every segment: a client's own, and ours that it echoes.
+const STAMPS: ([u8; 4], [u8; 4]) = ([0, 0, 1, 2], [0, 0, 3, 4]);
+
+/// A TCP segment between a client and the filtered VIP, or back.
+struct Peer {
+    v6: bool,
+    port: u16,
+    tags: usize,
+    stamped: bool,
+}
+
+impl Peer {
+    /// `flags` as letters. `reply`: from the VIP.
+    fn segment(&self, flags: &str, sequence: u32, acknowledged: u32, payload: &[u8], reply: bool) -> Vec<u8> {
+        let (client4, client6) = ([192, 0, 2, 1], [1; 16]);
+        let ethernet = if reply { ([4; 6], [2; 6]) } else { ([2; 6], [4; 6]) };
+        let builder = PacketBuilder::ethernet2(ethernet.0, ethernet.1);
+        let builder = match (self.v6, reply) {
+            (false, false) => builder.ipv4(client4, VIP4, 64),
+            (false, true) => builder.ipv4(VIP4, client4, 64),
+            (true, false) => builder.ipv6(client6, VIP6, 64),
+            (true, true) => builder.ipv6(VIP6, client6, 64),
+        };
+        let (from, to) = if reply { (8443, self.port) } else { (self.port, 8443) };
+        let mut tcp = builder.tcp(from, to, sequence, 1024);
+        for flag in flags.chars() {
+            tcp = match flag {
+                'F' => tcp.fin(),
+                'P' => tcp.psh(),
+                'R' => tcp.rst(),
+                _ => tcp.ack(acknowledged),
+            };
+        }
+        if self.stamped && !flags.contains('R') {
+            let (own, echoed) = if reply { (STAMPS.1, STAMPS.0) } else { STAMPS };
+            let number = u32::from_be_bytes;
+            let options = [
+                TcpOptionElement::Noop,
+                TcpOptionElement::Noop,
+                TcpOptionElement::Timestamp(number(own), number(echoed)),
+            ];
+            tcp = tcp.options(&options).expect("twelve bytes");
+        }
+        let mut frame = Vec::new();
+        tcp.write(&mut frame, payload).expect("a Vec takes everything");
+        if self.tags > 0 { tagged(self.tags, &frame) } else { frame }
+    }
+}
+
+/// What becomes of connections to the filtered VIP.
+fn refusals() -> Vec<Fixture> {
+    let mut rows = Vec::new();
+    let unknown = client_hello(Some("nobody.test"), 40);
+    let length = unknown.len() as u32;
+    let peers = [
+        ("IPv4", Peer { v6: false, port: 5000, tags: 0, stamped: false }),
+        ("IPv6", Peer { v6: true, port: 5001, tags: 0, stamped: false }),
+        ("IPv4 with timestamps", Peer { v6: false, port: 5002, tags: 0, stamped: true }),
+        ("IPv6 with timestamps and two tags", Peer { v6: true, port: 5003, tags: 2, stamped: true }),
+    ];
+    for (_, peer) in &peers {
+        let mut row = |description, frame, becomes, reason, action, hello| {
+            rows.push(Fixture { description, frame, becomes, verdict: Verdict { reason, action }, hello });
+        };
+        let hello = peer.segment("PA", 100, 900, &unknown, false);
+        let alert = peer.segment("FPA", 900, 100 + length, &ALERT, true);
+        let (refused, closing) = (Reason::SniRefused, Reason::SniClosing);
+        let counted = Some(Reason::HelloUnknown);
+        row("a refused hello", hello.clone(), Some(alert.clone()), refused, Action::Send, counted);
+        row("the refused hello again", hello, Some(alert), refused, Action::Send, None);
+        let ack = || peer.segment("A", 100 + length, 908, &[], false);
+        let reset = padded(peer.segment("R", 100, 0, &[], false), &ack());
+        row("the acknowledged alert tells the stack", ack(), Some(reset), closing, Action::Pass, None);
+        row("another acknowledgement", ack(), None, closing, Action::Drop, None);
+        let end = peer.segment("FA", 100 + length, 908, &[], false);
+        let answer = peer.segment("A", 908, 101 + length, &[], true);
+        row("the client's end", end, Some(answer), closing, Action::Send, None);
+        let words = peer.segment("PA", 100 + length, 908, &[21, 3, 3, 0, 2, 1, 0], false);
+        let answer = padded(peer.segment("A", 908, 107 + length, &[], true), &words);
+        row("the client's own alert", words, Some(answer), closing, Action::Send, None);
+        let late = peer.segment("R", 100 + length, 0, &[], false);
+        row("the client's reset after all", late, None, closing, Action::Drop, None);
+    }
+
+    let peer = Peer { v6: false, port: 5010, tags: 0, stamped: false };
+    let hello = peer.segment("PA", 100, 900, &unknown, false);
+    let alert = peer.segment("FPA", 900, 100 + length, &ALERT, true);
+    rows.push(Fixture {
+        description: "a refused hello whose client gives up",
+        frame: hello,
+        becomes: Some(alert),
+        verdict: Verdict { reason: Reason::SniRefused, action: Action::Send },
+        hello: Some(Reason::HelloUnknown),
+    });
+    rows.push(Fixture {
+        description: "its reset, as the stack expects it",
+        frame: peer.segment("R", 100 + length, 0, &[], false),
+        becomes: Some(peer.segment("R", 100, 0, &[], false)),
+        verdict: Verdict { reason: Reason::SniClosing, action: Action::Pass },
+        hello: None,
+    });
+
+    let long = format!("{}.example.com", ["a"; 60].join("."));
+    let passed: [(&str, Option<&str>, usize, usize, Reason); 7] = [
+        ("a filtered VIP's exact name", Some(NAME), 0, 9999, Reason::HelloExact),
+        ("a filtered VIP's name with the root's dot", Some("www.example.com."), 0, 9999, Reason::HelloExact),
+        ("a filtered VIP's wildcard", Some("any.wild.example.com"), 0, 9999, Reason::HelloWildcard),
+        ("no name at a filtered VIP", None, 0, 9999, Reason::HelloNoName),
+        ("a split hello at a filtered VIP", Some("nobody.test"), 1200, 1000, Reason::HelloSplit),
+        ("a split hello of a served name", Some(NAME), 1200, 1000, Reason::HelloSplit),
+        ("a name at a filtered VIP that is too long", Some(&long), 0, 9999, Reason::HelloNameTooLong),
+    ];
+    for (at, (description, name, before, cut, reason)) in passed.into_iter().enumerate() {
+        let peer = Peer { v6: at % 2 == 1, port: 5020 + at as u16, tags: 0, stamped: true };
+        let hello = client_hello(name, before);
+        let frame = peer.segment("PA", 100, 900, &hello[..hello.len().min(cut)], false);
+        rows.push(Fixture::passed(description, frame, Reason::Vip, Some(reason)));
+        let frame = peer.segment("FA", 5000, 900, &[], false);
+        rows.push(Fixture::passed("the end of a connection that was not refused", frame, Reason::Vip, None));
+    }
+    let mut frame = peers[0].1.segment("PA", 100, 900, &unknown, false);
+    // An option of four bytes that is no timestamp, in the place of the payload's first four.
+    frame.splice(54..54, [1, 1, 1, 1]);
+    frame[46] = 0x60;
+    frame[34..36].copy_from_slice(&5040u16.to_be_bytes());
+    let total = u16::from_be_bytes([frame[16], frame[17]]) + 4;
+    frame[16..18].copy_from_slice(&total.to_be_bytes());
+    let unknown = Some(Reason::HelloUnknown);
+    rows.push(Fixture::passed("unusual options are left to the stack", frame, Reason::Vip, unknown));
+    let frame = segment(false, 5041, 8443, false, b"");
+    rows.push(Fixture::passed("an acknowledgement of nobody refused", frame, Reason::Vip, None));
+    rows
+}
+
+/// A reply in the place of a frame: what is left of that, up to Ethernet's 60 bytes, is padding.
+fn padded(mut reply: Vec<u8>, came: &[u8]) -> Vec<u8> {
+    let shortest = came.len().min(60);
+    if reply.len() < shortest {
+        reply.extend(&came[reply.len()..shortest]);
+    }
+    reply
 }
 
 /// The kernel's surroundings made of collections.
 #[derive(Default)]
 pub struct Host {
     /// The frame at hand.
-    pub frame: Vec<u8>,
+    pub frame: RefCell<Vec<u8>>,
     vips: HashMap<VipKey, VipValue>,
     names: HashMap<NameKey, u32>,
     wildcards: HashMap<NameKey, u32>,
-    flows: RefCell<HashSet<FlowKey>>,
+    flows: RefCell<HashMap<FlowKey, FlowState>>,
     /// Reasons counted, in order.
     pub counted: RefCell<Vec<Reason>>,
 }
@@ -258,7 +411,7 @@ impl Host {
     }
 
     fn find(&self, table: &HashMap<NameKey, u32>, offset: usize, length: usize) -> Option<u32> {
-        table.get(&NameKey::new(self.frame.get(offset..offset + length)?)?).copied()
+        table.get(&NameKey::new(self.frame.borrow().get(offset..offset + length)?)?).copied()
     }
 }
 
@@ -276,7 +429,7 @@ impl Bytes for Payload {
 
 impl Frame for Host {
     fn near<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.frame.get(offset..offset + N)?.try_into().ok()
+        self.frame.borrow().get(offset..offset + N)?.try_into().ok()
     }
 
     fn far<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
@@ -284,7 +437,7 @@ impl Frame for Host {
     }
 
     fn linear(&self) -> u32 {
-        self.frame.len() as u32
+        self.frame.borrow().len() as u32
     }
 
     fn length(&self) -> u32 {
@@ -305,8 +458,12 @@ impl Env for Host {
 
     fn count_name(&self, _slot: u32) {}
 
-    fn remember(&self, flow: &FlowKey) -> bool {
-        self.flows.borrow_mut().insert(*flow)
+    fn recall(&self, flow: &FlowKey) -> Option<FlowState> {
+        self.flows.borrow().get(flow).copied()
+    }
+
+    fn remember(&self, flow: &FlowKey, state: FlowState) {
+        self.flows.borrow_mut().insert(*flow, state);
     }
 
     fn forget(&self, flow: &FlowKey) {
@@ -314,7 +471,18 @@ impl Env for Host {
     }
 
     fn payload(&self, offset: usize, length: usize) -> Option<impl Bytes> {
-        Some(Payload(self.frame.get(offset..offset + length.min(HELLO_LEN))?.to_vec()))
+        Some(Payload(self.frame.borrow().get(offset..offset + length.min(HELLO_LEN))?.to_vec()))
+    }
+
+    fn store<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> bool {
+        let mut frame = self.frame.borrow_mut();
+        let place = frame.get_mut(offset..offset + N);
+        place.map(|place| place.copy_from_slice(bytes)).is_some()
+    }
+
+    fn resize(&self, length: usize) -> bool {
+        self.frame.borrow_mut().resize(length, 0);
+        true
     }
 
     fn exact(&self, offset: usize, length: usize) -> Option<u32> {
@@ -328,7 +496,7 @@ impl Env for Host {
 
 /// What a row has to count, for comparing.
 pub fn expected(row: &Fixture) -> Vec<Reason> {
-    let mut reasons: Vec<_> = row.hello.into_iter().chain([row.verdict]).collect();
+    let mut reasons: Vec<_> = row.hello.into_iter().chain([row.verdict.reason]).collect();
     reasons.sort();
     reasons
 }
@@ -350,9 +518,17 @@ mod tests {
     fn the_host_judges_the_table() {
         let mut host = Host::new();
         for row in table() {
-            host.frame = row.frame.clone();
+            host.frame = row.frame.clone().into();
             host.counted.borrow_mut().clear();
             assert_eq!(judge(&host), row.verdict, "{}", label(&row));
+            if row.verdict.action != Action::Drop {
+                assert_eq!(
+                    *host.frame.borrow(),
+                    *row.becomes.as_ref().unwrap_or(&row.frame),
+                    "{}",
+                    label(&row)
+                );
+            }
             let mut counted = host.counted.borrow().clone();
             counted.sort();
             assert_eq!(counted, expected(&row), "{}", label(&row));
@@ -375,7 +551,7 @@ mod tests {
         #[test]
         fn any_bytes_are_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = server_name(&bytes[..]);
-            let host = Host { frame: bytes, ..Host::new() };
+            let host = Host { frame: bytes.into(), ..Host::new() };
             judge(&host);
         }
 
@@ -395,7 +571,7 @@ mod tests {
             if let Some(place) = frame.get_mut(at) {
                 *place = byte;
             }
-            let host = Host { frame, ..Host::new() };
+            let host = Host { frame: frame.into(), ..Host::new() };
             if let Some(packet) = shape(&host) {
                 prop_assert_eq!(walk(&host), Ok(packet));
             }

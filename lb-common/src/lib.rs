@@ -3,7 +3,8 @@
 //! A frame takes this way, in the kernel and in host tests alike:
 //!
 //! ```text
-//! frame ─► packet (headers) ─► verdict (VIP? hello? which counter?) ─► hello (server name) ─► Reason
+//! frame ─► packet (headers) ─► verdict (VIP? hello? which counter?) ─► hello (server name) ─► Verdict
+//!                                                                     └─► refuse (an answer in its place)
 //! ```
 //!
 //! [`maps`] holds the layouts of everything the daemon and the programs share, [`reason`] the
@@ -18,7 +19,9 @@ pub mod reason;
 
 pub mod hello;
 pub mod packet;
+pub mod refuse;
 pub mod verdict;
+pub mod vips;
 
 #[cfg(test)]
 mod corpus;

@@ -1,19 +1,20 @@
 //! The maps that the daemon and the kernel programs share: layouts, names, sizes.
 //!
 //! All sizes are fixed here, so the kernel memory that Sluice can ever take is bounded: on a
-//! machine of 64 CPUs about 9 MiB for flows and 10 MiB for counters, plus 200 bytes for each
-//! name that is really there.
+//! machine of 64 CPUs about 9 MiB for flows, 1 MiB for VIPs and 31 MiB for counters, plus 200
+//! bytes for each name that is really there.
 
 use crate::reason::Reason;
+use crate::vips::{CHUNKS, VipChunk, VipPlace};
 
-/// VIPs of one node. Thousands of listeners on a node would be a design error elsewhere.
-pub const MAX_VIPS: u32 = 1024;
+/// VIPs of one node: its listeners are few, its L4 services may be thousands.
+pub const MAX_VIPS: u32 = 10_240;
 /// Server names, exact and wildcard each. Three times the 5,000 Ingresses that Sluice is tested
 /// with; names beyond it are served all the same, just not counted by name.
 pub const MAX_NAMES: u32 = 16_384;
-/// Connections of TLS VIPs whose ClientHello was seen. Only guards against counting a
-/// retransmission twice, so the least recently used may go: it has to outlast a retransmission,
-/// not the connection. The LRU evicts 128 at a time and for each CPU by itself, hence the room.
+/// Connections of TLS VIPs whose ClientHello was seen. Guards against counting a retransmission
+/// twice and sees refused ones to their end, so the least recently used may go: it has to outlast a
+/// retransmission, not the connection. The LRU evicts 128 at a time and for each CPU by itself, hence the room.
 pub const MAX_FLOWS: u32 = 65_536;
 /// CPUs that steering knows.
 pub const MAX_CPUS: u32 = 1024;
@@ -45,12 +46,14 @@ pub struct VipKey {
 pub struct VipValue {
     /// Its index in the VIP counters.
     pub slot: u32,
-    /// [`VIP_OBSERVE_SNI`] or 0.
+    /// [`VIP_OBSERVE_SNI`], [`VIP_FILTER_SNI`].
     pub flags: u32,
 }
 
 /// ClientHellos to this VIP are parsed and counted.
 pub const VIP_OBSERVE_SNI: u32 = 1;
+/// And those whose name is in neither table are refused. Only together with [`VIP_OBSERVE_SNI`].
+pub const VIP_FILTER_SNI: u32 = 2;
 
 /// Counters of one VIP on one CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,7 +73,7 @@ pub struct VipCounters {
 pub struct ReasonCounters(pub [u64; REASON_SLOTS]);
 
 /// A power of two with room for every reason: the kernel program masks its index for the verifier.
-pub const REASON_SLOTS: usize = 32;
+pub const REASON_SLOTS: usize = 64;
 const _: () = assert!(Reason::ALL.len() <= REASON_SLOTS);
 
 /// A server name: lower case, the rest zero. A wildcard's key is what follows `*.`.
@@ -141,6 +144,37 @@ pub struct FlowKey {
     pub destination_port: u16,
 }
 
+/// What is known of a connection of a TLS VIP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowState {
+    /// [`FLOW_SEEN`], [`FLOW_REFUSED`] or [`FLOW_CLOSING`].
+    pub kind: u32,
+    /// Of a refused connection: the sequence number that the local stack expects next.
+    pub expects: u32,
+}
+
+impl From<u64> for FlowState {
+    #[inline(always)]
+    fn from(packed: u64) -> Self {
+        Self { kind: packed as u32, expects: (packed >> 32) as u32 }
+    }
+}
+
+impl From<FlowState> for u64 {
+    #[inline(always)]
+    fn from(state: FlowState) -> Self {
+        (state.expects as u64) << 32 | state.kind as u64
+    }
+}
+
+/// Its ClientHello was counted, and passed on.
+pub const FLOW_SEEN: u32 = 1;
+/// Its ClientHello was refused; the local stack still waits for it.
+pub const FLOW_REFUSED: u32 = 2;
+/// Refused, and the local stack was told.
+pub const FLOW_CLOSING: u32 = 3;
+
 /// What a shared map is called and how it is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapLayout {
@@ -160,19 +194,19 @@ const fn layout<K, V>(name: &'static str, entries: u32) -> MapLayout {
 
 /// The maps that live on between two runs of the daemon.
 pub const MAPS: [MapLayout; 9] = [
-    layout::<VipKey, VipValue>("VIPS", MAX_VIPS),
+    layout::<u32, VipChunk>("VIPS", CHUNKS),
     layout::<u32, VipCounters>("VIP_COUNTERS", MAX_VIPS),
     layout::<u32, ReasonCounters>("REASONS", 1),
     layout::<NameKey, u32>("NAMES", MAX_NAMES),
     layout::<NameKey, u32>("WILDCARDS", MAX_NAMES),
     layout::<u32, u64>("NAME_COUNTERS", 2 * MAX_NAMES),
-    layout::<FlowKey, u32>("FLOWS", MAX_FLOWS),
+    layout::<FlowKey, FlowState>("FLOWS", MAX_FLOWS),
     layout::<u32, u32>("CPU_WORKER", MAX_CPUS),
     layout::<u32, u32>("SOCKETS", 2 * MAX_WORKERS),
 ];
 
 /// Raise it when the meaning of a map's bytes changes and their number does not.
-const MEANING: u64 = 1;
+const MEANING: u64 = 2;
 
 /// Names the layout of all of [`MAPS`] (FNV-1a over names and sizes). Kept in the one-element map
 /// [`LAYOUT_MAP`]: pinned maps of another layout are replaced, never reused.
@@ -203,7 +237,7 @@ const fn fnv(hash: u64, word: u64) -> u64 {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{FlowKey, NameKey, ReasonCounters, VipCounters, VipKey, VipValue};
+    use super::{FlowKey, FlowState, NameKey, ReasonCounters, VipChunk, VipCounters, VipKey, VipValue};
 
     macro_rules! pod {
         ($($name:ty),*) => {$(
@@ -211,10 +245,11 @@ mod pod {
             unsafe impl aya::Pod for $name {}
         )*};
     }
-    pod!(VipKey, VipValue, VipCounters, ReasonCounters, NameKey, FlowKey);
+    pod!(VipKey, VipValue, VipChunk, VipCounters, ReasonCounters, NameKey, FlowKey, FlowState);
 }
 
 const _: () = assert!(size_of::<VipKey>() == 16 + 2 + 1 + 1);
+const _: () = assert!(size_of::<VipPlace>() == 20 + 4 + 8);
 const _: () = assert!(size_of::<VipValue>() == 8 && size_of::<VipCounters>() == 24);
 const _: () = assert!(size_of::<FlowKey>() == 32 + 4);
 

@@ -26,7 +26,13 @@ const MAX_EXTENSIONS: usize = 8;
 const PORTS: u16 = 4;
 
 /// TCP flags.
+pub const FIN: u8 = 0x01;
+/// TCP flags.
 pub const SYN: u8 = 0x02;
+/// TCP flags.
+pub const RST: u8 = 0x04;
+/// TCP flags.
+pub const PSH: u8 = 0x08;
 /// TCP flags.
 pub const ACK: u8 = 0x10;
 

@@ -2,7 +2,7 @@
 
 /// The counters, in the order of their index in the `REASONS` map.
 ///
-/// Every frame counts in exactly one of the reasons up to [`Reason::Vip`]; the `Hello…` reasons
+/// Every frame counts in exactly one of the reasons up to [`Reason::SniClosing`]; the `Hello…` reasons
 /// count TLS connections of observed VIPs, the `Steer…` ones connections that sk_lookup saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
@@ -27,6 +27,12 @@ pub enum Reason {
     NotVip,
     /// To a VIP: on to the local stack and its listener.
     Vip,
+    /// A ClientHello with a name that nobody serves, to a VIP that refuses those: answered with an
+    /// alert and the end of the stream.
+    SniRefused,
+    /// What the client of a refused ClientHello sent next: made a reset for the local stack,
+    /// acknowledged, or dropped.
+    SniClosing,
     /// A ClientHello with a name of the exact table.
     HelloExact,
     /// A ClientHello with a name that a wildcard covers.
@@ -49,7 +55,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, by index.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::NotIp,
         Self::Truncated,
         Self::Malformed,
@@ -60,6 +66,8 @@ impl Reason {
         Self::Icmp,
         Self::NotVip,
         Self::Vip,
+        Self::SniRefused,
+        Self::SniClosing,
         Self::HelloExact,
         Self::HelloWildcard,
         Self::HelloUnknown,
@@ -84,6 +92,8 @@ impl Reason {
             Self::Icmp => "icmp",
             Self::NotVip => "not_vip",
             Self::Vip => "vip",
+            Self::SniRefused => "sni_refused",
+            Self::SniClosing => "sni_closing",
             Self::HelloExact => "hello_exact",
             Self::HelloWildcard => "hello_wildcard",
             Self::HelloUnknown => "hello_unknown",

@@ -1,13 +1,40 @@
 //! What becomes of a frame.
 
 use crate::env::{Bytes, Env};
-use crate::hello;
-use crate::maps::{FlowKey, HELLO_LEN, NAME_LEN, VIP_OBSERVE_SNI, VipKey};
-use crate::packet::{self, ACK, Packet, SYN, TCP};
+use crate::hello::{self, ServerName};
+use crate::maps::{
+    FLOW_CLOSING, FLOW_REFUSED, FLOW_SEEN, FlowKey, FlowState, HELLO_LEN, NAME_LEN, VIP_FILTER_SNI,
+    VIP_OBSERVE_SNI, VipKey,
+};
+use crate::packet::{self, ACK, FIN, Packet, RST, SYN, TCP};
 use crate::reason::Reason;
+use crate::refuse::{self, Reply};
 
 /// A DNS label's longest; a wildcard covers exactly one.
 const MAX_LABEL: usize = 63;
+
+/// What is done with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// On to the local stack.
+    Pass,
+    /// Nowhere.
+    Drop,
+    /// Out again by the interface that it came in by.
+    Send,
+}
+
+/// What is done with a frame, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The counter.
+    pub reason: Reason,
+    /// What is done.
+    pub action: Action,
+}
+
+/// A first byte of TLS alerts.
+const TLS_ALERT: u8 = 21;
 
 /// Where a TCP or UDP packet goes.
 struct Arrival {
@@ -18,22 +45,28 @@ struct Arrival {
     flags: u8,
 }
 
-/// Judges a frame and counts it. The frame is passed on in every case: Sluice drops nothing that
-/// it does not understand, and what it understands goes to the local stack.
+/// Judges a frame and counts it. What isn't understood is passed on, and so is nearly all that is:
+/// it goes to the local stack. A frame that is not passed, or passed as [`Reason::SniClosing`], was
+/// changed.
 #[inline(always)]
-pub fn judge<E: Env>(env: &E) -> Reason {
+pub fn judge<E: Env>(env: &E) -> Verdict {
     let arrival = match packet::shape(env) {
         // Constants instead of fields, so that the kernel's reads stay at constant offsets.
         Some(packet) if !packet.v6 => v4(env, packet),
         Some(packet) => v6(env, packet),
         None => unusual(env),
     };
-    let reason = match arrival {
+    let verdict = match arrival {
         Ok(arrival) => arrived(env, &arrival),
-        Err(reason) => reason,
+        Err(reason) => pass(reason),
     };
-    env.count(reason);
-    reason
+    env.count(verdict.reason);
+    verdict
+}
+
+#[inline(always)]
+fn pass(reason: Reason) -> Verdict {
+    Verdict { reason, action: Action::Pass }
 }
 
 #[inline(always)]
@@ -83,56 +116,119 @@ fn walked<E: Env>(env: &E) -> Result<Arrival, Reason> {
 }
 
 #[inline(always)]
-fn arrived<E: Env>(env: &E, arrival: &Arrival) -> Reason {
+fn arrived<E: Env>(env: &E, arrival: &Arrival) -> Verdict {
     let Arrival { packet, address, port, flags } = arrival;
     let key =
         VipKey { address: *address, port: u16::from_ne_bytes(*port), protocol: packet.protocol, zero: 0 };
     let Some(vip) = env.vip(&key) else {
-        return Reason::NotVip;
+        return pass(Reason::NotVip);
     };
     let opening = flags & (SYN | ACK) == SYN;
     env.count_vip(vip.slot, packet.end as u32, opening);
     if vip.flags & VIP_OBSERVE_SNI != 0 && packet.protocol == TCP {
-        observe(env, packet, opening);
+        return observe(env, packet, *flags, vip.flags & VIP_FILTER_SNI != 0);
     }
-    Reason::Vip
+    pass(Reason::Vip)
 }
 
-/// Counts the ClientHello of a connection once.
+/// Counts the ClientHello of a connection once. With `filter`, one whose name nobody serves goes no
+/// further.
+///
+/// What takes room on the stack or many instructions is out of line, called from here and from one
+/// place only: the stacks of nested calls add up, and each further call is verified again.
 #[inline(always)]
-fn observe<E: Env>(env: &E, packet: &Packet, opening: bool) {
-    if opening {
+fn observe<E: Env>(env: &E, packet: &Packet, flags: u8, filter: bool) -> Verdict {
+    if flags & (SYN | ACK) == SYN {
         // The client took the port anew: its next ClientHello is another connection's.
-        if let Some(flow) = flow(env, packet) {
-            env.forget(&flow);
-        }
-        return;
+        forget(env, packet);
+        return pass(Reason::Vip);
     }
     let transport = packet.transport as usize;
     let Some([offset, _]) = env.reach::<2>(transport + 12) else {
-        return;
+        return pass(Reason::Vip);
     };
     let payload = transport + (offset >> 4) as usize * 4;
     // A bare ACK has nothing to look at; Ethernet's padding behind it is not payload.
-    if payload + 6 > packet.end as usize {
-        return;
+    let start = if payload + 6 > packet.end as usize { None } else { env.reach::<6>(payload) };
+    let begins = start.is_some_and(|start| hello::begins(&start));
+    // What a refused client sends besides the hello again: an alert of its own, nothing, its end.
+    let bare = payload >= packet.end as usize;
+    let after = bare || flags & (FIN | RST) != 0 || start.is_some_and(|start| start[0] == TLS_ALERT);
+    if !begins && !(filter && after) {
+        return pass(Reason::Vip);
     }
-    if env.reach::<6>(payload).is_some_and(|start| hello::begins(&start)) {
-        first_hello(env, packet, payload);
+    let state = FlowState::from(recall(env, packet));
+    let refused = state.kind == FLOW_REFUSED || state.kind == FLOW_CLOSING;
+    if state.kind == FLOW_SEEN || (!begins && !refused) {
+        return pass(Reason::Vip);
+    }
+    let mut next = FlowState { kind: FLOW_SEEN, expects: 0 };
+    let mut reply = Reply::Alert;
+    if begins {
+        // Looked up again when it comes again: the name may be served by now, and a forged hello
+        // must not cost the real one its connection.
+        let reason = hello_name(env, packet, payload);
+        if !refused {
+            env.count(reason);
+            env.note(reason);
+        }
+        if filter && reason == Reason::HelloUnknown && refuse::is_plain(env, packet, payload) {
+            let sequence = env.reach::<4>(transport + 4).map(u32::from_be_bytes).unwrap_or_default();
+            let kind = if refused { state.kind } else { FLOW_REFUSED };
+            next = FlowState { kind, expects: if refused { state.expects } else { sequence } };
+        }
+    } else {
+        next = FlowState { kind: FLOW_CLOSING, ..state };
+        reply = match state.kind {
+            FLOW_REFUSED => Reply::Reset,
+            // Once the stack knows, there is nothing to say to acknowledgements and resets.
+            _ if flags & RST != 0 || (bare && flags & FIN == 0) => Reply::Nothing,
+            _ => Reply::Acknowledge,
+        };
+    }
+    remember(env, packet, next.kind, next.expects);
+    if next.kind == FLOW_SEEN {
+        return pass(Reason::Vip);
+    }
+    let done = turn(env, packet, payload, reply, next.expects);
+    let reason = if reply == Reply::Alert { Reason::SniRefused } else { Reason::SniClosing };
+    let action = match reply {
+        _ if !done => Action::Drop,
+        Reply::Nothing => Action::Drop,
+        Reply::Reset => Action::Pass,
+        Reply::Alert | Reply::Acknowledge => Action::Send,
+    };
+    Verdict { reason, action }
+}
+
+/// What is known of the packet's connection, packed: BPF functions return one number.
+#[inline(never)]
+fn recall<E: Env>(env: &E, packet: &Packet) -> u64 {
+    flow(env, packet).and_then(|flow| env.recall(&flow)).unwrap_or_default().into()
+}
+
+#[inline(never)]
+fn remember<E: Env>(env: &E, packet: &Packet, kind: u32, expects: u32) {
+    if let Some(flow) = flow(env, packet) {
+        env.remember(&flow, FlowState { kind, expects });
     }
 }
 
-/// Out of line for the same reason as [`unusual`].
 #[inline(never)]
-fn first_hello<E: Env>(env: &E, packet: &Packet, payload: usize) {
-    let Some(flow) = flow(env, packet) else {
-        return;
-    };
-    if env.remember(&flow) {
-        let reason = name(env, payload, packet.end as usize - payload);
-        env.count(reason);
-        env.note(reason);
+fn forget<E: Env>(env: &E, packet: &Packet) {
+    if let Some(flow) = flow(env, packet) {
+        env.forget(&flow);
     }
+}
+
+#[inline(never)]
+fn turn<E: Env>(env: &E, packet: &Packet, payload: usize, reply: Reply, expects: u32) -> bool {
+    refuse::turn(env, packet, payload, reply, expects)
+}
+
+#[inline(never)]
+fn hello_name<E: Env>(env: &E, packet: &Packet, payload: usize) -> Reason {
+    name(env, payload, packet.end as usize - payload)
 }
 
 #[inline(always)]
@@ -144,6 +240,9 @@ fn name<E: Env>(env: &E, payload: usize, length: usize) -> Reason {
         Ok(name) => name,
         Err(reason) => return reason,
     };
+    // A name's end may be written with the root's dot; the tables have it without.
+    let dotted = name.length > 1 && bytes.byte(name.offset + name.length - 1) == Some(b'.');
+    let name = ServerName { length: name.length - dotted as usize, ..name };
     if name.length > NAME_LEN {
         return Reason::HelloNameTooLong;
     }
@@ -173,11 +272,11 @@ fn name<E: Env>(env: &E, payload: usize, length: usize) -> Reason {
 #[inline(always)]
 fn flow<E: Env>(env: &E, packet: &Packet) -> Option<FlowKey> {
     let (ip, transport) = (packet.ip as usize, packet.transport as usize);
-    let [a, b, c, d] = env.far::<4>(transport)?;
+    let [a, b, c, d] = env.reach::<4>(transport)?;
     let (source, destination) = if packet.v6 {
-        (words(env.far::<16>(ip + 8)?), words(env.far::<16>(ip + 24)?))
+        (words(env.reach::<16>(ip + 8)?), words(env.reach::<16>(ip + 24)?))
     } else {
-        (mapped(env.far::<4>(ip + 12)?), mapped(env.far::<4>(ip + 16)?))
+        (mapped(env.reach::<4>(ip + 12)?), mapped(env.reach::<4>(ip + 16)?))
     };
     Some(FlowKey {
         source,

@@ -1,15 +1,17 @@
 //! lb-common's surroundings, made of helpers and maps.
 
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
+use aya_ebpf::helpers::generated::{
+    bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+};
 use aya_ebpf::maps::HashMap;
 use aya_ebpf::programs::XdpContext;
 use lb_common::env::{Bytes, Env, Frame, REACH};
-use lb_common::maps::{FlowKey, HELLO_LEN, NAME_LEN, NameKey, VipKey, VipValue};
+use lb_common::maps::{FlowKey, FlowState, HELLO_LEN, NAME_LEN, NameKey, VipKey, VipValue};
 use lb_common::reason::Reason;
 
 use crate::log;
-use crate::maps::{FLOWS, NAME_COUNTERS, NAMES, SCRATCH, VIP_COUNTERS, VIPS, WILDCARDS, count, opaque};
+use crate::maps::{FLOWS, NAME_COUNTERS, NAMES, SCRATCH, VIP_COUNTERS, WILDCARDS, count, opaque, vip};
 
 /// A frame in the kernel. `FORGETFUL`: connections are forgotten as soon as they are remembered,
 /// so that a benchmark can show the same ClientHello again and again.
@@ -74,8 +76,7 @@ impl<const FORGETFUL: bool> Frame for Kernel<FORGETFUL> {
 impl<const FORGETFUL: bool> Env for Kernel<FORGETFUL> {
     #[inline(always)]
     fn vip(&self, key: &VipKey) -> Option<VipValue> {
-        // SAFETY: a torn read is impossible, values are eight aligned bytes and replaced whole.
-        unsafe { VIPS.get(key) }.copied()
+        vip(key)
     }
 
     #[inline(always)]
@@ -109,22 +110,39 @@ impl<const FORGETFUL: bool> Env for Kernel<FORGETFUL> {
     }
 
     #[inline(always)]
-    fn remember(&self, flow: &FlowKey) -> bool {
-        if FLOWS.get_ptr(flow).is_some() {
-            return false;
-        }
-        // A full table evicts; only a lack of memory fails, and then counting twice is all.
-        let _ = FLOWS.insert(flow, 1, 0);
+    fn recall(&self, flow: &FlowKey) -> Option<FlowState> {
+        // SAFETY: a torn read is impossible, values are eight aligned bytes and replaced whole.
+        unsafe { FLOWS.get(flow) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember(&self, flow: &FlowKey, state: FlowState) {
+        // A full table evicts; only a lack of memory fails, and then a hello counts twice, or its
+        // connection ends by its time limit.
+        let _ = FLOWS.insert(flow, state, 0);
         if FORGETFUL {
             self.forget(flow);
         }
-        true
     }
 
     #[inline(always)]
     fn forget(&self, flow: &FlowKey) {
         // Most openings were never there.
         let _ = FLOWS.remove(flow);
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&self, offset: usize, bytes: &[u8; N]) -> bool {
+        let bytes = bytes.as_ptr().cast_mut().cast();
+        // SAFETY: N bytes are given to the helper, which only reads them and checks the offset itself.
+        unsafe { bpf_xdp_store_bytes(self.context, offset as u32, bytes, N as u32) == 0 }
+    }
+
+    #[inline(always)]
+    fn resize(&self, length: usize) -> bool {
+        let change = length as i32 - self.length() as i32;
+        // SAFETY: the helper checks the change itself; packet pointers are made anew for each read.
+        change == 0 || unsafe { bpf_xdp_adjust_tail(self.context, change) == 0 }
     }
 
     #[inline(always)]

@@ -11,17 +11,25 @@ mod log;
 mod maps;
 mod steer;
 
-use aya_ebpf::bindings::xdp_action::XDP_PASS;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_get_numa_node_id;
 use aya_ebpf::macros::{sk_lookup, xdp};
 use aya_ebpf::programs::{SkLookupContext, XdpContext};
-use lb_common::verdict;
+use lb_common::verdict::{self, Action, Verdict};
 
-/// Judges a frame; everything is passed on.
+/// Judges a frame, and does what the verdict says.
 #[xdp(frags)]
 pub fn sluice(context: XdpContext) -> u32 {
-    verdict::judge(&frame::Kernel::<false>::new(&context));
-    XDP_PASS
+    action(verdict::judge(&frame::Kernel::<false>::new(&context)))
+}
+
+#[inline(always)]
+fn action(verdict: Verdict) -> u32 {
+    match verdict.action {
+        Action::Pass => XDP_PASS,
+        Action::Drop => XDP_DROP,
+        Action::Send => XDP_TX,
+    }
 }
 
 /// Gives a connection to a listener.
@@ -35,8 +43,7 @@ pub fn steer(context: SkLookupContext) -> u32 {
 /// `sluice` with a memory for connections that lasts no longer than a frame. For benchmarks only.
 #[xdp(frags)]
 pub fn forgetful(context: XdpContext) -> u32 {
-    verdict::judge(&frame::Kernel::<true>::new(&context));
-    XDP_PASS
+    action(verdict::judge(&frame::Kernel::<true>::new(&context)))
 }
 
 /// Does nothing: the floor that benchmarks subtract.

@@ -3,16 +3,17 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
 use lb_common::maps::{
-    FlowKey, HELLO_LEN, MAX_CPUS, MAX_FLOWS, MAX_NAMES, MAX_VIPS, MAX_WORKERS, NameKey, REASON_SLOTS,
-    ReasonCounters, VipCounters, VipKey, VipValue,
+    FlowKey, FlowState, HELLO_LEN, MAX_CPUS, MAX_FLOWS, MAX_NAMES, MAX_VIPS, MAX_WORKERS, NameKey,
+    REASON_SLOTS, ReasonCounters, VipCounters, VipKey, VipValue,
 };
 use lb_common::reason::Reason;
+use lb_common::vips::{self, CHUNK, CHUNKS, VipChunk};
 
 /// Names are few on most nodes: memory is taken as they come.
 const BPF_F_NO_PREALLOC: u32 = 1;
 
 #[map]
-pub static VIPS: HashMap<VipKey, VipValue> = HashMap::with_max_entries(MAX_VIPS, 0);
+pub static VIPS: Array<VipChunk> = Array::with_max_entries(CHUNKS, 0);
 #[map]
 pub static VIP_COUNTERS: PerCpuArray<VipCounters> = PerCpuArray::with_max_entries(MAX_VIPS, 0);
 #[map]
@@ -24,7 +25,7 @@ pub static WILDCARDS: HashMap<NameKey, u32> = HashMap::with_max_entries(MAX_NAME
 #[map]
 pub static NAME_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * MAX_NAMES, 0);
 #[map]
-pub static FLOWS: LruHashMap<FlowKey, u32> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
+pub static FLOWS: LruHashMap<FlowKey, FlowState> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
 #[map]
 pub static CPU_WORKER: Array<u32> = Array::with_max_entries(MAX_CPUS, 0);
 #[map]
@@ -51,6 +52,16 @@ pub fn count(reason: Reason) {
         // the load and the store, save for sk_lookup, which counts other reasons.
         unsafe { (*counters).0[opaque(reason as u32) as usize & (REASON_SLOTS - 1)] += 1 }
     }
+}
+
+/// What is known of a VIP.
+#[inline(always)]
+pub fn vip(key: &VipKey) -> Option<VipValue> {
+    vips::find(key, |index| {
+        // The map's lookup of an array is inlined; no call is made.
+        let chunk = VIPS.get((index / CHUNK) as u32)?;
+        chunk.0.get(index % CHUNK)
+    })
 }
 
 /// Hides a value's origin from LLVM, so that the bounds check that follows is made on the very

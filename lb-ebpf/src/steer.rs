@@ -8,7 +8,7 @@ use lb_common::reason::Reason;
 use lb_common::verdict::mapped;
 
 use crate::log;
-use crate::maps::{CPU_WORKER, SOCKETS, VIPS, count};
+use crate::maps::{CPU_WORKER, SOCKETS, count, vip};
 
 const AF_INET: u32 = 2;
 
@@ -39,7 +39,7 @@ pub fn steer(context: &SkLookupContext) {
     let address = if v6 { ip6 } else { mapped(ip4.to_ne_bytes()) };
     // local_port is in host order, unlike the addresses.
     let key = VipKey { address, port: (port as u16).to_be(), protocol: TCP, zero: 0 };
-    if VIPS.get_ptr(key).is_none() {
+    if vip(&key).is_none() {
         return;
     }
     // SAFETY: a helper without arguments.

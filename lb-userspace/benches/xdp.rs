@@ -7,10 +7,10 @@ use aya::Ebpf;
 use aya::maps::{HashMap, MapData, PerCpuArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use lb_common::fixtures::{NAME, SUFFIX, client_hello, segment, vips};
-use lb_common::maps::{NameKey, ReasonCounters, VipKey, VipValue};
+use lb_common::maps::{NameKey, ReasonCounters};
 use lb_common::reason::Reason;
 use serde::Serialize;
-use sluice::dataplane::kernel::load;
+use sluice::dataplane::kernel::{VipTable, load};
 
 /// Rounds over all cases; each gives one number per case, of which the median and the least are
 /// shown. Many short ones: the least is then a round in which nothing else ran.
@@ -43,7 +43,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let log = arguments.iter().any(|a| a == "--log");
     let mut programs = load(None, log)?;
-    fill(&mut programs)?;
     let mut cases = cases();
     for case in &cases {
         let program: &mut Xdp = programs.program_mut(case.program).ok_or("no such program")?.try_into()?;
@@ -51,6 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             program.load()?;
         }
     }
+    fill(&mut programs)?;
     for _ in 0..ROUNDS {
         // Interleaved, so that a slow moment of the machine hits every case alike.
         for case in &mut cases {
@@ -150,10 +150,9 @@ fn lines(cases: &mut [Case]) -> Vec<Line> {
 
 /// The fixtures' VIPs among 1,000 names.
 fn fill(programs: &mut Ebpf) -> Result<(), Box<dyn Error>> {
-    let mut table: HashMap<&mut MapData, VipKey, VipValue> =
-        programs.map_mut("VIPS").ok_or("no map VIPS")?.try_into()?;
+    let mut table = VipTable::take(programs)?;
     for (key, value) in vips() {
-        table.insert(key, value, 0)?;
+        table.insert(&key, value)?;
     }
     for (map, name) in [("NAMES", NAME), ("WILDCARDS", SUFFIX)] {
         let mut names: HashMap<&mut MapData, NameKey, u32> =

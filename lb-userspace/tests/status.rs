@@ -514,11 +514,15 @@ async fn rights_are_enough_and_none_is_in_vain() {
     };
     server.apply(secret("one"));
     server.apply(secret("two"));
-    // More Secrets than there are watches of single ones, and a server that offers no streams: lists
+    server.apply(
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "d", "name": "headers"}}),
+    );
+    // More objects than there are watches of single ones, and a server that offers no streams: lists
     // and gets are of use, too.
     server.offer_streams(false);
     let mut many = ingress("many", "sluice", "missing");
     many["spec"]["tls"] = (0..80).map(|n| json!({"secretName": format!("s{n}")})).collect();
+    many["metadata"]["annotations"] = json!({"sluice.dev/custom-headers": "headers"});
     server.apply(many);
     let mut tls = ingress("tls", "sluice", "missing");
     tls["spec"]["tls"] =

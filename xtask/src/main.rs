@@ -59,6 +59,8 @@ enum Benchmark {
     Churn,
     /// The HTTP proxy beside nginx, haproxy, Envoy, Traefik and Caddy, on one core
     L7,
+    /// Requests that fail while all pods are replaced over and over: none
+    Rollout,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -84,6 +86,13 @@ fn main() -> anyhow::Result<()> {
             peers::install();
             // As the image has it.
             command::cargo(["bench", "--profile=dist", "--package=lb-userspace", "--bench=l7", "--"])
+                .args(arguments)
+                .run()
+        }
+        Habit::Bench { name: Benchmark::Rollout, arguments } => {
+            setup::run()?;
+            // What is counted is failures, which a slow proxy has no fewer of.
+            command::cargo(["bench", "--profile=dev", "--package=lb-userspace", "--bench=rollout", "--"])
                 .args(arguments)
                 .run()
         }

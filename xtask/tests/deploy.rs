@@ -71,7 +71,9 @@ fn rights_are_what_is_watched_and_no_more() {
     grant("networking.k8s.io/ingressclasses", &watch);
     grant("discovery.k8s.io/endpointslices", &watch);
     grant("services", &watch);
-    grant("secrets", &["get", "list", "watch"]);
+    for named in ["configmaps", "secrets"] {
+        grant(named, &["get", "list", "watch"]);
+    }
     grant("networking.k8s.io/ingresses/status", &["patch"]);
     grant("events.k8s.io/events", &["create", "patch"]);
     assert_eq!(base["ClusterRole"].len(), 1);

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
-use crate::model::Compat;
+use crate::model::{Compat, SniMode};
+use crate::proxy;
 use crate::status::Address;
 
 /// Where the daemon listens for the other subcommands unless told otherwise.
@@ -114,7 +115,10 @@ pub struct RunArgs {
     /// Number of proxy workers, each pinned to a CPU. Default: one for each CPU.
     #[arg(long, env = "SLUICE_WORKERS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
-    /// Where a JSON line for each request goes.
+    /// The topology zone that the node is in: endpoints whose EndpointSlice has hints for it go first.
+    #[arg(long, env = "SLUICE_ZONE", value_name = "ZONE", help_heading = "Traffic")]
+    pub zone: Option<String>,
+    /// Where a line for each request goes.
     #[arg(
         long,
         env = "SLUICE_ACCESS_LOG",
@@ -123,6 +127,16 @@ pub struct RunArgs {
         help_heading = "Traffic"
     )]
     pub access_log: AccessLog,
+    /// What that line looks like: json, or text with nginx's variables, such as
+    /// '$remote_addr "$request" $status $request_time'. An unknown variable is told with all there are.
+    #[arg(
+        long,
+        env = "SLUICE_ACCESS_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "json",
+        help_heading = "Traffic"
+    )]
+    pub access_log_format: proxy::LogFormat,
     /// Believe X-Forwarded-* headers of peers in this network (CIDR). May be repeated.
     #[arg(
         long,
@@ -132,6 +146,24 @@ pub struct RunArgs {
         help_heading = "Traffic"
     )]
     pub trusted_proxy: Vec<ipnet::IpNet>,
+    /// Connections of peers in this network (CIDR) begin with a PROXY header, version 1 or 2, that
+    /// names the client. May be repeated.
+    #[arg(
+        long,
+        env = "SLUICE_PROXY_PROTOCOL",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        help_heading = "Traffic"
+    )]
+    pub proxy_protocol: Vec<ipnet::IpNet>,
+    /// How many connections one client (IPv4 address or IPv6 /64) may have; further ones are closed
+    /// at once. Default: no limit. Trusted proxies have none.
+    #[arg(long, env = "SLUICE_MAX_CLIENT_CONNECTIONS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_client_connections: Option<u32>,
+    /// How many client connections each worker holds; further ones wait in the listen queue.
+    /// Default: 32768, and never more than the limit of open files allows.
+    #[arg(long, env = "SLUICE_MAX_WORKER_CONNECTIONS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_worker_connections: Option<u32>,
     /// How many seconds open connections may take to end after SIGTERM.
     #[arg(
         long,
@@ -141,6 +173,19 @@ pub struct RunArgs {
         help_heading = "Traffic"
     )]
     pub drain_timeout: u16,
+
+    /// What to do with the server names of TLS connections: off, observe (count them), or filter (and
+    /// answer names that no route or certificate is for with an alert). ADDR[:PORT]=MODE sets it for one
+    /// VIP. May be repeated. Without XDP there is nothing to count, and the proxy filters alone.
+    #[arg(
+        long,
+        env = "SLUICE_SNI",
+        value_name = "[VIP=]MODE",
+        value_delimiter = ',',
+        value_parser = sni_rule,
+        help_heading = "Traffic"
+    )]
+    pub sni: Vec<SniRule>,
 
     /// Serve through ordinary sockets, without the kernel's help.
     #[arg(long, env = "SLUICE_NO_XDP", value_parser = BoolishValueParser::new(), help_heading = "XDP")]
@@ -345,6 +390,30 @@ pub fn vip_address(text: &str) -> Result<VipAddress, String> {
     let address =
         bare.parse().map_err(|_| "not like 198.51.100.10, 198.51.100.10:443 or [2001:db8::1]:443")?;
     Ok(VipAddress { address, port: None })
+}
+
+/// What is done with server names, at one VIP or at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SniRule {
+    /// Where; `None`: everywhere.
+    pub vip: Option<VipAddress>,
+    /// What.
+    pub mode: SniMode,
+}
+
+/// Reads `MODE` or `ADDR[:PORT]=MODE`.
+fn sni_rule(text: &str) -> Result<SniRule, String> {
+    let (vip, mode) = match text.rsplit_once('=') {
+        Some((vip, mode)) => (Some(vip_address(vip)?), mode),
+        None => (None, text),
+    };
+    let mode = match mode {
+        "off" => SniMode::Off,
+        "observe" => SniMode::Observe,
+        "filter" => SniMode::Filter,
+        _ => return Err(format!("{mode:?} is none of off, observe and filter")),
+    };
+    Ok(SniRule { vip, mode })
 }
 
 /// `sluice probe`.
@@ -608,6 +677,12 @@ mod tests {
             ("sluice check d --replay -", true),
             ("sluice check d --replay-host a", false),
             ("sluice run --manifests d --no-xdp --compat both", false),
+            (
+                "sluice run --manifests d --interface a --sni filter,192.0.2.1:8443=off,[::1]:443=observe",
+                true,
+            ),
+            ("sluice run --manifests d --interface a --sni steer", false),
+            ("sluice run --manifests d --interface a --sni x=filter", false),
         ] {
             assert_eq!(Cli::try_parse_from(line.split(' ')).is_ok(), ok, "{line}");
         }

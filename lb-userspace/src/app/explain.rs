@@ -312,7 +312,8 @@ fn answer(asked: &Asked, found: Option<&Found<'_>>, snapshot: &Snapshot, unreach
 fn passed_through(asked: &Asked, snapshot: &Snapshot) -> Option<Answered> {
     let sni = asked.sni().filter(|_| asked.protocol == Protocol::Https)?;
     let covering = snapshot.tls.passthrough.iter().filter(|(pattern, _)| pattern.matches(sni));
-    let (_, key) = covering.min_by(|a, b| a.0.cmp(&b.0))?;
+    let (_, to) = covering.min_by(|a, b| a.0.cmp(&b.0))?;
+    let key = &to.cluster;
     let cluster = snapshot.clusters.get(&**key).filter(|cluster| !cluster.endpoints.is_empty());
     let Some(cluster) = cluster else {
         let text = format!("nothing: TLS is passed through to {key}, which has no endpoint");
@@ -367,15 +368,22 @@ fn listener_view(listener: &Listener, asked: &Asked, snapshot: &Snapshot, xdp: b
             "XDP passes it on as a VIP in proxy mode; sk_lookup gives the connection to the worker \
                         of the CPU it arrives on"
                 .to_owned();
-        if listener.sni == SniMode::Observe {
+        if listener.sni != SniMode::Off {
             text.push_str(&match counted_as(asked, snapshot) {
                 Some(name) => format!("; the ClientHello is counted as {name}"),
+                None if is_refused(listener, asked, snapshot) => {
+                    "; the ClientHello's name is none that Sluice knows: a TLS alert is the answer".to_owned()
+                }
                 None => "; the ClientHello's name is none that Sluice knows".to_owned(),
             });
         }
         text
     } else {
-        "XDP is off: an ordinary socket takes the connection".to_owned()
+        let mut text = "XDP is off: an ordinary socket takes the connection".to_owned();
+        if is_refused(listener, asked, snapshot) {
+            text.push_str(", and the proxy answers a TLS alert: it knows no such name");
+        }
+        text
     };
     ListenerView {
         vip: listener.vip.to_string(),
@@ -385,12 +393,16 @@ fn listener_view(listener: &Listener, asked: &Asked, snapshot: &Snapshot, xdp: b
     }
 }
 
+/// Whether the listener refuses connections that ask for this name.
+fn is_refused(listener: &Listener, asked: &Asked, snapshot: &Snapshot) -> bool {
+    let refuses = |sni: &str| !snapshot.named_hosts().any(|pattern| pattern.matches(sni));
+    listener.sni == SniMode::Filter && asked.sni().is_some_and(refuses)
+}
+
 /// The most specific known pattern that covers the server name, as XDP counts it.
 fn counted_as<'a>(asked: &Asked, snapshot: &'a Snapshot) -> Option<&'a HostPattern> {
     let sni = asked.sni()?;
-    let routes = snapshot.routing.hosts.iter().map(|host| &host.host);
-    let certificates = snapshot.tls.by_host.iter().map(|(pattern, _)| pattern);
-    routes.chain(certificates).filter(|p| **p != HostPattern::Any && p.matches(sni)).min()
+    snapshot.named_hosts().filter(|p| **p != HostPattern::Any && p.matches(sni)).min()
 }
 
 #[cfg(test)]
@@ -407,13 +419,17 @@ mod tests {
     fn snapshot() -> Snapshot {
         let key = |name: &str| ClusterKey::new(ObjectKey::new("d", name), PortRef::Number(80));
         let cluster = |name: &str, endpoints: &[&str]| {
-            let endpoint = |address: &&str| Endpoint {
-                address: address.parse().expect("an address"),
-                zone: None,
-                terminating: false,
-            };
+            let endpoint = |address: &&str| Endpoint::new(address.parse().expect("an address"));
             let endpoints = endpoints.iter().map(endpoint).collect();
-            (key(name), Arc::new(Cluster { key: key(name), protocol: Default::default(), endpoints }))
+            (
+                key(name),
+                Arc::new(Cluster {
+                    key: key(name),
+                    protocol: Default::default(),
+                    endpoints,
+                    care: Default::default(),
+                }),
+            )
         };
         let route = |path: &str, cluster: &str, policy: RoutePolicy| Route {
             ingress: ObjectKey::new("d", "web"),
@@ -541,7 +557,8 @@ mod tests {
     fn passthrough_is_explained() {
         let mut snapshot = snapshot();
         let key = Arc::new(ClusterKey::new(ObjectKey::new("d", "one"), PortRef::Number(80)));
-        let passthrough = vec![(HostPattern::Wildcard("example.com".into()), key)];
+        let to = model::Passthrough { cluster: key, proxy_protocol: None };
+        let passthrough = vec![(HostPattern::Wildcard("example.com".into()), to)];
         snapshot.tls = Arc::new(model::TlsConfig { passthrough, ..Default::default() });
         let table = RouteTable::build(&snapshot.routing);
         let got = explain(&ask("https://red.example.com/x"), &snapshot, &table).expect("fine");

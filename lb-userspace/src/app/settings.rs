@@ -8,7 +8,7 @@ use crate::model::{ClusterKey, Listener, ObjectKey, PortRef, Protocol, SniMode, 
 use crate::objects::is_name;
 use crate::status::Publish;
 
-use super::cli::RunArgs;
+use super::cli::{RunArgs, VipAddress};
 use super::publisher::Plan;
 
 /// Why the arguments make no settings.
@@ -100,7 +100,6 @@ impl Settings {
             Some(dir) => SourceKind::Manifests(dir.clone()),
             None => SourceKind::Kubernetes(args.kubeconfig.clone()),
         };
-        let sni = if args.no_xdp { SniMode::Off } else { SniMode::Observe };
         let vips = vips(args, addresses)?;
         let mut listeners: Vec<_> = vips
             .into_iter()
@@ -108,7 +107,11 @@ impl Settings {
                 let vip = |port| Vip { address, port, transport: Transport::Tcp };
                 [
                     Listener { vip: vip(args.http_port), protocol: Protocol::Http, sni: SniMode::Off },
-                    Listener { vip: vip(args.https_port), protocol: Protocol::Https, sni },
+                    Listener {
+                        vip: vip(args.https_port),
+                        protocol: Protocol::Https,
+                        sni: sni(args, vip(args.https_port)),
+                    },
                 ]
             })
             .collect();
@@ -122,6 +125,19 @@ impl Settings {
             config_map: args.config_map.as_deref().map(config_map_key).transpose()?,
             status: status(args)?,
         })
+    }
+}
+
+/// What the last rule for a VIP says. Counting takes XDP; names are refused without it, too.
+fn sni(args: &RunArgs, vip: Vip) -> SniMode {
+    let covers =
+        |rule: &VipAddress| rule.address == vip.address && rule.port.is_none_or(|port| port == vip.port);
+    let rules = args.sni.iter().rev();
+    let own = rules.clone().find(|rule| rule.vip.as_ref().is_some_and(covers));
+    let rule = own.or_else(|| rules.clone().find(|rule| rule.vip.is_none()));
+    match rule.map(|rule| rule.mode).unwrap_or_default() {
+        SniMode::Observe if args.no_xdp => SniMode::Off,
+        mode => mode,
     }
 }
 
@@ -275,6 +291,26 @@ mod tests {
                 let observed = listener.protocol == Protocol::Https && !line.contains("--no-xdp");
                 assert_eq!(listener.sni == SniMode::Observe, observed, "{line}");
             }
+        }
+    }
+
+    #[test]
+    fn sni_modes() {
+        use SniMode::{Filter, Observe, Off};
+        for (line, expect) in [
+            ("--interface eth0", [Observe, Observe]),
+            ("--interface eth0 --sni filter", [Filter, Filter]),
+            ("--interface eth0 --sni 192.0.2.1=filter --sni off", [Filter, Off]),
+            ("--interface eth0 --sni off,filter,[2001:db8::1]:443=observe", [Filter, Observe]),
+            ("--interface eth0 --sni 192.0.2.1:444=filter", [Observe, Observe]),
+            ("--no-xdp --sni observe", [Off, Off]),
+            ("--no-xdp --sni filter", [Filter, Filter]),
+        ] {
+            let listeners = settings(line).expect(line).listeners;
+            let got: Vec<_> =
+                listeners.iter().filter(|l| l.protocol == Protocol::Https).map(|l| l.sni).collect();
+            assert_eq!(got, expect, "{line}");
+            assert!(listeners.iter().all(|l| l.protocol == Protocol::Https || l.sni == Off), "{line}");
         }
     }
 

@@ -12,6 +12,8 @@ use crate::model::{HostPattern, Protocol, Snapshot, SniMode, Vip};
 pub struct VipEntry {
     /// Whether ClientHellos are parsed and counted.
     pub observe_sni: bool,
+    /// Whether those with a name that is none of the image's are refused. Only with `observe_sni`.
+    pub filter_sni: bool,
 }
 
 /// Everything in the kernel's maps that follows from a snapshot.
@@ -37,15 +39,22 @@ impl MapImage {
             .iter()
             .filter(|listener| !listener.vip.address.is_unspecified())
             .map(|listener| {
-                let observe_sni = listener.protocol == Protocol::Https && listener.sni == SniMode::Observe;
-                (listener.vip, VipEntry { observe_sni })
+                let tls = listener.protocol == Protocol::Https;
+                let observe_sni = tls && listener.sni != SniMode::Off;
+                (listener.vip, VipEntry { observe_sni, filter_sni: tls && listener.sni == SniMode::Filter })
             })
             .take(MAX_VIPS as usize)
             .collect();
         let mut image = Self { vips, ..Self::default() };
         if image.vips.values().any(|vip| vip.observe_sni) {
-            for host in hosts(snapshot) {
-                image.add_name(host);
+            let mut complete = true;
+            for host in snapshot.named_hosts() {
+                complete &= image.add_name(host);
+            }
+            // A name that has no room must not be refused, nor any where a route takes them all. The
+            // proxy knows all names and refuses what is left.
+            if !complete {
+                image.vips.values_mut().for_each(|vip| vip.filter_sni = false);
             }
         }
         image
@@ -56,26 +65,28 @@ impl MapImage {
     pub fn left_out(&self, snapshot: &Snapshot) -> usize {
         let wanted_vips: BTreeSet<_> =
             snapshot.listeners.iter().map(|l| l.vip).filter(|vip| !vip.address.is_unspecified()).collect();
-        let wanted: BTreeSet<_> = hosts(snapshot).filter(|host| **host != HostPattern::Any).collect();
+        let wanted: BTreeSet<_> = snapshot.named_hosts().filter(|host| **host != HostPattern::Any).collect();
         let names = if self.vips.values().any(|vip| vip.observe_sni) { wanted.len() } else { 0 };
         (wanted_vips.len() - self.vips.len()) + names.saturating_sub(self.names.len() + self.wildcards.len())
     }
 
-    fn add_name(&mut self, host: &HostPattern) {
+    /// False: the programs will not know a name of this host. Those that are longer than they look at
+    /// are passed on as too long.
+    fn add_name(&mut self, host: &HostPattern) -> bool {
         let (set, name) = match host {
             HostPattern::Exact(name) => (&mut self.names, name),
             HostPattern::Wildcard(suffix) => (&mut self.wildcards, suffix),
-            HostPattern::Any => return,
+            HostPattern::Any => return false,
         };
-        if name.len() <= NAME_LEN && set.len() < MAX_NAMES as usize {
+        if name.len() > NAME_LEN || set.contains(&**name) {
+            return true;
+        }
+        let room = set.len() < MAX_NAMES as usize;
+        if room {
             set.insert(name.to_string());
         }
+        room
     }
-}
-
-fn hosts(snapshot: &Snapshot) -> impl Iterator<Item = &HostPattern> {
-    let routed = snapshot.routing.hosts.iter().map(|host| &host.host);
-    snapshot.tls.by_host.iter().map(|(host, _)| host).chain(routed)
 }
 
 fn vips<S: serde::Serializer>(vips: &BTreeMap<Vip, VipEntry>, s: S) -> Result<S::Ok, S::Error> {
@@ -138,6 +149,21 @@ mod tests {
             assert_eq!((image.names.len(), image.wildcards.len()), (names, wildcards), "{what}");
             assert_eq!(image.left_out(&snapshot), left_out, "{what}");
             assert_eq!(image.vips.len(), 1, "{what}");
+        }
+        let many: Vec<_> = (0..=MAX_NAMES).map(|number| format!("h{number}.example.com")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        for (what, hosts, filtered) in [
+            ("names", &["a.com", "*.b.com"][..], true),
+            ("a name that is passed on as too long", &[&long], true),
+            ("a route for any host", &["a.com", ""], false),
+            ("as many as there is room for", &many[1..], true),
+            ("one more", &many[..], false),
+        ] {
+            let mut snapshot = snapshot(&https, hosts, &[]);
+            let listener = Listener { sni: SniMode::Filter, ..snapshot.listeners[0] };
+            snapshot.listeners = [listener].into();
+            let entry = MapImage::from_snapshot(&snapshot).vips[&listener.vip];
+            assert_eq!(entry, VipEntry { observe_sni: true, filter_sni: filtered }, "{what}");
         }
         let wildcard_listener =
             snapshot(&[("0.0.0.0:80", Protocol::Http), ("[::]:443", Protocol::Https)], &[], &[]);

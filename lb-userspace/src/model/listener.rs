@@ -53,7 +53,8 @@ pub enum Protocol {
     Https,
 }
 
-/// What XDP does with the ClientHello of a TLS listener.
+/// What is done with the server names that ClientHellos to a TLS listener have; by XDP where it can,
+/// and by the proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SniMode {
@@ -62,6 +63,9 @@ pub enum SniMode {
     /// Parsed once for each connection and counted per name; nothing is changed.
     #[default]
     Observe,
+    /// The same, and a name that no route and no certificate is for is answered with a TLS alert.
+    /// Where a route takes any host, every name has one.
+    Filter,
 }
 
 /// A VIP in proxy mode.

@@ -6,7 +6,7 @@ use imbl::OrdMap;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::{Cluster, ClusterKey, Issue, Listener, TlsConfig, VirtualHost};
+use super::{Cluster, ClusterKey, HostPattern, Issue, Listener, ProxyProtocol, TlsConfig, VirtualHost};
 
 /// Everything that decides which route a request takes. Changes rarely; endpoints aren't in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -33,11 +33,25 @@ pub struct Snapshot {
     /// Peers whose word on the client counts; `None`: those that the node was started with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trusted_proxies: Option<Arc<[IpNet]>>,
+    /// Whose connections begin with a PROXY header; `None`: as the node was started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<Arc<ProxyProtocol>>,
     /// What is wrong, sorted by object.
     pub issues: Arc<[Issue]>,
 }
 
 impl Snapshot {
+    /// The hosts that routes, certificates and passthrough are for, some of them more than once. A
+    /// ClientHello whose name none of them matches is for nobody.
+    pub fn named_hosts(&self) -> impl Iterator<Item = &HostPattern> {
+        let tls = &self.tls;
+        let certificates = tls.by_host.iter().map(|(host, _)| host);
+        let asking = tls.client_auth.iter().map(|(host, _)| host);
+        let passthrough = tls.passthrough.iter().map(|(host, _)| host);
+        let routed = self.routing.hosts.iter().map(|host| &host.host);
+        certificates.chain(asking).chain(passthrough).chain(routed)
+    }
+
     /// The state of a node that knows nothing yet.
     pub fn empty() -> Self {
         Self {
@@ -47,6 +61,7 @@ impl Snapshot {
             clusters: OrdMap::new(),
             tls: Arc::default(),
             trusted_proxies: None,
+            proxy_protocol: None,
             issues: Arc::new([]),
         }
     }

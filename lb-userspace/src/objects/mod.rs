@@ -13,7 +13,9 @@ mod v1beta1;
 
 pub use kind::{Kind, Object};
 pub use parse::{Parsed, parse};
-pub use references::{ANNOTATION_PREFIXES, is_name, secrets_of};
+pub use references::{
+    ANNOTATION_PREFIXES, Reference, is_name, parameters_of, references_of, references_of_settings,
+};
 pub use slice::{Slice, SliceAddress, SliceEndpoint, SlicePort};
 pub use store::{ObjectMap, Objects, differing};
 

@@ -1,42 +1,71 @@
-//! Which Secrets an Ingress names. Only those are ever asked for.
+//! Which Secrets and ConfigMaps other objects name. Only those are ever asked for.
 
-use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
+use super::Kind;
 use crate::model::ObjectKey;
 
 /// What the names of annotations for Sluice begin with; of two that differ in it alone, the first
 /// counts.
 pub const ANNOTATION_PREFIXES: [&str; 2] = ["sluice.dev/", "nginx.ingress.kubernetes.io/"];
 
-/// Annotations that hold the name of a Secret, alone or as `namespace/name`.
-const ANNOTATIONS: [&str; 3] = ["auth-secret", "auth-tls-secret", "proxy-ssl-secret"];
+/// An object that another one names.
+pub type Reference = (Kind, ObjectKey);
 
-/// The Secrets that an Ingress names, sorted, each once. What can't be the name of an object is left
-/// out: it would end up in a path or a selector of a request. Whether an Ingress may use a Secret
-/// of another namespace is for the translation to say.
-pub fn secrets_of(ingress: &Ingress) -> Vec<ObjectKey> {
+/// Annotations that hold the name of an object, alone or as `namespace/name`.
+const ANNOTATIONS: [(&str, Kind); 5] = [
+    ("auth-secret", Kind::Secret),
+    ("auth-tls-secret", Kind::Secret),
+    ("proxy-ssl-secret", Kind::Secret),
+    ("auth-proxy-set-headers", Kind::ConfigMap),
+    ("custom-headers", Kind::ConfigMap),
+];
+
+/// Entries of a cluster's settings that hold the name of a Secret, as `namespace/name`.
+const SETTINGS: [&str; 2] = ["default-certificate", "default-ssl-certificate"];
+
+/// The Secrets and ConfigMaps that an Ingress names, sorted, each once. What can't be the name of an
+/// object is left out: it would end up in a path or a selector of a request. Whether an Ingress may
+/// use an object of another namespace is for the translation to say.
+pub fn references_of(ingress: &Ingress) -> Vec<Reference> {
     let own = ingress.metadata.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
     let tls = ingress.spec.iter().flat_map(|spec| spec.tls.iter().flatten());
-    let tls = tls.filter_map(|tls| tls.secret_name.as_deref()).map(|name| (own, name));
+    let tls = tls.filter_map(|tls| tls.secret_name.as_deref()).map(|name| (Kind::Secret, own, name));
     let annotations = ingress.metadata.annotations.as_ref();
-    let named = annotations.into_iter().flatten().filter(|(name, _)| {
-        ANNOTATION_PREFIXES
-            .iter()
-            .find_map(|prefix| name.strip_prefix(prefix))
-            .is_some_and(|name| ANNOTATIONS.contains(&name))
-    });
-    let annotated = named.map(|(_, value)| {
+    let annotated = annotations.into_iter().flatten().filter_map(|(name, value)| {
+        let name = ANNOTATION_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix))?;
+        let (_, kind) = ANNOTATIONS.iter().find(|(known, _)| *known == name)?;
         let value = value.trim();
-        value.split_once('/').unwrap_or((own, value))
+        let (namespace, name) = value.split_once('/').unwrap_or((own, value));
+        Some((*kind, namespace, name))
     });
-    let mut keys: Vec<_> = tls
-        .chain(annotated)
-        .filter(|(namespace, name)| is_whole_name(namespace) && is_whole_name(name))
-        .map(|(namespace, name)| ObjectKey::new(namespace, name))
-        .collect();
-    keys.sort_unstable();
-    keys.dedup();
-    keys
+    let mut references: Vec<_> =
+        tls.chain(annotated).filter_map(|(kind, namespace, name)| reference(kind, namespace, name)).collect();
+    references.sort_unstable();
+    references.dedup();
+    references
+}
+
+/// The ConfigMap that an IngressClass names as its parameters, if that is what it names.
+pub fn parameters_of(class: &IngressClass) -> Option<ObjectKey> {
+    let parameters = class.spec.as_ref()?.parameters.as_ref()?;
+    let is_core = parameters.api_group.as_deref().unwrap_or_default().is_empty();
+    if !is_core || parameters.kind != Kind::ConfigMap.name() {
+        return None;
+    }
+    reference(Kind::ConfigMap, parameters.namespace.as_deref()?, &parameters.name).map(|(_, key)| key)
+}
+
+/// The Secrets that a ConfigMap names which holds the settings of a cluster.
+pub fn references_of_settings(settings: &ConfigMap) -> Vec<Reference> {
+    let value = |key: &&str| settings.data.as_ref()?.get(*key);
+    let named = SETTINGS.iter().filter_map(value).filter_map(|value| value.trim().split_once('/'));
+    named.filter_map(|(namespace, name)| reference(Kind::Secret, namespace, name)).collect()
+}
+
+fn reference(kind: Kind, namespace: &str, name: &str) -> Option<Reference> {
+    (is_whole_name(namespace) && is_whole_name(name)).then(|| (kind, ObjectKey::new(namespace, name)))
 }
 
 /// Whether `text` has the length and the letters of a DNS subdomain (RFC 1123), as names in Kubernetes do.
@@ -61,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_secrets() {
+    fn names_in_ingresses() {
         let ingress = |tls: &[&str], annotations: serde_json::Value| -> Ingress {
             let tls: Vec<_> = tls.iter().map(|name| json!({ "secretName": name })).collect();
             serde_json::from_value(json!({
@@ -74,6 +103,11 @@ mod tests {
             (&["x", "", "x"][..], json!({}), "a/x"),
             (&[], auth("users"), "a/users"),
             (&["x"], auth(" b/users "), "a/x b/users"),
+            (
+                &["x"],
+                json!({ "sluice.dev/custom-headers": "more", "nginx.ingress.kubernetes.io/auth-proxy-set-headers": "b/x" }),
+                "a/x ConfigMap:a/more ConfigMap:b/x",
+            ),
             (&["x,metadata.name!=y", "../x", "X", "-x", "x."], json!({}), ""),
             (&[], json!({ "sluice.dev/auth-secret": "b/own", "example.com/auth-secret": "no" }), "b/own"),
             (&[], auth("b/c/d"), ""),
@@ -85,9 +119,41 @@ mod tests {
                 "b/ca b/client",
             ),
         ] {
-            let keys: Vec<_> =
-                secrets_of(&ingress(tls, annotations.clone())).iter().map(ToString::to_string).collect();
-            assert_eq!(keys.join(" "), expect, "{tls:?} {annotations}");
+            let shown = |(kind, key): &Reference| match kind {
+                Kind::Secret => key.to_string(),
+                kind => format!("{}:{key}", kind.name()),
+            };
+            let names: Vec<_> = references_of(&ingress(tls, annotations.clone())).iter().map(shown).collect();
+            assert_eq!(names.join(" "), expect, "{tls:?} {annotations}");
+        }
+    }
+
+    #[test]
+    fn names_in_classes_and_settings() {
+        for (parameters, expect) in [
+            (json!({ "kind": "ConfigMap", "namespace": "n", "name": "p" }), Some("n/p")),
+            (json!({ "kind": "ConfigMap", "apiGroup": "", "namespace": "n", "name": "p" }), Some("n/p")),
+            (json!({ "kind": "ConfigMap", "apiGroup": "x.example", "namespace": "n", "name": "p" }), None),
+            (json!({ "kind": "ConfigMap", "name": "p" }), None),
+            (json!({ "kind": "ConfigMap", "namespace": "n", "name": "../p" }), None),
+            (json!({ "kind": "Secret", "namespace": "n", "name": "p" }), None),
+        ] {
+            let class = json!({ "metadata": { "name": "c" }, "spec": { "parameters": parameters } });
+            let class: IngressClass = serde_json::from_value(class).expect("a class");
+            assert_eq!(parameters_of(&class).map(|key| key.to_string()).as_deref(), expect, "{parameters}");
+        }
+        for (data, expect) in [
+            (json!({ "default-ssl-certificate": "n/tls" }), vec!["n/tls"]),
+            (
+                json!({ "default-certificate": " n/tls ", "default-ssl-certificate": "m/tls" }),
+                vec!["n/tls", "m/tls"],
+            ),
+            (json!({ "default-certificate": "tls", "other": "n/tls" }), vec![]),
+            (json!(null), vec![]),
+        ] {
+            let map: ConfigMap = serde_json::from_value(json!({ "data": data })).expect("a ConfigMap");
+            let names: Vec<_> = references_of_settings(&map).iter().map(|(_, key)| key.to_string()).collect();
+            assert_eq!(names, expect, "{data}");
         }
     }
 }

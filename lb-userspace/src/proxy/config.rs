@@ -11,10 +11,11 @@ use ipnet::IpNet;
 use super::balance::CanarySlot;
 use super::cluster::ClusterSlot;
 use super::direct;
+use super::measures::{Measures, Place};
 use super::policy::{Policies, Policy};
 use super::settings::Settings;
-use super::tls::{Termination, TlsBuilder};
-use crate::model::{Backend, ClusterKey, Protocol, Snapshot};
+use super::tls::{ByName, Termination, TlsBuilder, canonical};
+use crate::model::{Backend, ClusterKey, Protocol, ProxyProtocol, Snapshot, SniMode};
 use crate::route::RouteTable;
 
 /// A snapshot in the form that requests need. Parts whose source did not change are taken over
@@ -26,6 +27,8 @@ pub(super) struct Config {
     policies: Arc<Policies>,
     pub(super) tls: Arc<Termination>,
     listeners: Arc<AHashMap<SocketAddr, Protocol>>,
+    /// The names that are served, where a listener refuses others.
+    served_names: Option<Arc<ByName<()>>>,
 }
 
 /// Every cluster of the snapshot.
@@ -40,6 +43,9 @@ pub(super) struct Served {
     pub(super) canary: Option<CanarySlot>,
     /// Requests may take the short way ([`direct`]).
     pub(super) is_plain: bool,
+    /// Where its requests are counted, and those that its canary takes.
+    pub(super) place: Place,
+    pub(super) canary_place: Option<Place>,
     /// That of the backend that gives answers in the place of failures.
     pub(super) pages: Option<Arc<ClusterSlot>>,
 }
@@ -51,6 +57,7 @@ impl Config {
         snapshot: Arc<Snapshot>,
         previous: Option<&Config>,
         tls: &TlsBuilder,
+        measures: &Arc<Measures>,
         workers: usize,
     ) -> Self {
         let clusters = slots(&snapshot, previous, workers);
@@ -67,6 +74,8 @@ impl Config {
                     canary: route.canary.as_ref().and_then(|canary| {
                         Some(CanarySlot::new(canary, slot_of(&clusters, &canary.backend)?))
                     }),
+                    place: measures.place(route, &route.backend),
+                    canary_place: route.canary.as_ref().map(|canary| measures.place(route, &canary.backend)),
                     pages: route
                         .policy
                         .error_pages
@@ -94,7 +103,19 @@ impl Config {
             Some(old) => Arc::clone(&old.listeners),
             None => Arc::new(snapshot.listeners.iter().map(|one| (one.vip.socket(), one.protocol)).collect()),
         };
-        Self { snapshot, table, clusters, policies, tls, listeners }
+        let served_names = served_names(&snapshot, previous);
+        Self { snapshot, table, clusters, policies, tls, listeners, served_names }
+    }
+
+    /// Whether connections to `local` are refused when they ask for names that nobody serves.
+    pub(super) fn refuses_names(&self, local: SocketAddr) -> bool {
+        let listener = || self.snapshot.listeners.iter().find(|one| one.vip.socket() == self.listener(local));
+        self.served_names.is_some() && listener().is_some_and(|one| one.sni == SniMode::Filter)
+    }
+
+    /// Whether anybody serves this name.
+    pub(super) fn serves_name(&self, name: &str) -> bool {
+        self.served_names.as_ref().is_none_or(|names| names.find(Some(&canonical(name))).is_some())
     }
 
     /// Peers whose word on the client counts.
@@ -102,18 +123,25 @@ impl Config {
         self.snapshot.trusted_proxies.as_deref().unwrap_or(&settings.trusted_proxies)
     }
 
+    /// Whose connections begin with a PROXY header.
+    pub(super) fn proxy_protocol<'a>(&'a self, settings: &'a Settings) -> &'a ProxyProtocol {
+        self.snapshot.proxy_protocol.as_deref().unwrap_or(&settings.proxy_protocol)
+    }
+
     /// What is spoken on the listener that a connection came to; `None` when there is no such
     /// listener any more. Wildcard listeners take what no other does.
     pub(super) fn protocol(&self, local: SocketAddr) -> Option<Protocol> {
+        self.listeners.get(&self.listener(local)).copied()
+    }
+
+    /// The address of the listener that takes connections to `local`.
+    fn listener(&self, local: SocketAddr) -> SocketAddr {
         let any = match local.ip() {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
         let exact = SocketAddr::new(local.ip(), local.port());
-        self.listeners
-            .get(&exact)
-            .or_else(|| self.listeners.get(&SocketAddr::new(any, local.port())))
-            .copied()
+        if self.listeners.contains_key(&exact) { exact } else { SocketAddr::new(any, local.port()) }
     }
 
     /// The port that clients of `local`'s address reach https on: 443 if there is a choice.
@@ -129,6 +157,18 @@ impl Config {
         }
         best.unwrap_or(443)
     }
+}
+
+/// The names that are served, if a listener asks for them.
+fn served_names(snapshot: &Snapshot, previous: Option<&Config>) -> Option<Arc<ByName<()>>> {
+    if !snapshot.listeners.iter().any(|listener| listener.sni == SniMode::Filter) {
+        return None;
+    }
+    let same = |old: &&Config| {
+        Arc::ptr_eq(&old.snapshot.tls, &snapshot.tls) && Arc::ptr_eq(&old.snapshot.routing, &snapshot.routing)
+    };
+    let known = previous.filter(same).and_then(|old| old.served_names.clone());
+    known.or_else(|| Some(Arc::new(snapshot.named_hosts().map(|host| (host.clone(), ())).collect())))
 }
 
 /// A slot for each cluster, those of `previous` with their new endpoints. Costs as much as there are

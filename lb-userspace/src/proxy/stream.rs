@@ -37,6 +37,8 @@ pub(super) struct Gate {
     waiting: AtomicWaker,
     tunnel: AtomicBool,
     refused: AtomicU16,
+    /// Bytes that went to the client.
+    written: AtomicU64,
 }
 
 impl Gate {
@@ -48,13 +50,15 @@ impl Gate {
             waiting: AtomicWaker::new(),
             tunnel: AtomicBool::default(),
             refused: AtomicU16::default(),
+            written: AtomicU64::default(),
         })
     }
 
     /// A request has been answered to the last byte, or given up.
-    pub(super) fn complete_one(&self) {
+    pub(super) fn complete_one(&self, now: std::time::Instant) {
         self.completed.store(self.completed.load(Relaxed) + 1, Relaxed);
-        let micros = u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let micros =
+            u64::try_from(Instant::from_std(now).duration_since(self.opened).as_micros()).unwrap_or(u64::MAX);
         self.idle_since.store(micros, Relaxed);
         self.waiting.wake();
     }
@@ -62,6 +66,11 @@ impl Gate {
     /// What follows on this connection is another protocol.
     pub(super) fn open_tunnel(&self) {
         self.tunnel.store(true, Relaxed);
+    }
+
+    /// How many bytes went to the client so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Relaxed)
     }
 
     /// The status that the stream itself answered with, beside hyper.
@@ -121,6 +130,12 @@ impl<S> ClientStream<S> {
             is_stalled: false,
             farewell: None,
             lingering: None,
+        }
+    }
+
+    fn count_write(&self, result: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(count)) = result {
+            self.gate.written.store(self.gate.written() + *count as u64, Relaxed);
         }
     }
 
@@ -352,6 +367,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.count_write(&result);
         self.note_write(result, cx)
     }
 
@@ -361,6 +377,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.count_write(&result);
         self.note_write(result, cx)
     }
 

@@ -54,7 +54,7 @@ pub enum Next {
 #[derive(Debug)]
 struct Entry {
     ingress: Arc<Ingress>,
-    says: BTreeSet<Address>,
+    says: Addresses,
     /// It is ours.
     ours: bool,
     /// It was ours and went over to another class; what we wrote may still have to be taken back.
@@ -69,8 +69,8 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(ingress: Arc<Ingress>) -> Self {
-        let says = of_ingress(&ingress);
+    fn new(ingress: Arc<Ingress>, like: &Addresses) -> Self {
+        let says = says(&ingress, like);
         Self {
             ingress,
             says,
@@ -90,7 +90,7 @@ impl Entry {
             return None;
         }
         let wanted = match (self.ours, self.leaving) {
-            (true, _) => desired.filter(|desired| ***desired != self.says)?.clone(),
+            (true, _) => desired.filter(|desired| **desired != self.says)?.clone(),
             (false, true) if self.is_own_word(desired) => Addresses::default(),
             (false, _) => return None,
         };
@@ -102,8 +102,14 @@ impl Entry {
     /// Whether what it says is what we write or wrote, rather than another controller's word.
     fn is_own_word(&self, desired: Option<&Addresses>) -> bool {
         let mut own = [desired, self.wrote.as_ref()].into_iter().flatten();
-        !self.says.is_empty() && own.any(|own| **own == self.says)
+        !self.says.is_empty() && own.any(|own| *own == self.says)
     }
+}
+
+/// What an Ingress says; the same set as `like` if that is equal. Almost all say the same.
+fn says(ingress: &Ingress, like: &Addresses) -> Addresses {
+    let says = of_ingress(ingress);
+    if says == **like { like.clone() } else { Arc::new(says) }
 }
 
 impl Ledger {
@@ -137,11 +143,13 @@ impl Ledger {
             }
             there
         });
+        let desired = self.desired.as_ref();
+        let mut like = desired.cloned().unwrap_or_default();
         for (key, ingress) in ingresses {
-            let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry::new(ingress.clone()));
+            let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry::new(ingress.clone(), &like));
             if !Arc::ptr_eq(&entry.ingress, ingress) {
                 if entry.ingress.metadata.uid == ingress.metadata.uid {
-                    let says = of_ingress(ingress);
+                    let says = says(ingress, &like);
                     // Whoever wrote after it left, it was not for us to take back.
                     entry.leaving &= says == entry.says;
                     entry.says = says;
@@ -149,15 +157,16 @@ impl Ledger {
                 } else {
                     // Another one of the same name.
                     let (writing, turn) = (entry.writing, entry.turn);
-                    *entry = Entry { writing, turn, ..Entry::new(ingress.clone()) };
+                    *entry = Entry { writing, turn, ..Entry::new(ingress.clone(), &like) };
                 }
             }
+            like.clone_from(&entry.says);
             let ours = owned.contains(key);
             entry.leaving = !ours && (entry.leaving || entry.ours);
             entry.ours = ours;
             // Who does not lead may not know what is published, and only remembers.
-            entry.leaving &= self.desired.is_none() || entry.is_own_word(self.desired.as_ref());
-            if entry.wanted(self.desired.as_ref()).is_some() && !entry.writing && entry.turn.is_none() {
+            entry.leaving &= desired.is_none() || entry.is_own_word(desired);
+            if entry.wanted(desired).is_some() && !entry.writing && entry.turn.is_none() {
                 entry.turn = Some(now);
                 self.turns.insert((now, key.clone()));
             }

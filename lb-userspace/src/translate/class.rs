@@ -8,7 +8,7 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use super::report::issue;
 use super::{Settings, UnknownClass};
 use crate::model::{Compat, Issue, IssueReason, ObjectKey, Severity};
-use crate::objects::{Objects, excerpt};
+use crate::objects::{Objects, excerpt, parameters_of};
 
 /// The annotation that named the class before `spec.ingressClassName` did.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
@@ -180,9 +180,7 @@ fn compat_of_parameters(
             message,
         ));
     };
-    let core = parameters.api_group.as_deref().unwrap_or_default().is_empty();
-    let namespace = parameters.namespace.as_deref().filter(|namespace| !namespace.is_empty());
-    let (true, "ConfigMap", Some(namespace)) = (core, parameters.kind.as_str(), namespace) else {
+    let Some(name) = parameters_of(class) else {
         say(
             Severity::Warning,
             format!(
@@ -193,7 +191,6 @@ fn compat_of_parameters(
         );
         return None;
     };
-    let name = ObjectKey::new(namespace, parameters.name.as_str());
     let Some(map) = objects.config_maps.get(&name) else {
         let message = format!("ConfigMap {name} does not exist; the node's own defaults apply. Create it.");
         say(Severity::Error, message);

@@ -3,14 +3,15 @@
 //! Depends on nothing but the object and the class's defaults, so that results may be kept for as
 //! long as the object is the same.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressRule, IngressSpec};
 
 use super::annotations::{Annotations, Defaults};
+use super::by_host::ByHost;
 use super::path::{self, Closing, RulePath};
 use super::report::issue;
+use super::shared::Shared;
 use crate::model::{
     ClusterKey, Compat, HostPattern, Issue, IssueReason, ObjectKey, PortRef, Severity, Unavailable, Via,
 };
@@ -22,9 +23,9 @@ pub(super) struct Draft {
     /// `creationTimestamp`, nanoseconds since 1970. Manifests have none and come last.
     created: i128,
     pub(super) compat: Compat,
-    pub(super) annotations: Annotations,
+    pub(super) annotations: Arc<Annotations>,
     /// In the order of the manifest, host by host.
-    pub(super) rules: BTreeMap<HostPattern, Vec<Rule>>,
+    pub(super) rules: ByHost<Vec<Rule>>,
     pub(super) tls: Vec<Tls>,
     pub(super) issues: Vec<Issue>,
 }
@@ -68,7 +69,12 @@ pub(super) struct Tls {
 }
 
 impl Draft {
-    pub(super) fn new(key: &ObjectKey, ingress: &Ingress, defaults: &Defaults) -> Self {
+    pub(super) fn new(
+        key: &ObjectKey,
+        ingress: &Ingress,
+        defaults: &Defaults,
+        shared: &mut Shared<Annotations>,
+    ) -> Self {
         let mut issues = Vec::new();
         let annotations =
             Annotations::read(key, ingress.metadata.annotations.as_ref(), defaults, &mut issues);
@@ -77,8 +83,8 @@ impl Draft {
             key: key.clone(),
             created: created.map_or(i128::MAX, |time| time.0.as_nanosecond()),
             compat: defaults.compat,
-            annotations,
-            rules: BTreeMap::new(),
+            annotations: shared.get(annotations),
+            rules: ByHost::default(),
             tls: Vec::new(),
             issues,
         };
@@ -99,7 +105,7 @@ impl Draft {
             spec.default_backend.as_ref().map(|backend| self.backend(backend, "spec.defaultBackend"));
         let rules = spec.rules.as_deref().unwrap_or_default();
         if rules.is_empty() {
-            self.rules.insert(HostPattern::Any, Vec::new());
+            self.rules.entry(HostPattern::Any);
             if fallback.is_none() {
                 self.say(
                     Severity::Warning,
@@ -144,7 +150,7 @@ impl Draft {
                 (None, None) => (Slot::Open, DraftBackend::Unavailable(Unavailable::InvalidBackend)),
             };
             found.push(Rule { place: format!("rules[{r}]").into(), slot, backend });
-            self.rules.entry(host).or_default().append(&mut found);
+            self.rules.entry(host).append(&mut found);
             return;
         };
         if http.paths.is_empty() {
@@ -166,7 +172,7 @@ impl Draft {
             let backend = self.backend(&path.backend, &format!("spec.{place}.backend"));
             found.push(Rule { place: place.into(), slot, backend });
         }
-        self.rules.entry(host).or_default().append(&mut found);
+        self.rules.entry(host).append(&mut found);
     }
 
     fn read_tls(&mut self, spec: &IngressSpec) {
@@ -190,7 +196,7 @@ impl Draft {
             }
             if tls.hosts.as_ref().is_none_or(Vec::is_empty) {
                 // Without hosts the entry is for all hosts of the Ingress.
-                hosts.extend(self.rules.keys().cloned());
+                hosts.extend(self.rules.hosts().cloned());
             }
             hosts.sort_unstable();
             hosts.dedup();

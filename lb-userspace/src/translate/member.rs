@@ -20,7 +20,7 @@ pub(super) struct Member {
 #[derive(PartialEq)]
 pub(super) struct Refers {
     /// Without what depends on the host.
-    policy: RoutePolicy,
+    policy: Arc<RoutePolicy>,
     /// Statuses whose answers come from another cluster, which also steps in for clusters without an
     /// endpoint.
     pub(super) error_pages: Option<(Vec<u16>, ClusterKey)>,
@@ -89,7 +89,7 @@ impl Member {
             https_redirect: self.redirects(has_tls).then_some(HTTPS_REDIRECT),
             // Browsers take it from hosts that they reached over https only, and then for good.
             hsts: self.refers.policy.hsts.filter(|_| has_tls),
-            ..self.refers.policy.clone()
+            ..RoutePolicy::clone(&self.refers.policy)
         }
     }
 }

@@ -11,7 +11,9 @@
 //! not differ from the previous snapshot keeps its `Arc`; readers compare by pointer.
 
 pub mod annotations;
+mod by_host;
 mod canary;
+mod care;
 mod class;
 mod clusters;
 mod config_map;
@@ -19,10 +21,10 @@ mod ingress;
 mod member;
 mod merge;
 mod path;
-mod policies;
 mod report;
 mod secrets;
 mod service;
+mod shared;
 mod slash;
 mod standin;
 mod tls;
@@ -32,8 +34,9 @@ mod translator;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use crate::model::{ClusterKey, Compat, Issue, Listener, ObjectKey, Snapshot};
+use crate::model::{Care, ClusterKey, Compat, Issue, Listener, ObjectKey, Snapshot};
 use crate::objects::Objects;
 
 pub use config_map::{ClassDefaults, ClusterSettings};
@@ -77,6 +80,10 @@ pub struct Settings {
     pub default_certificate: Option<ObjectKey>,
     /// The ConfigMap whose entries go over these settings while it is there: [`ClusterSettings`].
     pub config_map: Option<ObjectKey>,
+    /// The topology zone that the node is in: endpoints whose hints name it go first.
+    pub zone: Option<Arc<str>>,
+    /// How endpoints are watched and spared where their Service says nothing.
+    pub care: Arc<Care>,
 }
 
 impl Default for Settings {
@@ -92,6 +99,8 @@ impl Default for Settings {
             default_backend: None,
             default_certificate: None,
             config_map: None,
+            zone: None,
+            care: Arc::default(),
         }
     }
 }

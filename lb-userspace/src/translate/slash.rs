@@ -37,7 +37,7 @@ pub(super) fn redirect(host: &mut Host, ground: &mut Ground<'_>) {
             path: exact.clone(),
             backend: Backend::Answered,
             canary: None,
-            policy: ground.policies.shared(policy),
+            policy: ground.policies.get(policy),
             ..route.clone()
         };
         host.taken.insert(exact, host.rules.routes.len());

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::member::Member;
-use super::policies::Policies;
 use super::report::issue;
+use super::shared::Shared;
 use crate::model::{
     Backend, HostPattern, Issue, IssueReason, PathMatch, Redirect, Route, RoutePolicy, Severity, Template,
     TemplatePart, Variable, VirtualHost,
@@ -43,7 +43,7 @@ impl StandIns {
     pub(super) fn new(
         members: &[&Member],
         hosts: &Hosts<'_>,
-        policies: &mut Policies,
+        policies: &mut Shared<RoutePolicy>,
         previous: &Self,
     ) -> Self {
         let mut all = Self::default();
@@ -51,7 +51,7 @@ impl StandIns {
             all.add_aliases(member, hosts, previous);
         }
         for member in members.iter().filter(|member| member.draft.annotations.www_redirect) {
-            for host in member.draft.rules.keys() {
+            for host in member.draft.rules.hosts() {
                 all.add_www(member, host, hosts, policies, previous);
             }
         }
@@ -60,7 +60,7 @@ impl StandIns {
 
     fn add_aliases(&mut self, member: &Member, hosts: &Hosts<'_>, previous: &Self) {
         let aliases = &member.draft.annotations.aliases;
-        let mut named = member.draft.rules.keys().filter(|host| **host != HostPattern::Any);
+        let mut named = member.draft.rules.hosts().filter(|host| **host != HostPattern::Any);
         let Some((source, rules)) = named.clone().find_map(|host| Some((host, hosts(host)?))) else { return };
         if !aliases.is_empty() && named.nth(1).is_some() {
             self.say(
@@ -72,7 +72,7 @@ impl StandIns {
         }
         let size = rules.routes.len() + rules.shadowed.len() + 1;
         for (n, alias) in aliases.iter().enumerate() {
-            if member.draft.rules.contains_key(alias) {
+            if member.draft.rules.contains(alias) {
                 continue;
             }
             if (n + 1) * size > MAX_COPIES {
@@ -119,7 +119,7 @@ impl StandIns {
         member: &Member,
         host: &HostPattern,
         hosts: &Hosts<'_>,
-        policies: &mut Policies,
+        policies: &mut Shared<RoutePolicy>,
         previous: &Self,
     ) {
         let HostPattern::Exact(name) = host else { return };
@@ -150,7 +150,7 @@ impl StandIns {
             path: PathMatch::Prefix("/".into()),
             backend: Backend::Answered,
             canary: None,
-            policy: policies.shared(policy),
+            policy: policies.get(policy),
         };
         let rules =
             VirtualHost { host: other.clone(), routes: vec![route], fallback: None, shadowed: Vec::new() };

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, HashMap, Map, MapData};
-use lb_common::maps::{LAYOUT, LAYOUT_MAP, VipKey, VipValue};
+use aya::maps::{Array, Map, MapData};
+use lb_common::maps::{LAYOUT, LAYOUT_MAP};
+use lb_common::vips::{CHUNKS, TAKEN, VipChunk, VipPlace};
 use sluice::dataplane::diff::Op;
 use sluice::dataplane::image::MapImage;
 use sluice::dataplane::kernel::{self, Dataplane, KernelError, XdpMode};
@@ -43,9 +44,14 @@ fn what_somebody_else_changed_is_repaired() {
     dataplane.apply(&image()).expect("apply");
     let data = MapData::from_pin(node.pin_dir.join("VIPS")).expect("pin");
     let map = Map::from_map_data(data).expect("map");
-    let mut vips: HashMap<_, VipKey, VipValue> = map.try_into().expect("hash map");
-    let key = vips.keys().next().expect("a VIP").expect("readable");
-    vips.remove(&key).expect("remove");
+    let mut vips: Array<_, VipChunk> = map.try_into().expect("array");
+    let taken =
+        |index: &u32| vips.get(index, 0).expect("readable").0.iter().any(|place| place.state == TAKEN);
+    let index = (0..CHUNKS).find(taken).expect("a VIP");
+    let mut chunk = vips.get(&index, 0).expect("readable");
+    let place = chunk.0.iter_mut().find(|place| place.state == TAKEN).expect("a VIP");
+    *place = VipPlace::default();
+    vips.set(index, chunk, 0).expect("set");
     let differences = dataplane.verify(&image()).expect("verify");
     assert!(matches!(differences[..], [ref d] if matches!(d.repair, Op::SetVip(..))), "{differences:?}");
     assert_eq!(dataplane.apply(&image()).expect("apply").set, 1);

@@ -143,7 +143,7 @@ pub fn image() -> MapImage {
             .into_iter()
             .flat_map(|address| [(address, 80), (address, 443)])
             .map(|(address, port)| {
-                let entry = VipEntry { observe_sni: port == 443 };
+                let entry = VipEntry { observe_sni: port == 443, ..VipEntry::default() };
                 (vip(&format!("{address}:{port}")), entry)
             })
             .collect(),

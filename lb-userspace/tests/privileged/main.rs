@@ -2,6 +2,7 @@
 
 mod app;
 mod e2e;
+mod filter;
 mod kernel;
 mod kernel_fixtures;
 mod kernel_modes;

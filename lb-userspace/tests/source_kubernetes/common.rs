@@ -63,6 +63,7 @@ pub fn names(update: &Update) -> BTreeSet<String> {
     all.extend(objects.services.keys().map(|key| format!("service {}", key.name)));
     all.extend(objects.slices().keys().map(|key| format!("slice {}", key.name)));
     all.extend(objects.secrets.keys().map(|key| format!("secret {}", key.name)));
+    all.extend(objects.config_maps.keys().map(|key| format!("map {}", key.name)));
     all
 }
 

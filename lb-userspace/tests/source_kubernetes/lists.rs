@@ -1,9 +1,7 @@
 //! Lists, watches, and what is handed on.
 
-use serde_json::json;
-use sluice::model::ObjectKey;
 use sluice::source::Update;
-use sluice::source::kubernetes::{self, Settings};
+use sluice::source::kubernetes;
 
 use crate::api_server::{ApiServer, Fault};
 use crate::common::*;
@@ -89,36 +87,5 @@ async fn a_stream_that_does_not_work_out_is_a_list_in_pages() {
         assert!(updates.borrow().health.is_ok(), "{what}: it was only asked for in another way");
         assert_eq!(server.count("list", "services"), 3, "{what}");
         assert_eq!(server.count("list", "ingresses"), 0, "{what}: the others are streams all the same");
-    }
-}
-
-#[tokio::test]
-async fn follows_its_own_config_map() {
-    let config_map = |name: &str, value: &str| {
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "web", "name": name},
-            "data": {"a": value}})
-    };
-    for streams in [true, false] {
-        let server = server(streams).await;
-        server.apply(config_map("other", "x"));
-        let key = ObjectKey::new("web", "sluice");
-        let settings = Settings { config_map: Some(key.clone()), ..settings() };
-        let mut updates = kubernetes::watch(server.client(), settings);
-        let first = until(&mut updates, "synced", |u| u.synced).await;
-        assert!(first.objects.config_maps.is_empty(), "{first:?}");
-        let mut until_value = async |value: Option<&str>| {
-            let now = |u: &Update| {
-                let all = &u.objects.config_maps;
-                assert!(all.len() <= 1, "only its own");
-                all.get(&key).and_then(|map| map.data.clone()).and_then(|mut data| data.remove("a"))
-            };
-            until(&mut updates, "the settings", |u| now(u).as_deref() == value).await;
-        };
-        for value in ["one", "two"] {
-            server.apply(config_map("sluice", value));
-            until_value(Some(value)).await;
-        }
-        server.delete(&config_map("sluice", ""));
-        until_value(None).await;
     }
 }

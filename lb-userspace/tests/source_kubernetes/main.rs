@@ -8,4 +8,4 @@ mod bad_input;
 mod common;
 mod lists;
 mod outages;
-mod secrets;
+mod singles;

@@ -105,7 +105,7 @@ async fn serve(
     mut stopped: oneshot::Receiver<()>,
 ) {
     // Of two Secrets, one so takes the way of those that are beyond the bound.
-    let settings = kubernetes::Settings { secret_watches: 1, ..kubernetes::Settings::default() };
+    let settings = kubernetes::Settings { single_watches: 1, ..kubernetes::Settings::default() };
     let mut updates = kubernetes::watch(client, settings);
     let mut snapshot = Arc::new(Snapshot::empty());
     loop {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::Result;
@@ -43,10 +44,14 @@ impl Authority {
 
     /// A client that trusts this authority alone and offers the protocols `alpn`.
     pub fn client(&self, alpn: &[&str]) -> Arc<ClientConfig> {
+        self.client_with(rustls::crypto::aws_lc_rs::default_provider(), alpn)
+    }
+
+    /// The same with this cryptography: key exchanges in the order that the client prefers.
+    pub fn client_with(&self, provider: CryptoProvider, alpn: &[&str]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).expect("an authority's certificate, just made");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider);
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider));
         let builder =
             builder.with_safe_default_protocol_versions().expect("the provider has TLS 1.2 and 1.3");
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();

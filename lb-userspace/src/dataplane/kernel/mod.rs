@@ -12,12 +12,14 @@ mod logs;
 mod pins;
 mod tables;
 pub mod vip_routes;
+mod vip_table;
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, MapData, SockMap};
-use aya::programs::{SkLookup, Xdp};
+use aya::programs::{ProgramError, SkLookup, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::Level;
 use lb_common::maps::{LAYOUT, LAYOUT_MAP, MAX_CPUS, MAX_WORKERS};
@@ -27,6 +29,7 @@ pub use counters::{Counters, NameCount, VipCount};
 pub use error::KernelError;
 pub use links::XdpMode;
 pub use pins::{Lock, remove};
+pub use vip_table::VipTable;
 
 use super::diff::{Op, diff};
 use super::image::MapImage;
@@ -154,10 +157,10 @@ impl Dataplane {
         let cpu_worker = take(&mut programs, "CPU_WORKER")?;
 
         let xdp: &mut Xdp = program(&mut programs, "sluice")?;
-        xdp.load().map_err(KernelError::program("sluice"))?;
+        verify(|| xdp.load()).map_err(KernelError::program("sluice"))?;
         let interfaces = links::attach_xdp(xdp, &settings)?;
         let steer: &mut SkLookup = program(&mut programs, "steer")?;
-        steer.load().map_err(KernelError::program("steer"))?;
+        verify(|| steer.load()).map_err(KernelError::program("steer"))?;
         links::attach_steer(steer, &settings)?;
 
         let layout = format!("{LAYOUT:016x}");
@@ -201,6 +204,7 @@ impl Dataplane {
     /// # Errors
     /// The first write that fails; those before it stay done, and the next call goes on from there.
     pub fn apply(&mut self, want: &MapImage) -> Result<Applied, KernelError> {
+        self.tables.refresh()?;
         let have = self.tables.read()?;
         let mut applied = Applied::default();
         for op in diff(&have, want) {
@@ -260,6 +264,21 @@ pub fn load(pin_dir: Option<&Path>, log: bool) -> Result<Ebpf, KernelError> {
     let level = if log { Level::Debug as u8 } else { 0 };
     loader.override_global(aya_log::LEVEL, &level, true);
     loader.load(OBJECT).map_err(|error| KernelError::Load(Box::new(error)))
+}
+
+/// Loads a program, and tries again where the verifier was interrupted: any signal to the process ends
+/// its work, and it tells so by EAGAIN.
+fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const TRIES: usize = 10;
+    let interrupted = |error: &ProgramError| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::WouldBlock);
+    let mut result = load();
+    for _ in 1..TRIES {
+        if !result.as_ref().is_err_and(interrupted) {
+            break;
+        }
+        result = load();
+    }
+    result
 }
 
 fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(

@@ -10,17 +10,18 @@ use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use lb_common::maps::{
-    MAX_NAMES, MAX_VIPS, NameKey, ReasonCounters, VIP_OBSERVE_SNI, VipCounters, VipKey, VipValue,
+    MAX_NAMES, MAX_VIPS, NameKey, ReasonCounters, VIP_FILTER_SNI, VIP_OBSERVE_SNI, VipCounters, VipKey,
+    VipValue,
 };
 use lb_common::reason::Reason;
 
-use super::{Counters, KernelError, NameCount, VipCount, take};
+use super::{Counters, KernelError, NameCount, VipCount, VipTable, take};
 use crate::dataplane::diff::Op;
 use crate::dataplane::image::{MapImage, VipEntry};
 use crate::model::{Transport, Vip};
 
 pub(super) struct Tables {
-    vips: HashMap<MapData, VipKey, VipValue>,
+    vips: VipTable,
     vip_counters: PerCpuArray<MapData, VipCounters>,
     names: HashMap<MapData, NameKey, u32>,
     wildcards: HashMap<MapData, NameKey, u32>,
@@ -34,7 +35,7 @@ pub(super) struct Tables {
 impl Tables {
     pub(super) fn take(programs: &mut Ebpf) -> Result<Self, KernelError> {
         let mut tables = Self {
-            vips: take(programs, "VIPS")?,
+            vips: VipTable::take(programs)?,
             vip_counters: take(programs, "VIP_COUNTERS")?,
             names: take(programs, "NAMES")?,
             wildcards: take(programs, "WILDCARDS")?,
@@ -44,7 +45,7 @@ impl Tables {
             free_names: (0..2 * MAX_NAMES).collect(),
             cpus: nr_cpus().map_err(|(path, source)| KernelError::PinDir { path: path.into(), source })?,
         };
-        for (_, value) in entries("VIPS", &tables.vips)? {
+        for (_, value) in tables.vips.entries()? {
             tables.free_vips.remove(&value.slot);
         }
         for (name, map) in [("NAMES", &tables.names), ("WILDCARDS", &tables.wildcards)] {
@@ -55,8 +56,13 @@ impl Tables {
         Ok(tables)
     }
 
+    /// Looks at what somebody else may have changed.
+    pub(super) fn refresh(&mut self) -> Result<(), KernelError> {
+        self.vips.refresh()
+    }
+
     pub(super) fn read(&self) -> Result<MapImage, KernelError> {
-        let vips = entries("VIPS", &self.vips)?;
+        let vips = self.vips.entries()?;
         let names = |name, map| -> Result<_, KernelError> {
             Ok(entries(name, map)?.into_iter().map(|(key, _)| text(&key)).collect())
         };
@@ -71,7 +77,7 @@ impl Tables {
         match op {
             Op::SetVip(vip, entry) => self.set_vip(vip, *entry),
             Op::DeleteVip(vip) => {
-                if let Some(value) = delete("VIPS", &mut self.vips, &vip_key(vip))? {
+                if let Some(value) = self.vips.remove(&vip_key(vip))? {
                     self.free_vips.insert(value.slot);
                 }
                 Ok(())
@@ -100,7 +106,7 @@ impl Tables {
         let verdicts = Reason::ALL.iter().map(|reason| (reason.name(), sum(*reason as usize))).collect();
 
         let mut vips = Vec::new();
-        for (key, value) in entries("VIPS", &self.vips)? {
+        for (key, value) in self.vips.entries()? {
             let cpus = self.vip_counters.get(&value.slot, 0).map_err(KernelError::map("VIP_COUNTERS"))?;
             vips.push(VipCount {
                 vip: vip(&key),
@@ -127,22 +133,22 @@ impl Tables {
 
     fn set_vip(&mut self, vip: &Vip, entry: VipEntry) -> Result<(), KernelError> {
         let key = vip_key(vip);
-        let (slot, known) = match self.vips.get(&key, 0) {
-            Ok(value) => (value.slot, true),
-            Err(_) => {
+        let (slot, known) = match self.vips.get(&key) {
+            Some(value) => (value.slot, true),
+            None => {
                 let slot = self.free_vips.pop_first().ok_or(KernelError::Full("VIPS"))?;
                 let zeros = vec![VipCounters::default(); self.cpus];
                 reset("VIP_COUNTERS", &mut self.vip_counters, slot, zeros)?;
                 (slot, false)
             }
         };
-        let flags = if entry.observe_sni { VIP_OBSERVE_SNI } else { 0 };
-        self.vips.insert(key, VipValue { slot, flags }, 0).map_err(|error| {
-            if !known {
-                self.free_vips.insert(slot);
-            }
-            KernelError::map("VIPS")(error)
-        })
+        let flag = |on, flag| if on { flag } else { 0 };
+        let flags = flag(entry.observe_sni, VIP_OBSERVE_SNI) | flag(entry.filter_sni, VIP_FILTER_SNI);
+        let inserted = self.vips.insert(&key, VipValue { slot, flags });
+        if inserted.is_err() && !known {
+            self.free_vips.insert(slot);
+        }
+        inserted
     }
 }
 
@@ -220,7 +226,10 @@ fn vip(key: &VipKey) -> Vip {
 }
 
 fn entry(value: VipValue) -> VipEntry {
-    VipEntry { observe_sni: value.flags & VIP_OBSERVE_SNI != 0 }
+    VipEntry {
+        observe_sni: value.flags & VIP_OBSERVE_SNI != 0,
+        filter_sni: value.flags & VIP_FILTER_SNI != 0,
+    }
 }
 
 fn name_key(name: &str) -> Result<NameKey, KernelError> {

@@ -167,6 +167,9 @@ fn kind(name: &[u8], value: &[u8]) -> Kind {
             false => Kind::Unusual,
         },
         10 if is("keep-alive") => Kind::Dropped,
+        // Good for something only if both are good.
+        10 if is("tracestate") => Kind::Unusual,
+        11 if is("traceparent") => Kind::Unusual,
         // gRPC's answers have a form of their own.
         12 if is("content-type") => Kind::Unusual,
         12 if is("x-request-id") => Kind::Dropped,

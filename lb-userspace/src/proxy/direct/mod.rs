@@ -71,7 +71,10 @@ where
             Next::End => break,
         }
     }
-    let _ = stream.shutdown().await;
+    // Whoever was refused has been told; a plain connection ends well enough by being closed.
+    if client.tls {
+        let _ = stream.shutdown().await;
+    }
     None
 }
 
@@ -120,6 +123,7 @@ where
     };
     let mut finish = Finish::new(client);
     worker.counters.direct.add(1);
+    finish.place = plain.found.served.place.index();
     let mut ahead = Bytes::new();
     let is_head = plain.method == Method::HEAD;
     let answered = {

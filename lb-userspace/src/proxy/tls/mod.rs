@@ -26,9 +26,9 @@ use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 pub(super) use chain::{Authorities, Unverified};
 pub(super) use client_auth::{CertificateRefusal, ClientTls};
 
-use crate::model::{Certificate, ClientAuth, ClusterKey, TlsConfig};
+use crate::model::{Certificate, ClientAuth, Passthrough, TlsConfig};
 use client_auth::Authority;
-use names::ByName;
+pub(super) use names::ByName;
 use resolver::SniResolver;
 
 /// Why a certificate can't be used.
@@ -173,7 +173,7 @@ pub(super) struct Termination {
     /// For names that are not in `asking`.
     config: Arc<ServerConfig>,
     asking: ByName<Asking>,
-    passthrough: ByName<Arc<ClusterKey>>,
+    passthrough: ByName<Passthrough>,
 }
 
 /// For names whose clients are asked for a certificate.
@@ -213,8 +213,8 @@ impl Termination {
         !self.passthrough.is_empty()
     }
 
-    /// The cluster that the connections for a name go to as they are.
-    pub(super) fn passthrough(&self, name: &str) -> Option<&Arc<ClusterKey>> {
+    /// Where the connections for a name go as they are.
+    pub(super) fn passthrough(&self, name: &str) -> Option<&Passthrough> {
         self.passthrough.find(Some(&canonical(name)))
     }
 }
@@ -225,7 +225,7 @@ fn server_name<'a>(hello: &'a ClientHello<'a>) -> Option<Cow<'a, str>> {
 }
 
 /// Lower case, without trailing dot.
-fn canonical(name: &str) -> Cow<'_, str> {
+pub(super) fn canonical(name: &str) -> Cow<'_, str> {
     let name = name.strip_suffix('.').unwrap_or(name);
     match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
         true => name.to_ascii_lowercase().into(),

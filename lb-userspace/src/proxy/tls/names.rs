@@ -6,7 +6,7 @@ use crate::model::HostPattern;
 
 /// Values by name: the exact name's, then the wildcard's, then the one for any name and for none.
 #[derive(Debug)]
-pub(super) struct ByName<T> {
+pub(in crate::proxy) struct ByName<T> {
     exact: AHashMap<Box<str>, T>,
     wildcard: AHashMap<Box<str>, T>,
     any: Option<T>,
@@ -18,7 +18,7 @@ impl<T> ByName<T> {
     }
 
     /// The value for a name in lower case, without trailing dot.
-    pub(super) fn find(&self, name: Option<&str>) -> Option<&T> {
+    pub(in crate::proxy) fn find(&self, name: Option<&str>) -> Option<&T> {
         let named =
             name.and_then(|name| self.exact.get(name).or_else(|| self.wildcard.get(name.split_once('.')?.1)));
         named.or(self.any.as_ref())

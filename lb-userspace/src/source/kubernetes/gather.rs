@@ -11,15 +11,17 @@ use tokio::time::{Instant, sleep_until};
 use super::api::Collection;
 use super::decode::Event;
 use super::reflector::{Change, Told};
-use super::secrets::Secrets;
+use super::singles::Singles;
 use super::{KINDS, Settings, Starter};
 use crate::model::{Issue, ObjectKey, ObjectRef};
-use crate::objects::{Kind, Object, Objects, secrets_of};
+use crate::objects::{
+    Kind, Object, Objects, Reference, parameters_of, references_of, references_of_settings,
+};
 use crate::source::{Health, Update, now_unix};
 
-/// An update waits this long at most for a Secret that an Ingress has just begun to name. Without
+/// An update waits this long at most for an object that another has just begun to name. Without
 /// the wait, an Ingress that moves to another Secret would be without certificate for a moment.
-const SECRET_PATIENCE: Duration = Duration::from_secs(1);
+const SINGLE_PATIENCE: Duration = Duration::from_secs(1);
 /// The first update waits this long for single objects. Longer would let whoever may name a Secret
 /// that can't be read keep the node out of service.
 const FIRST_PATIENCE: Duration = Duration::from_secs(5);
@@ -33,7 +35,7 @@ pub struct Gatherer {
     collections: BTreeMap<Arc<Collection>, State>,
     /// Objects that can't be read.
     bad: BTreeMap<ObjectRef, Issue>,
-    secrets: Secrets,
+    singles: Singles,
     synced: bool,
     since: Option<i64>,
 }
@@ -55,8 +57,12 @@ impl Gatherer {
             Update { objects: Arc::default(), issues: Vec::new(), synced: false, health: Health::Ok };
         let (sender, receiver) = watch::channel(update);
         let settings = starter.settings.clone();
-        let mut secrets = Secrets::new(starter);
-        settings.default_certificate.iter().for_each(|key| secrets.want(key));
+        let mut singles = Singles::new(starter);
+        let of_settings =
+            [(Kind::Secret, &settings.default_certificate), (Kind::ConfigMap, &settings.config_map)];
+        for (kind, key) in of_settings {
+            key.iter().for_each(|key| singles.want(&(kind, key.clone())));
+        }
         let gatherer = Self {
             settings,
             changed,
@@ -64,7 +70,7 @@ impl Gatherer {
             objects: Objects::default(),
             collections: BTreeMap::new(),
             bad: BTreeMap::new(),
-            secrets,
+            singles,
             synced: false,
             since: None,
         };
@@ -101,13 +107,8 @@ impl Gatherer {
 
     /// How long to wait for single objects, if there are any to wait for.
     fn patience(&self) -> Option<Duration> {
-        if !self.all_listed() {
-            return None;
-        }
-        let config_map = self.settings.config_map.clone().map(|key| Collection::one(Kind::ConfigMap, key));
-        let all =
-            self.secrets.all_answered() && (self.synced || config_map.is_none_or(|one| self.listed(&one)));
-        (!all).then_some(if self.synced { SECRET_PATIENCE } else { FIRST_PATIENCE })
+        let waits = self.all_listed() && !self.singles.all_answered();
+        waits.then_some(if self.synced { SINGLE_PATIENCE } else { FIRST_PATIENCE })
     }
 
     fn all_listed(&self) -> bool {
@@ -120,9 +121,8 @@ impl Gatherer {
 
     /// Returns whether there is anything to hand on.
     fn take(&mut self, what: &Arc<Collection>, change: Change) -> bool {
-        if let (Kind::Secret, Some(key)) = (what.kind, &what.named)
-            && !self.secrets.wants(key)
-        {
+        let named = what.named.clone().map(|key| (what.kind, key));
+        if named.as_ref().is_some_and(|one| !self.singles.wants(one)) {
             // Sent before its reflector was ended.
             return false;
         }
@@ -142,19 +142,19 @@ impl Gatherer {
             Change::Listed => {
                 let news = state.failing.take().is_some() | !std::mem::replace(&mut state.listed, true);
                 let seen = state.listing.take().unwrap_or_default();
-                if let Some(key) = &what.named {
-                    self.secrets.answered(key);
+                if let Some(one) = &named {
+                    self.singles.answered(one);
                 }
                 self.retain(what, &seen) | news
             }
             Change::Fetched(found) => {
                 state.failing = None;
                 let (event, version) = found.unzip();
-                let Some(key) = &what.named else { return false };
-                if self.secrets.arrived(key, version.unwrap_or_default()) {
+                let Some(one) = &named else { return false };
+                if self.singles.arrived(one, version.unwrap_or_default()) {
                     match event {
                         Some(event) => drop(self.apply(what, event)),
-                        None => drop(self.remove(what.kind, key)),
+                        None => drop(self.remove(one.0, &one.1)),
                     }
                 }
                 true
@@ -170,7 +170,7 @@ impl Gatherer {
             Event::Named(key, _) | Event::Deleted(key) => key.clone(),
             Event::Bad(issue) => issue.object.key.clone(),
         };
-        if what.kind == Kind::Secret && !self.secrets.wants(&key) {
+        if !KINDS.contains(&what.kind) && !self.singles.wants(&(what.kind, key.clone())) {
             return false;
         }
         if let Some(seen) = self.collections.get_mut(what).and_then(|state| state.listing.as_mut()) {
@@ -179,48 +179,63 @@ impl Gatherer {
         match event {
             Event::Applied(object) => self.insert(key, object),
             Event::Named(key, version) => {
-                self.secrets.named(&key, version);
+                self.singles.named(&(what.kind, key), version);
                 false
             }
-            Event::Deleted(key) if what.names_only => self.gone(&key),
+            Event::Deleted(key) if what.names_only => self.gone((what.kind, key)),
             Event::Deleted(key) => self.remove(what.kind, &key),
             Event::Bad(issue) => self.bad.insert(issue.object.clone(), *issue.clone()) != Some(*issue),
         }
     }
 
     fn insert(&mut self, key: ObjectKey, object: Object) -> bool {
-        if let Object::Ingress(ingress) = &object {
-            self.follow(&key, &secrets_of(ingress));
-        }
-        let mended = self.bad.remove(&ObjectRef { kind: object.kind().name(), key }).is_some();
-        self.objects.insert(object) | mended
+        let kind = object.kind();
+        let before = self.named_by(kind, &key);
+        let changed = self.objects.insert(object);
+        self.follow(&before, &self.named_by(kind, &key));
+        self.bad.remove(&ObjectRef { kind: kind.name(), key }).is_some() | changed
     }
 
     fn remove(&mut self, kind: Kind, key: &ObjectKey) -> bool {
-        if kind == Kind::Ingress {
-            self.follow(key, &[]);
-        }
-        let bad = self.bad.remove(&ObjectRef { kind: kind.name(), key: key.clone() }).is_some();
-        self.objects.remove(kind, key) | bad
+        let before = self.named_by(kind, key);
+        let changed = self.objects.remove(kind, key);
+        self.follow(&before, &[]);
+        self.bad.remove(&ObjectRef { kind: kind.name(), key: key.clone() }).is_some() | changed
     }
 
-    /// The Ingress of this key names these Secrets from now on.
-    fn follow(&mut self, ingress: &ObjectKey, now: &[ObjectKey]) {
-        let before = self.objects.ingresses.get(ingress).map(|old| secrets_of(old)).unwrap_or_default();
-        now.iter().filter(|key| !before.contains(key)).for_each(|key| self.secrets.want(key));
-        for key in before.iter().filter(|key| !now.contains(key)) {
-            if self.secrets.unwant(key) {
-                self.remove(Kind::Secret, key);
-                self.collections.remove(&Collection::one(Kind::Secret, key.clone()));
+    /// An object names these now, and named those before.
+    fn follow(&mut self, before: &[Reference], now: &[Reference]) {
+        now.iter().filter(|one| !before.contains(one)).for_each(|one| self.singles.want(one));
+        for one in before.iter().filter(|one| !now.contains(one)) {
+            if self.singles.unwant(one) {
+                self.remove(one.0, &one.1);
+                self.collections.remove(&Collection::one(one.0, one.1.clone()));
             }
         }
     }
 
-    /// The watch that Secrets share says that this one is gone.
-    fn gone(&mut self, key: &ObjectKey) -> bool {
-        self.secrets.is_shared(key) && {
-            self.secrets.gone(key);
-            self.remove(Kind::Secret, key)
+    /// What the object of this key names, if it is held.
+    fn named_by(&self, kind: Kind, key: &ObjectKey) -> Vec<Reference> {
+        let objects = &self.objects;
+        let named = match kind {
+            Kind::Ingress => objects.ingresses.get(key).map(|ingress| references_of(ingress)),
+            Kind::IngressClass => objects
+                .classes
+                .get(key)
+                .map(|class| parameters_of(class).map(|key| (Kind::ConfigMap, key)).into_iter().collect()),
+            Kind::ConfigMap if self.settings.config_map.as_ref() == Some(key) => {
+                objects.config_maps.get(key).map(|map| references_of_settings(map))
+            }
+            _ => None,
+        };
+        named.unwrap_or_default()
+    }
+
+    /// The watch that objects share says that this one is gone.
+    fn gone(&mut self, one: Reference) -> bool {
+        self.singles.is_shared(&one) && {
+            self.singles.gone(&one);
+            self.remove(one.0, &one.1)
         }
     }
 
@@ -236,7 +251,7 @@ impl Gatherer {
         let mut changed = false;
         for key in known.iter().filter(|key| !seen.contains(key)) {
             if what.names_only {
-                self.secrets.missed(key);
+                self.singles.missed(&(what.kind, key.clone()));
             } else {
                 changed |= self.remove(what.kind, key);
             }
@@ -258,7 +273,7 @@ impl Gatherer {
         if self.all_listed() {
             self.synced = true;
             // Whoever has not answered by now does not hold up the changes to come.
-            self.secrets.give_up();
+            self.singles.give_up();
         }
         // Before that, half a state would only be misread.
         let objects = if self.synced { Arc::new(self.objects.clone()) } else { Arc::default() };

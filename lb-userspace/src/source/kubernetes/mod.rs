@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! api (requests, bounded answers) ─► decode (objects) ─► reflector (list, watch, again) ─┐
-//!                        secrets (who follows which Secret) ─► reflectors, fetches       ├─► gather ─► Update
+//!               singles (who follows which Secret, ConfigMap) ─► reflectors, fetches       ├─► gather ─► Update
 //!                                                                                        ┘
 //! ```
 
@@ -28,7 +28,7 @@ mod backoff;
 mod decode;
 mod gather;
 mod reflector;
-mod secrets;
+mod singles;
 
 /// The kinds of which all objects are read.
 const KINDS: [Kind; 4] = [Kind::IngressClass, Kind::Ingress, Kind::Service, Kind::EndpointSlice];
@@ -38,10 +38,11 @@ const KINDS: [Kind; 4] = [Kind::IngressClass, Kind::Ingress, Kind::Service, Kind
 pub struct Settings {
     /// The Secret of the default certificate, held although no Ingress names it.
     pub default_certificate: Option<ObjectKey>,
-    /// The ConfigMap with the settings.
+    /// The ConfigMap with the settings, held although no object names it.
     pub config_map: Option<ObjectKey>,
-    /// How many Secrets have a watch, and so a connection, of their own. Those beyond share one.
-    pub secret_watches: usize,
+    /// How many Secrets and ConfigMaps have a watch, and so a connection, of their own. Those beyond
+    /// share one for each kind.
+    pub single_watches: usize,
     /// Objects per page of a list.
     pub page: u32,
     /// How long a list page or the start of a watch may take.
@@ -66,7 +67,7 @@ impl Default for Settings {
         Self {
             default_certificate: None,
             config_map: None,
-            secret_watches: 64,
+            single_watches: 64,
             page: 500,
             answer: Duration::from_secs(30),
             watch: Duration::from_secs(285),
@@ -116,8 +117,8 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
 /// Watches the API. Returns at once; the first update that is `synced` holds the first lists of all kinds.
 ///
 /// Runs on the tokio runtime it is called in until the receiver is dropped. Needs the verbs `list`
-/// and `watch` on Ingresses, IngressClasses, Services and EndpointSlices, and on the Secrets that
-/// Ingresses name; see [`secrets`] for clusters that name very many, which take `get` too.
+/// and `watch` on Ingresses, IngressClasses, Services and EndpointSlices, and on the Secrets and
+/// ConfigMaps that they name; see [`singles`] for clusters that name very many, which take `get` too.
 pub fn watch(client: Client, settings: Settings) -> watch::Receiver<Update> {
     // Each may hold a page of a list.
     let (changes, changed) = mpsc::channel(16);
@@ -126,9 +127,6 @@ pub fn watch(client: Client, settings: Settings) -> watch::Receiver<Update> {
     let starter = Starter { server, settings, streams: Arc::new(AtomicBool::new(true)), changes };
     for kind in KINDS {
         starter.start(Collection::all(kind), &mut tasks);
-    }
-    if let Some(key) = &starter.settings.config_map {
-        starter.start(Collection::one(Kind::ConfigMap, key.clone()), &mut tasks);
     }
     let (gatherer, receiver) = Gatherer::new(starter, changed);
     tokio::spawn(gatherer.run(tasks));

@@ -10,7 +10,7 @@ use crate::model::{ObjectKey, RoutePolicy, Satisfy};
 const REALM: &str = "Authentication Required";
 
 /// Users and passwords, before the Secret is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct BasicRef {
     pub(super) secret: ObjectKey,
     pub(super) form: SecretForm,
@@ -20,7 +20,7 @@ pub(super) struct BasicRef {
 }
 
 /// How a Secret holds users and passwords.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum SecretForm {
     /// An htpasswd file under `auth`.
     File,

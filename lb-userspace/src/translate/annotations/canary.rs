@@ -8,7 +8,7 @@ use super::values::{self, Bad};
 use crate::model::{CanaryHeader, CanaryValue};
 
 /// What makes an Ingress's rules canaries.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::translate) struct CanaryRule {
     pub(in crate::translate) header: Option<CanaryHeader>,
     pub(in crate::translate) cookie: Option<Arc<str>>,

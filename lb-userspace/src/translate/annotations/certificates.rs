@@ -8,7 +8,7 @@ use super::values::{self, Bad, Read};
 use crate::model::{ClientCertificate, ObjectKey};
 
 /// What the handshake has to ask for, before the Secret is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::translate) struct ClientAuthRef {
     pub(in crate::translate) secret: ObjectKey,
     pub(in crate::translate) depth: u32,

@@ -54,7 +54,7 @@ pub(super) use redirects::Redirect;
 pub(super) use snippet::Edits;
 
 /// What an Ingress's annotations ask for, read without looking at any other object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Annotations {
     pub(super) redirect: Redirect,
     /// What `rewrite-target` says. In the policy, too.

@@ -5,7 +5,7 @@ use super::values::{self, Bad, Read};
 use crate::model::{self, RoutePolicy};
 
 /// When plain requests are sent to https.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(in crate::translate) enum Redirect {
     #[default]
     Never,

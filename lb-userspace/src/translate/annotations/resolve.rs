@@ -29,8 +29,12 @@ impl Annotations {
         key: &ObjectKey,
         objects: &Objects,
         issues: &mut Vec<Issue>,
-    ) -> Result<RoutePolicy, Arc<str>> {
-        let mut policy = RoutePolicy::clone(&self.policy);
+    ) -> Result<Arc<RoutePolicy>, Arc<str>> {
+        let mut shared = Arc::clone(&self.policy);
+        if !self.names_objects() {
+            return Ok(shared);
+        }
+        let policy = Arc::make_mut(&mut shared);
         let mut looking = Looking { key, objects, issues };
         if let Some(basic) = &self.basic {
             policy.access.basic = Some(looking.users(basic)?);
@@ -54,7 +58,15 @@ impl Annotations {
             let edits = looking.headers(name, annotation, "its headers are missing").unwrap_or_default();
             policy.response_headers.splice(0..0, edits);
         }
-        Ok(policy)
+        Ok(shared)
+    }
+
+    fn names_objects(&self) -> bool {
+        self.basic.is_some()
+            || self.auth_headers.is_some()
+            || self.upstream_tls.is_some()
+            || self.client_auth.is_some()
+            || self.custom_headers.is_some()
     }
 
     /// What the handshake for the Ingress's hosts has to ask for, if anything.

@@ -4,6 +4,7 @@
 mod keys;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -11,8 +12,12 @@ use super::Settings;
 use super::annotations::Defaults;
 use super::annotations::reader::Reader;
 use super::annotations::values::{self, Bad, Read};
+use super::care;
 use super::report::issue;
-use crate::model::{ClusterKey, Compat, Issue, IssueReason, ObjectKey, PortRef, Severity};
+use crate::model::{
+    Care, ClusterKey, Compat, Issue, IssueReason, Listener, ObjectKey, PortRef, Protocol, ProxyProtocol,
+    Severity, SniMode,
+};
 use crate::objects::{Objects, is_name};
 
 /// What the ConfigMap with a cluster's settings says. The default says nothing.
@@ -27,8 +32,15 @@ pub struct ClusterSettings {
     /// Whose `X-Forwarded-*` are believed: `proxy-real-ip-cidr` with `use-forwarded-headers`. Empty:
     /// nobody's.
     pub trusted_proxies: Option<Vec<IpNet>>,
+    /// `ssl-reject-handshake`: TLS listeners refuse server names that nobody serves.
+    pub refuse_unknown_names: Option<bool>,
+    /// Whose connections begin with a PROXY header: those of `proxy-real-ip-cidr` with
+    /// `use-proxy-protocol`.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// What applies where an Ingress's annotations say nothing.
     pub defaults: ClassDefaults,
+    /// How endpoints are watched and spared where their Service says nothing.
+    pub care: Arc<Care>,
 }
 
 /// The defaults of classes of either behaviour.
@@ -69,18 +81,24 @@ impl ClusterSettings {
             if reader.has("default-certificate") { "default-certificate" } else { "default-ssl-certificate" };
         let compat = [("kubernetes", Compat::Kubernetes), ("ingress-nginx", Compat::IngressNginx)];
         let forwarded = reader.get("use-forwarded-headers", values::boolean);
-        let peers = reader.get("proxy-real-ip-cidr", values::networks);
+        let peers = reader.get("proxy-real-ip-cidr", values::networks).map(|peers| peers.to_vec());
+        // As in ingress-nginx: everybody, since only a load balancer can reach it.
+        let peers = peers.unwrap_or_else(|| vec![Ipv4Net::default().into(), Ipv6Net::default().into()]);
+        let headers = reader.get("use-proxy-protocol", values::boolean);
+        let header_timeout = reader.get("proxy-protocol-header-timeout", values::timeout);
+        let header_timeout = header_timeout.unwrap_or(ProxyProtocol::default().header_timeout);
         let settings = Self {
             compat: reader.get("compat", values::one_of(&compat)),
             default_backend: reader.get("default-backend", cluster_key),
             default_certificate: reader.get(certificate, object_key),
-            trusted_proxies: match (forwarded, peers) {
-                (None | Some(false), _) => forwarded.map(|_| Vec::new()),
-                // As in ingress-nginx: everybody, since only a load balancer can reach it.
-                (Some(true), None) => Some(vec![Ipv4Net::default().into(), Ipv6Net::default().into()]),
-                (Some(true), Some(peers)) => Some(peers.to_vec()),
-            },
+            proxy_protocol: headers.map(|sent| ProxyProtocol {
+                from: if sent { peers.clone() } else { Vec::new() },
+                header_timeout,
+            }),
+            trusted_proxies: forwarded.map(|believed| if believed { peers } else { Vec::new() }),
+            refuse_unknown_names: reader.get("ssl-reject-handshake", values::boolean),
             defaults: ClassDefaults::default(),
+            care: Arc::new(care::read(&mut reader, &Care::default())),
         };
         // The same entries over the other behaviour's defaults; what is wrong was said above.
         let mut said = Vec::new();
@@ -120,8 +138,18 @@ impl Settings {
                 .clone()
                 .or_else(|| self.default_certificate.clone()),
             defaults: cluster.defaults.clone(),
+            listeners: self.listeners.iter().map(|one| listener(*one, cluster)).collect(),
+            care: cluster.care.clone(),
             ..self.clone()
         }
+    }
+}
+
+/// A listener of the node as the cluster wants it.
+fn listener(listener: Listener, cluster: &ClusterSettings) -> Listener {
+    match cluster.refuse_unknown_names {
+        Some(true) if listener.protocol == Protocol::Https => Listener { sni: SniMode::Filter, ..listener },
+        _ => listener,
     }
 }
 
@@ -148,8 +176,10 @@ fn object_key(text: &str) -> Read<ObjectKey> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
-    use crate::model::{RoutePolicy, Severity};
+    use crate::model::{RoutePolicy, Severity, Transport, Vip};
 
     /// What an entry comes to, and how many issues it has.
     fn read(entries: &[(&str, &str)]) -> (ClusterSettings, Vec<Issue>) {
@@ -237,6 +267,34 @@ mod tests {
         ] {
             let trusted = nginx(&entries).2.trusted_proxies;
             assert_eq!(trusted.map(|all| all.len()), expect, "{entries:?}");
+        }
+        for (value, expect) in [("true", [SniMode::Off, SniMode::Filter]), ("false", [SniMode::Off; 2])] {
+            let cluster = nginx(&[("ssl-reject-handshake", value)]).2;
+            let listener = |protocol| Listener {
+                vip: Vip { address: Ipv4Addr::LOCALHOST.into(), port: 443, transport: Transport::Tcp },
+                protocol,
+                sni: SniMode::Off,
+            };
+            let listeners = vec![listener(Protocol::Http), listener(Protocol::Https)];
+            let with = Settings { listeners, ..Settings::default() }.with(&cluster);
+            assert_eq!(with.listeners.iter().map(|one| one.sni).collect::<Vec<_>>(), expect, "{value}");
+        }
+        for (entries, expect) in [
+            (vec![("use-proxy-protocol", "false")], Some((0, 5))),
+            (vec![("use-proxy-protocol", "true")], Some((2, 5))),
+            (
+                vec![
+                    ("use-proxy-protocol", "true"),
+                    ("proxy-real-ip-cidr", "10.0.0.0/8"),
+                    ("proxy-protocol-header-timeout", "2s"),
+                ],
+                Some((1, 2)),
+            ),
+            (vec![("use-forwarded-headers", "true")], None),
+        ] {
+            let rules = nginx(&entries).2.proxy_protocol;
+            let rules = rules.map(|rules| (rules.from.len(), rules.header_timeout.as_secs()));
+            assert_eq!(rules, expect, "{entries:?}");
         }
         let settings = nginx(&[("default-backend", "web/errors:http"), ("default-ssl-certificate", "a/b")]).2;
         assert_eq!(settings.default_backend.map(|key| key.to_string()).as_deref(), Some("web/errors:http"));

@@ -15,8 +15,8 @@ use super::clusters::Clusters;
 use super::ingress::{DraftBackend, Rule, Slot};
 use super::member::Member;
 use super::path::{PathType, RulePath};
-use super::policies::Policies;
 use super::report::issue;
+use super::shared::Shared;
 use super::{canary, slash};
 use crate::model::{
     Backend, ClusterKey, Compat, HostPattern, Issue, IssueReason, ObjectKey, PathMatch, RewriteTarget, Route,
@@ -32,7 +32,7 @@ pub(super) struct Ground<'a> {
     pub(super) has_tls: bool,
     /// The controller's default backend.
     pub(super) default: Option<&'a ClusterKey>,
-    pub(super) policies: &'a mut Policies,
+    pub(super) policies: &'a mut Shared<RoutePolicy>,
 }
 
 /// A host, and what is wrong with what its Ingresses ask for.
@@ -68,7 +68,7 @@ pub(super) fn host(pattern: &HostPattern, members: &[&Member], ground: &mut Grou
             path: everything(),
             backend: ground.clusters.backend(default),
             canary: None,
-            policy: ground.policies.shared(RoutePolicy::default()),
+            policy: ground.policies.get(RoutePolicy::default()),
         });
     }
     for member in members {
@@ -191,7 +191,7 @@ impl Host {
             path,
             backend,
             canary: None,
-            policy: ground.policies.shared(policy),
+            policy: ground.policies.get(policy),
         };
         let lost_to = match rule.slot {
             Slot::Fallback => self.add_fallback(route),

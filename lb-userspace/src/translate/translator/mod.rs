@@ -13,19 +13,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Settings;
+use super::annotations::Annotations;
 use super::class::Classes;
 use super::clusters::Clusters;
 use super::config_map::cluster_settings;
 use super::ingress::Rank;
 use super::member::Member;
 use super::merge::Built;
-use super::policies::Policies;
 use super::report::{self, issue};
+use super::shared::Shared;
 use super::standin::StandIns;
 use super::tls::TlsHosts;
 use crate::model::{
-    HostPattern, Issue, IssueReason, ObjectKey, Routing, Severity, Snapshot, TlsConfig, Unavailable,
-    VirtualHost,
+    HostPattern, Issue, IssueReason, ObjectKey, RoutePolicy, Routing, Severity, Snapshot, TlsConfig,
+    Unavailable, VirtualHost,
 };
 use crate::objects::Objects;
 
@@ -38,7 +39,7 @@ pub struct Translator {
     classes: Classes,
     /// In boxes: a tree's nodes are half empty, and what is known is large.
     ingresses: BTreeMap<ObjectKey, Box<Known>>,
-    hosts: BTreeMap<HostPattern, Host>,
+    hosts: BTreeMap<HostPattern, Box<Host>>,
     tls_hosts: TlsHosts,
     clusters: Clusters,
     /// The Ingresses that ask for aliases or `www` redirects.
@@ -46,7 +47,8 @@ pub struct Translator {
     stand_ins: StandIns,
     /// Service → the Ingresses that name it without a port.
     named: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
-    policies: Policies,
+    annotations: Shared<Annotations>,
+    policies: Shared<RoutePolicy>,
     tls: Option<Tls>,
     routing: Arc<Routing>,
     /// The generation of the snapshot that the last call gave.
@@ -121,7 +123,7 @@ impl Translator {
         if let Some(key) = &settings.default_backend {
             self.clusters.ask(key, &controller());
             if let Entry::Vacant(any) = self.hosts.entry(HostPattern::Any) {
-                any.insert(Host::default());
+                any.insert(Box::default());
                 work.hosts.insert(HostPattern::Any);
             }
         }
@@ -131,7 +133,7 @@ impl Translator {
         let before = std::mem::replace(&mut self.objects, objects.clone());
 
         self.read_changes(&before, other_classes, &mut work);
-        let refreshed = self.clusters.refresh(&self.objects, &previous.clusters);
+        let refreshed = self.clusters.refresh(&self.objects, settings, &previous.clusters);
         work.issues |= refreshed.changed || self.outer_issues != outer_issues;
         self.outer_issues = outer_issues;
         work.backends.extend(refreshed.users);
@@ -145,6 +147,7 @@ impl Translator {
         if work.issues || self.made.is_none() {
             self.issues = keep(&previous.issues, self.all_issues());
         }
+        self.annotations.sweep();
         self.policies.sweep();
 
         let mut listeners = settings.listeners.clone();
@@ -159,6 +162,10 @@ impl Translator {
             trusted_proxies: cluster.trusted_proxies.map(|peers| match &previous.trusted_proxies {
                 Some(old) => keep(old, peers),
                 None => peers.into(),
+            }),
+            proxy_protocol: cluster.proxy_protocol.map(|rules| match &previous.proxy_protocol {
+                Some(old) if **old == rules => old.clone(),
+                _ => Arc::new(rules),
             }),
             issues: self.issues.clone(),
         };
@@ -232,6 +239,7 @@ fn differs(a: &Snapshot, b: &Snapshot) -> bool {
         || !Arc::ptr_eq(&a.routing, &b.routing)
         || !Arc::ptr_eq(&a.tls, &b.tls)
         || a.trusted_proxies != b.trusted_proxies
+        || a.proxy_protocol != b.proxy_protocol
         || a.clusters.diff(&b.clusters).next().is_some()
 }
 

@@ -41,7 +41,8 @@ impl Translator {
             let compat = self.classes.claim(key, ingress, &mut issues);
             let default = self.settings.default_backend.as_ref();
             let member = compat.map(|compat| {
-                let draft = Draft::new(key, ingress, self.settings.defaults.of(compat));
+                let draft =
+                    Draft::new(key, ingress, self.settings.defaults.of(compat), &mut self.annotations);
                 Member::new(draft, &self.objects, default)
             });
             Box::new(Known { issues, problems: Vec::new(), member })
@@ -74,7 +75,7 @@ impl Translator {
         let new = &member.refers;
         work.issues |= old.issues != new.issues;
         work.tls |= old.client_auth != new.client_auth;
-        work.hosts.extend(member.draft.rules.keys().cloned());
+        work.hosts.extend(member.draft.rules.hosts().cloned());
         work.backends.insert(key.clone());
         if let Some((_, cluster)) = &new.error_pages {
             self.clusters.ask(cluster, key);
@@ -90,9 +91,10 @@ impl Translator {
         for (cluster, _) in member.clusters() {
             self.clusters.ask(cluster, &draft.key);
         }
-        for host in draft.rules.keys() {
+        for host in draft.rules.hosts() {
             let (members, rank) = (&mut self.hosts.entry(host.clone()).or_default().members, draft.rank());
             if let Err(free) = members.binary_search(&rank) {
+                members.reserve_exact(1);
                 members.insert(free, rank);
             }
             work.hosts.insert(host.clone());
@@ -119,9 +121,9 @@ impl Translator {
         for (cluster, _) in member.clusters().filter(|(key, _)| !clusters.contains(key)) {
             self.clusters.forget(cluster, &draft.key);
         }
-        for host in draft.rules.keys() {
+        for host in draft.rules.hosts() {
             work.hosts.insert(host.clone());
-            let stays = same_rank && now.is_some_and(|now| now.draft.rules.contains_key(host));
+            let stays = same_rank && now.is_some_and(|now| now.draft.rules.contains(host));
             if let Some(host) = self.hosts.get_mut(host).filter(|_| !stays)
                 && let Ok(at) = host.members.binary_search(&draft.rank())
             {

@@ -48,9 +48,9 @@ impl Exchange {
         Self { head, held, method, wants_upgrade, takes_lines, sender, handed_on: false }
     }
 
-    /// Whether the request may be sent twice, and all of it is there to be sent again.
-    pub(in crate::proxy) fn is_repeatable(&self) -> bool {
-        self.method.is_idempotent() && !self.sender.has_body()
+    /// Whether more than a head is to be sent, which may not be there a second time.
+    pub(in crate::proxy) fn has_body(&self) -> bool {
+        self.sender.has_body()
     }
 
     /// Gets ready to send the request again, from the begin; false if part of it is gone.

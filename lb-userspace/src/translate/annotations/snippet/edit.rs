@@ -13,7 +13,7 @@ use crate::translate::annotations::values::{self, Bad, Read};
 use crate::translate::annotations::{bodies, upstream};
 
 /// One change.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Edit {
     Answer(HeaderEdit),
     /// Before headers are added, as nginx hides an endpoint's headers.

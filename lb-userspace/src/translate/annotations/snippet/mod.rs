@@ -28,7 +28,7 @@ pub(super) enum Scope {
 }
 
 /// What a snippet changes in the policies of routes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(in crate::translate) struct Edits(Vec<Edit>);
 
 impl Edits {

@@ -13,7 +13,7 @@ pub(super) enum Rule {
 
 /// The same as networks that may come (all, if `None`) and that may not, of which the latter count
 /// more. Sorted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Networks {
     pub(super) allow: Option<Vec<IpNet>>,
     pub(super) deny: Vec<IpNet>,

@@ -1,5 +1,7 @@
-//! Secrets: only those that are named, whatever it takes.
+//! Secrets and ConfigMaps: only those that are named, whatever it takes.
 
+use serde_json::{Value, json};
+use sluice::model::ObjectKey;
 use sluice::source::kubernetes::{self, Settings};
 use sluice::source::{Health, Update};
 
@@ -13,15 +15,15 @@ async fn holds_only_secrets_that_are_referenced() {
     }
 }
 
-async fn holds_only_what_is_referenced(server: &ApiServer, secret_watches: usize) {
+async fn holds_only_what_is_referenced(server: &ApiServer, single_watches: usize) {
     for name in ["x", "y", "default"] {
         server.apply(secret(name, "kubernetes.io/tls"));
     }
     server.apply(secret("opaque", "Opaque"));
     server.apply(secret("unnamed", "kubernetes.io/tls"));
     server.apply(ingress("one", Some("x")));
-    let default_certificate = Some(sluice::model::ObjectKey::new("web", "default"));
-    let settings = Settings { default_certificate, secret_watches, ..settings() };
+    let default_certificate = Some(ObjectKey::new("web", "default"));
+    let settings = Settings { default_certificate, single_watches, ..settings() };
     let mut updates = kubernetes::watch(server.client(), settings);
     until_names(&mut updates, "first", &["ingress one", "secret default", "secret x"]).await;
 
@@ -67,7 +69,7 @@ async fn holds_only_what_is_referenced(server: &ApiServer, secret_watches: usize
         let one = seen.query.get("fieldSelector").is_some_and(|f| f.starts_with("metadata.name="));
         let alone = one && seen.query["fieldSelector"] != "metadata.name=unnamed";
         assert!(seen.verb == "get" || alone || seen.names_only, "{seen:?}");
-        assert!(!seen.names_only || secret_watches < 64, "{seen:?}");
+        assert!(!seen.names_only || single_watches < 64, "{seen:?}");
     }
 }
 
@@ -83,7 +85,7 @@ async fn thousands_of_secrets_share_a_watch() {
             server.apply(secret(&name(n), "kubernetes.io/tls"));
             server.apply(ingress(&format!("i{n}"), Some(&name(n))));
         }
-        let mut updates = kubernetes::watch(server.client(), Settings { secret_watches: 5, ..settings() });
+        let mut updates = kubernetes::watch(server.client(), Settings { single_watches: 5, ..settings() });
         let all = |u: &Update| u.objects.secrets.len() == count;
         until(&mut updates, "all of them", |u| u.synced && all(u)).await;
         let with = |u: &Update, value: &[u8]| {
@@ -131,4 +133,77 @@ async fn a_secret_that_can_not_be_read_is_told_and_waited_for_only_once() {
     server.apply(secret("x", "kubernetes.io/tls"));
     server.clear_faults();
     until_names(&mut updates, "readable", &["ingress one", "ingress two", "secret x"]).await;
+}
+
+#[tokio::test]
+async fn follows_its_own_config_map() {
+    let config_map = |name: &str, value: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "web", "name": name},
+            "data": {"a": value}})
+    };
+    for streams in [true, false] {
+        let server = server(streams).await;
+        server.apply(config_map("other", "x"));
+        let key = ObjectKey::new("web", "sluice");
+        let settings = Settings { config_map: Some(key.clone()), ..settings() };
+        let mut updates = kubernetes::watch(server.client(), settings);
+        let first = until(&mut updates, "synced", |u| u.synced).await;
+        assert!(first.objects.config_maps.is_empty(), "{first:?}");
+        let mut until_value = async |value: Option<&str>| {
+            let now = |u: &Update| {
+                let all = &u.objects.config_maps;
+                assert!(all.len() <= 1, "only its own");
+                all.get(&key).and_then(|map| map.data.clone()).and_then(|mut data| data.remove("a"))
+            };
+            until(&mut updates, "the settings", |u| now(u).as_deref() == value).await;
+        };
+        for value in ["one", "two"] {
+            server.apply(config_map("sluice", value));
+            until_value(Some(value)).await;
+        }
+        server.delete(&config_map("sluice", ""));
+        until_value(None).await;
+    }
+}
+
+/// What the settings, a class and the annotations of Ingresses name, with watches of their own or one
+/// that all share.
+#[tokio::test]
+async fn follows_what_settings_classes_and_annotations_name() {
+    for (streams, single_watches) in [(true, 64), (false, 64), (true, 0), (false, 0)] {
+        let server = server(streams).await;
+        let map = |name: &str, data: Value| {
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "web", "name": name},
+                "data": data})
+        };
+        server.apply(secret("tls", "kubernetes.io/tls"));
+        for name in ["parameters", "headers", "unnamed"] {
+            server.apply(map(name, json!({"a": "1"})));
+        }
+        server.apply(map("sluice", json!({"default-ssl-certificate": "web/tls"})));
+        let mut named = class("one");
+        named["spec"]["parameters"] = json!({"kind": "ConfigMap", "namespace": "web", "name": "parameters"});
+        server.apply(named);
+        let mut annotated = ingress("one", None);
+        annotated["metadata"]["annotations"]["nginx.ingress.kubernetes.io/custom-headers"] = "headers".into();
+        server.apply(annotated);
+        let config_map = Some(ObjectKey::new("web", "sluice"));
+        let mut updates =
+            kubernetes::watch(server.client(), Settings { config_map, single_watches, ..settings() });
+        let all = ["class one", "ingress one", "map headers", "map parameters", "map sluice", "secret tls"];
+        let first = until(&mut updates, "synced", |u| u.synced).await;
+        assert_eq!(names(&first), all.map(str::to_owned).into(), "with the first update, not after it");
+
+        let headers = |u: &Update| {
+            u.objects.config_maps.get(&ObjectKey::new("web", "headers")).and_then(|m| m.data.clone())
+        };
+        let before = headers(&first);
+        server.apply(map("headers", json!({"a": "2"})));
+        until(&mut updates, "changed", |u| headers(u).is_some_and(|now| Some(&now) != before.as_ref())).await;
+
+        server.apply(map("sluice", json!({})));
+        server.apply(class("one"));
+        server.apply(ingress("one", None));
+        until_names(&mut updates, "nothing is named", &["class one", "ingress one", "map sluice"]).await;
+    }
 }
