@@ -188,9 +188,13 @@ fn first_in_line() {
     let _ = std::fs::write("/proc/self/autogroup", "-19");
 }
 
+/// Two for each idle connection that a proxy holds, and some. Proxies inherit it.
 fn raise_open_files() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+    let wanted = 100_000;
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted.max(most)).is_err()
+    {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
 }

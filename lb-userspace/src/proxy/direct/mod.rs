@@ -42,7 +42,7 @@ pub(super) const READ: usize = 16 * 1024;
 
 /// Serves requests as long as they are plain. Gives the stream back, with what was read of it, at the
 /// first that is not; `None` when the connection has ended.
-pub(super) async fn serve<S>(client: &Rc<Client>, mut stream: ClientStream<S>) -> Option<Rewound<S>>
+pub(super) async fn serve<S>(client: &Rc<Client>, mut stream: Box<ClientStream<S>>) -> Option<Rewound<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -65,7 +65,7 @@ where
         });
         let Ok(count @ 1..) = count.await else { break };
         // In a box, so that a connection without a request does not hold the room for one.
-        match Box::pin(exchange(client, &mut stream, count)).await {
+        match Box::pin(exchange(client, &mut *stream, count)).await {
             Next::Request(read) => ahead = read,
             Next::NotPlain(read) => return Some(Rewound::new(read, stream)),
             Next::End => break,

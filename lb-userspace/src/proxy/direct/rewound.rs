@@ -13,11 +13,11 @@ use crate::proxy::stream::ClientStream;
 /// it already.
 pub(in crate::proxy) struct Rewound<S> {
     read: Bytes,
-    stream: ClientStream<S>,
+    stream: Box<ClientStream<S>>,
 }
 
 impl<S> Rewound<S> {
-    pub(super) fn new(read: Bytes, stream: ClientStream<S>) -> Self {
+    pub(super) fn new(read: Bytes, stream: Box<ClientStream<S>>) -> Self {
         Self { read, stream }
     }
 }
