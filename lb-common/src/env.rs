@@ -1,6 +1,6 @@
 //! What the packet code needs from where it runs.
 
-use crate::maps::{FlowKey, FlowState, VipKey, VipValue};
+use crate::maps::{FlowKey, FlowState, Tuning, VipKey, VipValue};
 use crate::reason::Reason;
 
 /// Beyond every TCP header's end behind the usual IP headers; all ones, to serve as a mask.
@@ -65,6 +65,21 @@ impl Bytes for [u8] {
 pub trait Env: Frame {
     /// The VIP table.
     fn vip(&self, key: &VipKey) -> Option<VipValue>;
+
+    /// The rules for sources.
+    fn tuning(&self) -> Tuning;
+
+    /// What the longest listed prefix of an address says.
+    fn source(&self, address: &[u32; 4]) -> Option<u32>;
+
+    /// Nanoseconds of a clock that only goes forward.
+    fn now(&self) -> u64;
+
+    /// When a source's budget is whole again.
+    fn due(&self, source: &[u32; 4]) -> Option<u64>;
+
+    /// Sets that.
+    fn set_due(&self, source: &[u32; 4], due: u64);
 
     /// Adds one to a reason's counter.
     fn count(&self, reason: Reason);

@@ -12,7 +12,8 @@ use etherparse::{PacketBuilder, TcpOptionElement};
 
 use crate::env::{Bytes, Env, Frame};
 use crate::maps::{
-    FlowKey, FlowState, HELLO_LEN, NameKey, VIP_FILTER_SNI, VIP_OBSERVE_SNI, VipKey, VipValue,
+    FlowKey, FlowState, HELLO_LEN, NameKey, SOURCE_ALLOW, SOURCE_DENY, TUNE_BUDGET, TUNE_SOURCES, Tuning,
+    VIP_FILTER_SNI, VIP_OBSERVE_SNI, VipKey, VipValue,
 };
 use crate::reason::Reason;
 use crate::refuse::ALERT;
@@ -40,6 +41,24 @@ pub struct Fixture {
     /// What its ClientHello counts as.
     pub hello: Option<Reason>,
 }
+
+/// The lists of sources: prefix length (of 128), address, and what is said of it.
+pub fn sources() -> Vec<(u32, [u32; 4], u32)> {
+    vec![
+        // Where all other rows come from.
+        (128, mapped([192, 0, 2, 1]), SOURCE_ALLOW),
+        (128, words([1; 16]), SOURCE_ALLOW),
+        (96 + 24, mapped([203, 0, 113, 0]), SOURCE_DENY),
+        (96 + 25, mapped([203, 0, 113, 128]), SOURCE_ALLOW),
+        (48, words(DENIED6), SOURCE_DENY),
+    ]
+}
+
+/// The rules of sources: two connections at once, and then none for as long as a test may take.
+pub const TUNING: Tuning =
+    Tuning { flags: TUNE_SOURCES | TUNE_BUDGET, burst: 2, interval: 3_600_000_000_000 };
+
+const DENIED6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0xba, 0xd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
 impl Fixture {
     fn passed(description: &'static str, frame: Vec<u8>, reason: Reason, hello: Option<Reason>) -> Self {
@@ -239,7 +258,49 @@ pub fn table() -> Vec<Fixture> {
     let frame = tagged(2, &segment(false, 3000, 443, false, &hello));
     rows.push(Fixture::passed("a hello behind tags", frame, Reason::Vip, exact));
     rows.extend(refusals());
+    rows.extend(rules());
     rows
+}
+
+/// What the rules for sources say.
+fn rules() -> Vec<Fixture> {
+    let v4 = |source: [u8; 4], port, syn| patched(segment(false, 7, port, syn, b""), 26, &source);
+    let v6 = |source: [u8; 16], port, syn| patched(segment(true, 7, port, syn, b""), 22, &source);
+    let budget6 = |host| [0x20, 1, 0xd, 0xb8, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 0, 0, host];
+    let flags = |flags| patched(segment(false, 7, 80, true, b""), 47, &[flags]);
+    let udp = |source: [u8; 4]| patched(udp(443), 26, &source);
+    let passed = (Reason::Vip, Action::Pass);
+    let (denied, over) = (Reason::SourceDenied, Reason::SourceOverBudget);
+    let rows = [
+        ("a denied source", v4([203, 0, 113, 9], 80, false), (denied, Action::Drop)),
+        ("a denied source's SYN", v4([203, 0, 113, 9], 443, true), (denied, Action::Drop)),
+        ("an allowed source of a denied network", v4([203, 0, 113, 129], 80, false), passed),
+        ("a denied source elsewhere", v4([203, 0, 113, 9], 81, false), (Reason::NotVip, Action::Pass)),
+        ("a denied source in IPv6", v6(DENIED6, 80, false), (denied, Action::Drop)),
+        ("UDP of a denied source to no VIP", udp([203, 0, 113, 9]), (Reason::NotVip, Action::Pass)),
+        ("a source's first SYN", v4([198, 18, 0, 1], 80, true), passed),
+        ("its second", v4([198, 18, 0, 1], 80, true), passed),
+        ("its third, over its budget", v4([198, 18, 0, 1], 80, true), (over, Action::Drop)),
+        ("its data all the same", v4([198, 18, 0, 1], 80, false), passed),
+        ("another source's SYN", v4([198, 18, 0, 2], 80, true), passed),
+        ("a network's first SYN", v6(budget6(1), 80, true), passed),
+        ("the second, of another host", v6(budget6(2), 80, true), passed),
+        ("the third is over the network's budget", v6(budget6(3), 80, true), (over, Action::Drop)),
+        ("an allowed source has no budget", v4([203, 0, 113, 200], 80, true), passed),
+        ("an allowed source's second SYN", v4([203, 0, 113, 200], 80, true), passed),
+        ("an allowed source's third SYN", v4([203, 0, 113, 200], 80, true), passed),
+        ("SYN and FIN", flags(0x03), (Reason::BogusFlags, Action::Drop)),
+        ("SYN and RST", flags(0x06), (Reason::BogusFlags, Action::Drop)),
+        ("no flags", flags(0), (Reason::BogusFlags, Action::Drop)),
+        ("a Christmas tree", flags(0x29), (Reason::BogusFlags, Action::Drop)),
+        ("no flags to no VIP", patched(flags(0), 37, &[81]), (Reason::NotVip, Action::Pass)),
+        ("SYN with ECN", flags(0xc2), passed),
+    ];
+    let row = |(description, frame, (reason, action))| {
+        let verdict = Verdict { reason, action };
+        Fixture { description, frame, becomes: None, verdict, hello: None }
+    };
+    rows.into_iter().map(row).collect()
 }
 
 /// Timestamps as they stand in nearly every segment: a client's own, and ours that it echoes.
@@ -390,9 +451,14 @@ fn padded(mut reply: Vec<u8>, came: &[u8]) -> Vec<u8> {
 pub struct Host {
     /// The frame at hand.
     pub frame: RefCell<Vec<u8>>,
+    /// The forwarder's tables.
+    pub l4: crate::forward_fixtures::Tables,
     vips: HashMap<VipKey, VipValue>,
     names: HashMap<NameKey, u32>,
     wildcards: HashMap<NameKey, u32>,
+    sources: Vec<(u32, [u32; 4], u32)>,
+    tuning: Tuning,
+    budgets: RefCell<HashMap<[u32; 4], u64>>,
     flows: RefCell<HashMap<FlowKey, FlowState>>,
     /// Reasons counted, in order.
     pub counted: RefCell<Vec<Reason>>,
@@ -403,9 +469,11 @@ impl Host {
     pub fn new() -> Self {
         let key = |name: &str| NameKey::new(name.as_bytes()).expect("fits");
         Self {
-            vips: vips().into_iter().collect(),
+            vips: vips().into_iter().chain(crate::forward_fixtures::content().vips).collect(),
             names: [(key(NAME), 0)].into(),
             wildcards: [(key(SUFFIX), 1)].into(),
+            sources: sources(),
+            tuning: TUNING,
             ..Self::default()
         }
     }
@@ -448,6 +516,32 @@ impl Frame for Host {
 impl Env for Host {
     fn vip(&self, key: &VipKey) -> Option<VipValue> {
         self.vips.get(key).copied()
+    }
+
+    fn tuning(&self) -> Tuning {
+        self.tuning
+    }
+
+    fn source(&self, address: &[u32; 4]) -> Option<u32> {
+        let number =
+            |words: &[u32; 4]| words.iter().fold(0u128, |all, word| all << 32 | u128::from(word.to_be()));
+        let covers = |length: u32, prefix: &[u32; 4]| {
+            (number(prefix) ^ number(address)).checked_shr(128 - length).is_none_or(|rest| rest == 0)
+        };
+        let covering = self.sources.iter().filter(|(length, prefix, _)| covers(*length, prefix));
+        covering.max_by_key(|(length, ..)| *length).map(|(_, _, says)| *says)
+    }
+
+    fn now(&self) -> u64 {
+        1_000_000
+    }
+
+    fn due(&self, source: &[u32; 4]) -> Option<u64> {
+        self.budgets.borrow().get(source).copied()
+    }
+
+    fn set_due(&self, source: &[u32; 4], due: u64) {
+        self.budgets.borrow_mut().insert(*source, due);
     }
 
     fn count(&self, reason: Reason) {

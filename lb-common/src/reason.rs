@@ -2,8 +2,9 @@
 
 /// The counters, in the order of their index in the `REASONS` map.
 ///
-/// Every frame counts in exactly one of the reasons up to [`Reason::SniClosing`]; the `Hello…` reasons
-/// count TLS connections of observed VIPs, the `Steer…` ones connections that sk_lookup saw.
+/// Every frame counts in exactly one of the reasons up to [`Reason::BogusFlags`] and from
+/// [`Reason::Forwarded`] on; the `Hello…` reasons count TLS connections of observed VIPs, the `Steer…`
+/// ones connections that sk_lookup saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Reason {
@@ -33,6 +34,12 @@ pub enum Reason {
     /// What the client of a refused ClientHello sent next: made a reset for the local stack,
     /// acknowledged, or dropped.
     SniClosing,
+    /// From a source on the deny list, to a VIP: dropped.
+    SourceDenied,
+    /// A TCP SYN from a source that opened more connections than it may: dropped.
+    SourceOverBudget,
+    /// TCP to a VIP with flags that no stack sends: dropped.
+    BogusFlags,
     /// A ClientHello with a name of the exact table.
     HelloExact,
     /// A ClientHello with a name that a wildcard covers.
@@ -51,11 +58,31 @@ pub enum Reason {
     Steered,
     /// A connection to a VIP for which no worker has put a listener in place.
     SteerNoSocket,
+    /// To a VIP in forward mode: on to an endpoint.
+    Forwarded,
+    /// An endpoint's reply: back to the client.
+    Returned,
+    /// To a VIP in forward mode, in a shape that is not forwarded (tags, options): dropped.
+    ForwardUnusual,
+    /// To a VIP in forward mode that has no endpoint: dropped.
+    NoBackend,
+    /// A TCP reset of no connection that is known: dropped.
+    NoFlow,
+    /// A new connection for which the flow table has no room: dropped.
+    FlowsFull,
+    /// A new connection for which no port at its endpoint is free: dropped.
+    PortsFull,
+    /// The kernel has no route to the endpoint, or does not forward: dropped.
+    NoRoute,
+    /// The next hop's MAC is not known yet: dropped, and the kernel asks for it.
+    NoNeighbour,
+    /// The way to the endpoint is of another kind than when the connection began: dropped.
+    WayChanged,
 }
 
 impl Reason {
     /// All of them, by index.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 34] = [
         Self::NotIp,
         Self::Truncated,
         Self::Malformed,
@@ -68,6 +95,9 @@ impl Reason {
         Self::Vip,
         Self::SniRefused,
         Self::SniClosing,
+        Self::SourceDenied,
+        Self::SourceOverBudget,
+        Self::BogusFlags,
         Self::HelloExact,
         Self::HelloWildcard,
         Self::HelloUnknown,
@@ -77,6 +107,16 @@ impl Reason {
         Self::HelloNameTooLong,
         Self::Steered,
         Self::SteerNoSocket,
+        Self::Forwarded,
+        Self::Returned,
+        Self::ForwardUnusual,
+        Self::NoBackend,
+        Self::NoFlow,
+        Self::FlowsFull,
+        Self::PortsFull,
+        Self::NoRoute,
+        Self::NoNeighbour,
+        Self::WayChanged,
     ];
 
     /// The counter's name in JSON, metrics and tables.
@@ -94,6 +134,9 @@ impl Reason {
             Self::Vip => "vip",
             Self::SniRefused => "sni_refused",
             Self::SniClosing => "sni_closing",
+            Self::SourceDenied => "source_denied",
+            Self::SourceOverBudget => "source_over_budget",
+            Self::BogusFlags => "bogus_flags",
             Self::HelloExact => "hello_exact",
             Self::HelloWildcard => "hello_wildcard",
             Self::HelloUnknown => "hello_unknown",
@@ -103,6 +146,16 @@ impl Reason {
             Self::HelloNameTooLong => "hello_name_too_long",
             Self::Steered => "steered",
             Self::SteerNoSocket => "steer_no_socket",
+            Self::Forwarded => "forwarded",
+            Self::Returned => "returned",
+            Self::ForwardUnusual => "forward_unusual",
+            Self::NoBackend => "no_backend",
+            Self::NoFlow => "no_flow",
+            Self::FlowsFull => "flows_full",
+            Self::PortsFull => "ports_full",
+            Self::NoRoute => "no_route",
+            Self::NoNeighbour => "no_neighbour",
+            Self::WayChanged => "way_changed",
         }
     }
 }

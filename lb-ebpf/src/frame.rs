@@ -2,16 +2,20 @@
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{
-    bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    bpf_ktime_get_ns, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
 use aya_ebpf::maps::HashMap;
+use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::XdpContext;
 use lb_common::env::{Bytes, Env, Frame, REACH};
-use lb_common::maps::{FlowKey, FlowState, HELLO_LEN, NAME_LEN, NameKey, VipKey, VipValue};
+use lb_common::maps::{FlowKey, FlowState, HELLO_LEN, NAME_LEN, NameKey, Tuning, VipKey, VipValue};
 use lb_common::reason::Reason;
 
 use crate::log;
-use crate::maps::{FLOWS, NAME_COUNTERS, NAMES, SCRATCH, VIP_COUNTERS, WILDCARDS, count, opaque, vip};
+use crate::maps::{
+    BUDGETS, FLOWS, NAME_COUNTERS, NAMES, SCRATCH, SOURCES, TUNING, VIP_COUNTERS, WILDCARDS, count, opaque,
+    vip,
+};
 
 /// A frame in the kernel. `FORGETFUL`: connections are forgotten as soon as they are remembered,
 /// so that a benchmark can show the same ClientHello again and again.
@@ -24,6 +28,27 @@ impl<const FORGETFUL: bool> Kernel<FORGETFUL> {
     #[inline(always)]
     pub fn new(context: &XdpContext) -> Self {
         Self { context: context.ctx }
+    }
+
+    /// The context.
+    #[inline(always)]
+    pub fn context(&self) -> *mut xdp_md {
+        self.context
+    }
+
+    /// Where N bytes at an offset are; `None`: the linear part ends before.
+    #[inline(always)]
+    pub fn place<const N: usize>(&self, offset: usize) -> Option<usize> {
+        // SAFETY: the context is valid for the run.
+        let (data, end) = unsafe { ((*self.context).data as usize, (*self.context).data_end as usize) };
+        if data + offset + N > end { None } else { Some(data + offset) }
+    }
+
+    /// The index of the interface that the frame came in by.
+    #[inline(always)]
+    pub fn interface(&self) -> u32 {
+        // SAFETY: the context is valid for the run.
+        unsafe { (*self.context).ingress_ifindex }
     }
 }
 
@@ -77,6 +102,34 @@ impl<const FORGETFUL: bool> Env for Kernel<FORGETFUL> {
     #[inline(always)]
     fn vip(&self, key: &VipKey) -> Option<VipValue> {
         vip(key)
+    }
+
+    #[inline(always)]
+    fn tuning(&self) -> Tuning {
+        TUNING.get(0).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn source(&self, address: &[u32; 4]) -> Option<u32> {
+        SOURCES.get(Key::new(128, *address)).copied()
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn due(&self, source: &[u32; 4]) -> Option<u64> {
+        // SAFETY: a torn read is impossible, values are eight aligned bytes and replaced whole.
+        unsafe { BUDGETS.get(source) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_due(&self, source: &[u32; 4], due: u64) {
+        // Only a lack of memory fails, and then the source has its budget whole.
+        let _ = BUDGETS.insert(source, due, 0);
     }
 
     #[inline(always)]

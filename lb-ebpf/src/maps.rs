@@ -1,10 +1,14 @@
 //! The maps, laid out and sized by lb-common.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SockMap};
+use lb_common::flow::Flow;
+use lb_common::forward::Pending;
 use lb_common::maps::{
-    FlowKey, FlowState, HELLO_LEN, MAX_CPUS, MAX_FLOWS, MAX_NAMES, MAX_VIPS, MAX_WORKERS, NameKey,
-    REASON_SLOTS, ReasonCounters, VipCounters, VipKey, VipValue,
+    BackendValue, FlowKey, FlowState, HELLO_LEN, MAX_BACKENDS, MAX_BUDGETS, MAX_CPUS, MAX_FLOWS,
+    MAX_L4_FLOWS, MAX_NAMES, MAX_RING_CHUNKS, MAX_SOURCES, MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey,
+    REASON_SLOTS, ReasonCounters, RingChunk, ServiceValue, Tuning, VipCounters, VipKey, VipValue, WAY_SLOTS,
+    WayValue,
 };
 use lb_common::reason::Reason;
 use lb_common::vips::{self, CHUNK, CHUNKS, VipChunk};
@@ -27,9 +31,37 @@ pub static NAME_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2 * M
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, FlowState> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
 #[map]
+pub static SOURCES: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(MAX_SOURCES, BPF_F_NO_PREALLOC);
+#[map]
+pub static TUNING: Array<Tuning> = Array::with_max_entries(1, 0);
+/// When each source's budget is whole again. Not kept from one daemon to the next.
+#[map]
+pub static BUDGETS: LruHashMap<[u32; 4], u64> = LruHashMap::with_max_entries(MAX_BUDGETS, 0);
+#[map]
 pub static CPU_WORKER: Array<u32> = Array::with_max_entries(MAX_CPUS, 0);
 #[map]
 pub static SOCKETS: SockMap = SockMap::with_max_entries(2 * MAX_WORKERS, 0);
+#[map]
+pub static L4_SERVICES: Array<ServiceValue> = Array::with_max_entries(MAX_VIPS, 0);
+#[map]
+pub static L4_RINGS: Array<RingChunk> = Array::with_max_entries(MAX_RING_CHUNKS, 0);
+#[map]
+pub static L4_BACKENDS: Array<BackendValue> = Array::with_max_entries(MAX_BACKENDS, 0);
+#[map]
+pub static L4_FLOWS: Array<Flow> = Array::with_max_entries(MAX_L4_FLOWS, 0);
+#[map]
+pub static L4_PORTS: Array<u64> = Array::with_max_entries(MAX_L4_FLOWS, 0);
+#[map]
+pub static UPLINKS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_UPLINKS, 0);
+/// Not pinned: nothing is lost with it.
+#[map]
+pub static WAYS: PerCpuArray<WayValue> = PerCpuArray::with_max_entries(WAY_SLOTS, 0);
+/// Room that the stack doesn't have.
+#[map]
+pub static PENDING: PerCpuArray<Pending> = PerCpuArray::with_max_entries(1, 0);
+/// Room for the way to a client.
+#[map]
+pub static WAY_BACK: PerCpuArray<WayValue> = PerCpuArray::with_max_entries(1, 0);
 /// Holds lb_common's LAYOUT, written by the daemon that made the maps.
 #[map]
 pub static LAYOUT: Array<u64> = Array::with_max_entries(1, 0);

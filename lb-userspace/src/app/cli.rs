@@ -46,6 +46,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// The kernel's maps: show them, compare them with the desired state, remove them.
     Maps(MapsArgs),
+    /// Rules for clients by address, in XDP: show them, change them while the daemon runs.
+    Tune(TuneArgs),
     /// Is the daemon alive, or ready? For the probes of a pod: one line, and the exit status.
     Probe(ProbeArgs),
     /// Check kernel, rights, NIC and sysctls of this node. Needs no daemon.
@@ -137,6 +139,21 @@ pub struct RunArgs {
         help_heading = "Traffic"
     )]
     pub access_log_format: proxy::LogFormat,
+    /// Send a span of each traced request to this OpenTelemetry collector: OTLP over HTTP, such as
+    /// http://127.0.0.1:4318/v1/traces. Without it, traces of clients go on to endpoints as they are.
+    #[arg(long, env = "SLUICE_OTLP_ENDPOINT", value_name = "URL", help_heading = "Traffic", value_parser = otlp_endpoint)]
+    pub otlp_endpoint: Option<http::Uri>,
+    /// With --otlp-endpoint: how many percent of the requests that bring no trace begin one. Those that
+    /// bring one are sent as that says.
+    #[arg(
+        long,
+        env = "SLUICE_TRACE_SAMPLE",
+        value_name = "PERCENT",
+        default_value_t = 0.0,
+        value_parser = percent,
+        help_heading = "Traffic"
+    )]
+    pub trace_sample: f64,
     /// Believe X-Forwarded-* headers of peers in this network (CIDR). May be repeated.
     #[arg(
         long,
@@ -392,6 +409,29 @@ pub fn vip_address(text: &str) -> Result<VipAddress, String> {
     Ok(VipAddress { address, port: None })
 }
 
+/// `sluice tune`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice tune                                            show what is set
+  sluice tune deny+=203.0.113.0/24,2001:db8:bad::/48     drop what these send to VIPs
+  sluice tune deny=0.0.0.0/0,::/0 allow=192.0.2.0/24     let only these in
+  sluice tune deny=@/etc/sluice/deny.txt                 a file of networks, a million at most
+  sluice tune connection-rate=50 connection-burst=200    50 new connections a second for each client
+  sluice tune deny= allow= connection-rate=0             none of all that
+
+The longest network that covers a client counts. Who is allowed has no budget; a client is an IPv4
+address or an IPv6 /64. All holds for VIPs alone. It stays when the daemon restarts, until the node does,
+or `sluice maps purge`.")]
+pub struct TuneArgs {
+    /// KEY=VALUE; KEY+=VALUE and KEY-=VALUE add to lists and take from them. Keys: deny, allow,
+    /// connection-rate, connection-burst. Lists are separated by commas; @FILE stands for a file's.
+    #[arg(value_name = "SETTING")]
+    pub settings: Vec<String>,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
 /// What is done with server names, at one VIP or at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SniRule {
@@ -635,6 +675,21 @@ impl From<CompatArg> for Compat {
     }
 }
 
+fn otlp_endpoint(text: &str) -> Result<http::Uri, String> {
+    let remedy =
+        "write http://HOST:4318/v1/traces; for a collector that wants TLS, run one on the node that sends on";
+    let uri: http::Uri = text.parse().map_err(|error| format!("{error}; {remedy}"))?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http"), Some(_)) => Ok(uri),
+        _ => Err(remedy.to_owned()),
+    }
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.0..=100.0).contains(number));
+    number.ok_or_else(|| "write a number from 0 to 100".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -668,6 +723,8 @@ mod tests {
             ("sluice explain", false),
             ("sluice explain http://a -o json --socket s", true),
             ("sluice maps", false),
+            ("sluice tune", true),
+            ("sluice tune deny+=192.0.2.0/24 connection-rate=5 -o json", true),
             ("sluice maps verify -o json", true),
             ("sluice doctor --interface eth0", true),
             ("sluice check", false),

@@ -1,16 +1,22 @@
 //! Text for people. Pure: everything here is made of what `-o json` prints.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
+use ipnet::IpNet;
 
-use super::admin::views::{Backend, EndpointView, Host, Issue, Maps, RouteView, Status, Verification};
+use super::admin::health_words::{endpoint_state, requests_of, unwell};
+use super::admin::views::{Backend, Host, Issue, Maps, RouteView, Rules, Status, Verification};
 use super::check::Report as CheckReport;
 use super::doctor::{Finding, Level};
 use super::explain::{Explanation, Match};
-use crate::proxy::EndpointState;
+use crate::model::Tuning;
 use crate::status::Report;
+
+/// So many networks are shown of a list.
+const LISTED: usize = 20;
 
 /// `sluice status`.
 pub fn status(status: &Status) -> String {
@@ -64,6 +70,12 @@ pub fn status(status: &Status) -> String {
         let errors = total("responses_5xx").unwrap_or_default();
         fact("Proxy", format!("{requests} requests, {errors} answered 5xx, {active} connections open"));
     }
+    if let Some(unwell) = unwell(&status.proxy) {
+        fact("Unwell", unwell);
+    }
+    if let Some(rules) = status.rules.as_ref().filter(|rules| rules.any()) {
+        fact("Sources", rules_text(rules));
+    }
     text.push_str(&lines(&facts));
     if !status.vips.is_empty() {
         let mut vips = table(&["VIP", "PACKETS", "BYTES", "CONNECTIONS"]);
@@ -95,6 +107,36 @@ pub fn status(status: &Status) -> String {
         let _ = write!(text, "\n{}", issues(&status.issues));
     }
     text
+}
+
+fn rules_text(rules: &Rules) -> String {
+    let budget = match rules.connection_rate {
+        0 => "no budget".to_owned(),
+        rate => format!("{rate} new connections/s each, {} at once", rules.connection_burst),
+    };
+    format!("{} denied, {} allowed, {budget}", rules.denied, rules.allowed)
+}
+
+/// What `sluice tune` says.
+pub fn tuning(tuning: &Tuning) -> String {
+    let mut facts = table(&[]);
+    let mut list = |name: &str, networks: &BTreeSet<IpNet>| {
+        let mut shown: Vec<_> = networks.iter().take(LISTED).map(IpNet::to_string).collect();
+        if networks.len() > LISTED {
+            shown.push(format!("and {} more (-o json lists all)", networks.len() - LISTED));
+        }
+        let value = if shown.is_empty() { "nobody".to_owned() } else { shown.join("\n") };
+        facts.add_row([name.to_owned(), value]);
+    };
+    list("deny", &tuning.deny);
+    list("allow", &tuning.allow);
+    let rate = match tuning.connection_rate {
+        0 => "0 (any number)".to_owned(),
+        rate => format!("{rate} a second for each client"),
+    };
+    facts.add_row(["connection-rate".to_owned(), rate]);
+    facts.add_row(["connection-burst".to_owned(), tuning.connection_burst.to_string()]);
+    lines(&facts)
 }
 
 /// Who writes Ingress status, and how that is getting on.
@@ -184,47 +226,6 @@ pub fn backends(backends: &[Backend]) -> String {
     lines(&rows)
 }
 
-/// How many requests a cluster got, and how many it did not for its limits.
-fn requests_of(cluster: &Backend) -> String {
-    let refused = cluster.health.as_ref().map_or(0, |health| health.overflows);
-    match refused {
-        0 => cluster.requests.to_string(),
-        refused => format!("{} ({refused} over its limits)", cluster.requests),
-    }
-}
-
-/// Whether an endpoint gets requests, and why not.
-fn endpoint_state(endpoint: &EndpointView) -> String {
-    let mut words = Vec::new();
-    if endpoint.terminating {
-        words.push("terminating".to_owned());
-    }
-    if let Some(health) = &endpoint.health {
-        let seconds = health.rests_ms.div_ceil(1000);
-        let failure = health.last_error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
-        let check = health.check.as_ref().and_then(|check| check.last_error.as_deref());
-        match health.state {
-            EndpointState::Ready => {}
-            EndpointState::SlowStart => words.push("slow start".to_owned()),
-            EndpointState::Unreachable => words.push(format!("unreachable{failure}")),
-            EndpointState::Ejected => words.push(format!("ejected for {seconds} s{failure}")),
-            EndpointState::Unhealthy => {
-                words.push(format!("unhealthy: {}", check.unwrap_or("its checks failed")));
-            }
-        }
-        if let (EndpointState::Ready, Some(check)) = (health.state, check) {
-            words.push(format!("ready, but its last check failed: {check}"));
-        }
-    }
-    if words.is_empty() {
-        words.push("ready".to_owned());
-    }
-    if endpoint.distant {
-        words.push("for other zones".to_owned());
-    }
-    words.join(", ")
-}
-
 /// `sluice explain`.
 pub fn explanation(explanation: &Explanation) -> String {
     let mut facts = table(&[]);
@@ -304,7 +305,11 @@ pub fn maps(maps: &Maps) -> String {
     for (vip, entry) in &maps.vips {
         vips.add_row([
             vip.as_str(),
-            if entry.observe_sni { "counted by server name" } else { "not looked at" },
+            match (entry.observe_sni, entry.filter_sni) {
+                (true, true) => "counted by server name, refused without one of these",
+                (true, false) => "counted by server name",
+                (false, _) => "not looked at",
+            },
         ]);
     }
     let mut text = match maps.vips.is_empty() {
@@ -499,7 +504,9 @@ mod tests {
         let vips = [("192.0.2.1:80/tcp".to_owned(), false), ("[2001:db8::1]:443/tcp".to_owned(), true)];
         let text = maps(&Maps {
             vips: vips
-                .map(|(vip, observe_sni)| (vip, crate::app::admin::views::VipEntry { observe_sni }))
+                .map(|(vip, observe_sni)| {
+                    (vip, crate::app::admin::views::VipEntry { observe_sni, filter_sni: false })
+                })
                 .into(),
             names: vec!["a.test".to_owned()],
             wildcards: vec!["wild.test".to_owned()],

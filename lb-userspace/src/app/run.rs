@@ -12,9 +12,11 @@ use tracing_subscriber::EnvFilter;
 use super::admin::client::{self, ClientError};
 use super::admin::views;
 use super::cli::{
-    ClientArgs, Command, DoctorArgs, LogFormat, MapsCommand, Output, ProbeArgs, Question, RunArgs,
+    ClientArgs, Command, DoctorArgs, LogFormat, MapsCommand, Output, ProbeArgs, Question, RunArgs, TuneArgs,
 };
 use super::explain::Explanation;
+use crate::model::Tuning;
+
 use super::{check, daemon, doctor, environment, render, steering};
 
 /// The answer is there, and it is no.
@@ -65,6 +67,7 @@ async fn dispatch(command: Command) -> Result<u8, String> {
             Ok(0)
         }
         Command::Maps(args) => maps(args.command).await,
+        Command::Tune(args) => tune(&args).await,
         Command::Probe(args) => probe(&args).await,
         Command::Doctor(args) => run_doctor(&args).await,
         Command::Check(args) => {
@@ -107,6 +110,31 @@ async fn maps(command: MapsCommand) -> Result<u8, String> {
         }
         MapsCommand::Purge { pin_dir, client } => purge(&pin_dir, &client).await,
     }
+}
+
+async fn tune(args: &TuneArgs) -> Result<u8, String> {
+    let client = &args.client;
+    let json = if args.settings.is_empty() {
+        client::get(&client.socket, "/tune").await
+    } else {
+        let settings =
+            args.settings.iter().map(|setting| with_file(setting)).collect::<Result<Vec<_>, _>>()?;
+        client::post(&client.socket, "/tune", settings.join("\n")).await
+    };
+    let json = json.map_err(text)?;
+    let tuning: Tuning = serde_json::from_value(json.clone()).map_err(text)?;
+    print(client.output, &json, render::tuning(&tuning))?;
+    Ok(0)
+}
+
+/// A setting with what is in its file, if it names one: a network or several in each line, behind `#`
+/// what a reader should know.
+fn with_file(setting: &str) -> Result<String, String> {
+    let Some((key, file)) = setting.split_once("=@") else { return Ok(setting.to_owned()) };
+    let content = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+    let lines = content.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+    Ok(format!("{key}={}", lines.join(",")))
 }
 
 async fn purge(pin_dir: &Path, client: &ClientArgs) -> Result<u8, String> {

@@ -15,12 +15,12 @@ use crate::source::Health;
 use crate::status::Reporter;
 
 use super::admin::server::{Answer, Answers};
-use super::admin::views::{self, Serving, Source, Status, Verification, word};
+use super::admin::views::{self, Rules, Serving, Source, Status, Verification, word};
 use super::cli::vip_address;
 use super::explain::{Question, explain};
 use super::health::Probed;
 use super::settings::SourceKind;
-use super::steering::Steering;
+use super::steering::{Steering, TuneError};
 
 const WAITING: &str = "waiting for the source's first whole state";
 
@@ -153,6 +153,10 @@ impl Answers for State {
                 Answer::json(&views::backends(&self.snapshot.load(), &requests, &health))
             }
             "/explain" => self.explain(query),
+            "/tune" => match self.steering().as_ref() {
+                None => self.no_maps(),
+                Some(steering) => Answer::json(steering.tuning()),
+            },
             "/maps" => match self.steering().as_ref().map(|steering| steering.dump()) {
                 None => self.no_maps(),
                 Some(Ok(image)) => Answer::json(&image),
@@ -169,6 +173,20 @@ impl Answers for State {
                 }
             }
             _ => Answer::Unknown,
+        }
+    }
+
+    fn change(&self, path: &str, text: &str) -> Answer {
+        if path != "/tune" {
+            return Answer::Unknown;
+        }
+        match self.steering().as_mut() {
+            None => self.no_maps(),
+            Some(steering) => match steering.tune(text) {
+                Ok(()) => Answer::json(steering.tuning()),
+                Err(error @ TuneError::Bad(_)) => Answer::Failure(StatusCode::BAD_REQUEST, error.to_string()),
+                Err(error) => Answer::Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            },
         }
     }
 }
@@ -200,9 +218,11 @@ impl Probed for State {
 
     fn status(&self) -> Status {
         let snapshot = self.snapshot.load();
-        let (xdp, counters) = match self.steering().as_ref() {
-            Some(steering) => (Some(steering.info()), steering.counters()),
-            None => (None, Default::default()),
+        let (xdp, counters, rules) = match self.steering().as_ref() {
+            Some(steering) => {
+                (Some(steering.info()), steering.counters(), Some(Rules::of(steering.tuning())))
+            }
+            None => (None, Default::default(), None),
         };
         Status {
             generation: snapshot.generation,
@@ -217,6 +237,7 @@ impl Probed for State {
                 .collect(),
             serving: Serving::of(&snapshot),
             xdp,
+            rules,
             verdicts: counters.verdicts,
             vips: counters.vips,
             sni: counters.sni,

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::dataplane::image::MapImage;
 use crate::dataplane::kernel::{self, Dataplane, KernelError, Lock, WorkerSocket, vip_routes};
-use crate::model::Snapshot;
+use crate::model::{BadTuning, Snapshot, Tuning};
 use crate::proxy::WorkerSockets;
 
 use super::admin::views::{Interface, SniCount, VipCount, Xdp, word};
@@ -81,6 +81,27 @@ impl Steering {
         Ok(differences.iter().map(|one| one.to_string()).collect())
     }
 
+    /// The rules for sources that are in force.
+    pub fn tuning(&self) -> &Tuning {
+        self.dataplane.tuning()
+    }
+
+    /// Makes changes to them, all or none.
+    pub fn tune(&mut self, changes: &str) -> Result<(), TuneError> {
+        let mut tuning = self.dataplane.tuning().clone();
+        for change in changes.lines().filter(|line| !line.trim().is_empty()) {
+            tuning.change(change)?;
+        }
+        self.dataplane.tune(&tuning)?;
+        tracing::info!(
+            denied = tuning.deny.len(),
+            allowed = tuning.allow.len(),
+            connection_rate = tuning.connection_rate,
+            "rules for sources set"
+        );
+        Ok(())
+    }
+
     /// Where the program is attached.
     pub fn info(&self) -> Xdp {
         let interface = |nic: &kernel::Interface| Interface {
@@ -119,6 +140,17 @@ impl Steering {
                 .collect(),
         }
     }
+}
+
+/// Why the rules for sources are not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum TuneError {
+    /// What is asked for makes no sense.
+    #[error(transparent)]
+    Bad(#[from] BadTuning),
+    /// The kernel refuses.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
 }
 
 /// The lock of a pin directory; `None` while another daemon has it.

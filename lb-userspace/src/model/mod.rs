@@ -7,6 +7,7 @@ mod canary;
 mod care;
 mod cluster;
 mod issue;
+mod l4;
 mod listener;
 mod name;
 mod policy;
@@ -14,11 +15,13 @@ mod proxy_protocol;
 mod route;
 mod snapshot;
 mod tls;
+mod tuning;
 
 pub use canary::{Canary, CanaryHeader, CanaryValue};
 pub use care::{Care, CircuitLimits, Ejection, HealthCheck, Probe};
 pub use cluster::{Cluster, ClusterKey, Endpoint, PortRef, Via};
 pub use issue::{Issue, IssueReason, Severity};
+pub use l4::L4Service;
 pub use listener::{Listener, Protocol, SniMode, Transport, Vip};
 pub use name::{HostPattern, InvalidHost, ObjectKey, ObjectRef};
 pub use policy::*;
@@ -26,6 +29,7 @@ pub use proxy_protocol::{ProxyProtocol, ProxyVersion};
 pub use route::{Backend, Compat, PathMatch, Route, Unavailable, VirtualHost};
 pub use snapshot::{Routing, Snapshot};
 pub use tls::{Certificate, ClientAuth, Passthrough, TlsConfig};
+pub use tuning::{BadTuning, DEFAULT_BURST, MAX_BURST, MAX_RATE, Tuning};
 
 /// Whether a field says nothing, so that snapshots stay readable.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

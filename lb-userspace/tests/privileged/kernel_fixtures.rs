@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use aya::Ebpf;
-use aya::maps::{HashMap, PerCpuArray};
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use lb_common::fixtures::{self, Host, NAME, SUFFIX};
-use lb_common::maps::{NameKey, ReasonCounters};
+use lb_common::maps::{NameKey, ReasonCounters, Tuning};
 use lb_common::reason::Reason;
 use lb_common::verdict::Action;
 use sluice::dataplane::kernel::{VipTable, load};
@@ -18,6 +19,7 @@ const fn code(action: Action) -> u32 {
         Action::Drop => 1,
         Action::Pass => 2,
         Action::Send => 3,
+        Action::Redirect => 4,
     }
 }
 
@@ -26,6 +28,14 @@ fn loaded() -> Ebpf {
     need_root();
     let mut programs = load(None, false).expect("load");
     fill_vips(&mut programs);
+    let map = programs.map_mut("SOURCES").expect("map");
+    let mut sources: LpmTrie<_, [u32; 4], u32> = map.try_into().expect("trie");
+    for (length, address, says) in fixtures::sources() {
+        sources.insert(&Key::new(length, address), says, 0).expect("insert");
+    }
+    let map = programs.map_mut("TUNING").expect("map");
+    let mut tuning: Array<_, Tuning> = map.try_into().expect("array");
+    tuning.set(0, fixtures::TUNING, 0).expect("set");
     for (map, name, slot) in [("NAMES", NAME, 0), ("WILDCARDS", SUFFIX, 1)] {
         let mut names: HashMap<_, NameKey, u32> =
             programs.map_mut(map).expect("map").try_into().expect("hash map");

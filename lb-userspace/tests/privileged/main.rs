@@ -5,11 +5,13 @@ mod e2e;
 mod filter;
 mod kernel;
 mod kernel_fixtures;
+mod kernel_forward;
 mod kernel_modes;
 mod kernel_node;
 mod kernel_restart;
 mod kernel_steering;
 mod rights;
+mod tune;
 
 /// Fails a test that was started without the rights it needs.
 pub fn need_root() {

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Builder;
 use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -42,6 +43,15 @@ pub enum ClientError {
 
 /// `GET target` from the daemon on `socket`.
 pub async fn get(socket: &Path, target: &str) -> Result<Value, ClientError> {
+    ask(socket, Request::get(target), String::new()).await
+}
+
+/// `POST target` with a text to the daemon on `socket`.
+pub async fn post(socket: &Path, target: &str, text: String) -> Result<Value, ClientError> {
+    ask(socket, Request::post(target), text).await
+}
+
+async fn ask(socket: &Path, request: Builder, text: String) -> Result<Value, ClientError> {
     let broken = |what: String| ClientError::Broken { path: socket.to_owned(), what };
     let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -54,9 +64,9 @@ pub async fn get(socket: &Path, target: &str) -> Result<Value, ClientError> {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
         tokio::spawn(connection);
-        let request = Request::get(target)
+        let request = request
             .header(header::HOST, "sluice")
-            .body(Empty::<Bytes>::new())
+            .body(Full::<Bytes>::from(text))
             .map_err(|e| e.to_string())?;
         let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
         let status = response.status();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -16,6 +16,9 @@ use serde::Serialize;
 use tokio::net::UnixListener;
 
 use super::views::Failure;
+
+/// Room for a million networks with their commas.
+const MAX_TEXT: usize = 64 * 1024 * 1024;
 
 /// Why the socket can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +43,9 @@ pub enum SocketError {
 pub trait Answers: Send + Sync + 'static {
     /// The answer to `GET path?query`.
     fn answer(&self, path: &str, query: Option<&str>) -> Answer;
+
+    /// The answer to `POST path` with a text.
+    fn change(&self, path: &str, text: &str) -> Answer;
 }
 
 /// One answer.
@@ -131,18 +137,25 @@ async fn respond(
     answers: Arc<dyn Answers>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
+    let path = request.uri().path().to_owned();
     let answer = match *request.method() {
-        Method::GET => answers.answer(request.uri().path(), request.uri().query()),
-        _ => Answer::Failure(StatusCode::METHOD_NOT_ALLOWED, "only GET is understood here".to_owned()),
+        Method::GET => answers.answer(&path, request.uri().query()),
+        Method::POST => match text(request.into_body()).await {
+            Ok(text) => answers.change(&path, &text),
+            Err(error) => Answer::Failure(StatusCode::BAD_REQUEST, error),
+        },
+        _ => Answer::Failure(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET and POST are understood here".to_owned(),
+        ),
     };
     let (status, body) = match answer {
         Answer::Json(body) => (StatusCode::OK, body),
         Answer::Failure(status, error) => (status, failure(error)),
         Answer::Unknown => {
             let error = format!(
-                "this daemon (sluice {}) knows no {}: is the command line of another version?",
+                "this daemon (sluice {}) knows no {path}: is the command line of another version?",
                 env!("CARGO_PKG_VERSION"),
-                request.uri().path()
             );
             (StatusCode::NOT_FOUND, failure(error))
         }
@@ -151,6 +164,12 @@ async fn respond(
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     Ok(response)
+}
+
+/// What is sent to be changed.
+async fn text(body: Incoming) -> Result<String, String> {
+    let body = Limited::new(body, MAX_TEXT).collect().await.map_err(|error| error.to_string())?;
+    String::from_utf8(body.to_bytes().into()).map_err(|error| error.to_string())
 }
 
 fn failure(error: String) -> Vec<u8> {

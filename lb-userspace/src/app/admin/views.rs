@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::policy_words::route_words;
-use crate::model::{self, PathMatch, Route, Snapshot};
+use crate::model::{self, PathMatch, Route, Snapshot, Tuning};
 use crate::proxy::{ClusterHealth, EndpointHealth};
 
 /// `sluice status`.
@@ -30,6 +30,9 @@ pub struct Status {
     pub serving: Serving,
     /// `None` without XDP.
     pub xdp: Option<Xdp>,
+    /// The rules for clients by address; `None` without XDP.
+    #[serde(default)]
+    pub rules: Option<Rules>,
     /// Packets for each verdict reason of the XDP program.
     pub verdicts: BTreeMap<String, u64>,
     /// Traffic of each VIP, as XDP saw it.
@@ -91,6 +94,36 @@ pub struct Interface {
     pub mode: String,
     /// The kernel's number of the program.
     pub program_id: u32,
+}
+
+/// Rules for clients by address, in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// Networks whose packets are dropped.
+    pub denied: usize,
+    /// Networks that are let in, without a budget.
+    pub allowed: usize,
+    /// New connections a second for each client; 0: any number.
+    pub connection_rate: u32,
+    /// How many of them at once.
+    pub connection_burst: u32,
+}
+
+impl Rules {
+    /// In short, what `sluice tune` shows in full.
+    pub fn of(tuning: &Tuning) -> Self {
+        Self {
+            denied: tuning.deny.len(),
+            allowed: tuning.allow.len(),
+            connection_rate: tuning.connection_rate,
+            connection_burst: tuning.connection_burst,
+        }
+    }
+
+    /// Whether there are any.
+    pub fn any(&self) -> bool {
+        self.denied + self.allowed > 0 || self.connection_rate > 0
+    }
 }
 
 /// One VIP's traffic.
@@ -219,6 +252,9 @@ pub struct Maps {
 pub struct VipEntry {
     /// Whether ClientHellos are counted by server name.
     pub observe_sni: bool,
+    /// Whether those with a name that nobody serves are refused.
+    #[serde(default)]
+    pub filter_sni: bool,
 }
 
 /// Why the daemon has no answer.

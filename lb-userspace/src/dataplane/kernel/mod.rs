@@ -7,9 +7,11 @@
 
 mod counters;
 mod error;
+mod forwarding;
 mod links;
 mod logs;
 mod pins;
+mod rules;
 mod tables;
 pub mod vip_routes;
 mod vip_table;
@@ -18,7 +20,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, MapData, SockMap};
+use aya::maps::{Array, HashMap, MapData, SockMap};
 use aya::programs::{ProgramError, SkLookup, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::Level;
@@ -33,6 +35,8 @@ pub use vip_table::VipTable;
 
 use super::diff::{Op, diff};
 use super::image::MapImage;
+use crate::model::Tuning;
+use rules::Rules;
 use tables::Tables;
 
 /// The kernel programs' object, as the build script left it.
@@ -101,6 +105,12 @@ impl std::fmt::Display for Difference {
             Op::DeleteVip(vip) => write!(f, "VIPS: {vip} should not be there"),
             Op::DeleteWildcard(suffix) => write!(f, "WILDCARDS: *.{suffix} should not be there"),
             Op::DeleteName(name) => write!(f, "NAMES: {name} should not be there"),
+            Op::SetBackend(backend, _) => {
+                write!(f, "L4_BACKENDS: {backend} is missing or drains differently")
+            }
+            Op::SetService(vip, _) => write!(f, "VIPS: {vip} is missing, or its ring is another one"),
+            Op::DeleteService(vip) => write!(f, "VIPS: {vip} should not be there"),
+            Op::DeleteBackend(backend) => write!(f, "L4_BACKENDS: {backend} should not be there"),
         }
     }
 }
@@ -119,6 +129,7 @@ pub struct WorkerSocket<'a> {
 /// The loaded programs and their maps.
 pub struct Dataplane {
     tables: Tables,
+    rules: Rules,
     sockets: SockMap<MapData>,
     cpu_worker: Array<MapData, u32>,
     info: Info,
@@ -153,11 +164,15 @@ impl Dataplane {
         let mut layout: Array<_, u64> = take(&mut programs, LAYOUT_MAP)?;
         layout.set(0, LAYOUT, 0).map_err(KernelError::map(LAYOUT_MAP))?;
         let tables = Tables::take(&mut programs)?;
+        let rules = Rules::take(&mut programs)?;
         let sockets = take(&mut programs, "SOCKETS")?;
         let cpu_worker = take(&mut programs, "CPU_WORKER")?;
+        let mut uplinks: HashMap<_, u32, u32> = take(&mut programs, "UPLINKS")?;
 
         let xdp: &mut Xdp = program(&mut programs, "sluice")?;
         verify(|| xdp.load()).map_err(KernelError::program("sluice"))?;
+        // Before packets come: the forwarder asks which interfaces bring replies back here.
+        links::note_uplinks(&mut uplinks, &settings)?;
         let interfaces = links::attach_xdp(xdp, &settings)?;
         let steer: &mut SkLookup = program(&mut programs, "steer")?;
         verify(|| steer.load()).map_err(KernelError::program("steer"))?;
@@ -165,7 +180,7 @@ impl Dataplane {
 
         let layout = format!("{LAYOUT:016x}");
         let info = Info { interfaces, pin_dir: settings.pin_dir, layout, reused };
-        Ok(Self { tables, sockets, cpu_worker, info, _lock: lock, _logs: logs, _programs: programs })
+        Ok(Self { tables, rules, sockets, cpu_worker, info, _lock: lock, _logs: logs, _programs: programs })
     }
 
     /// Puts the workers' listeners in place: worker `n` of the slice gets sockets `2n` and
@@ -205,13 +220,21 @@ impl Dataplane {
     /// The first write that fails; those before it stay done, and the next call goes on from there.
     pub fn apply(&mut self, want: &MapImage) -> Result<Applied, KernelError> {
         self.tables.refresh()?;
-        let have = self.tables.read()?;
+        let have = self.tables.know()?;
         let mut applied = Applied::default();
         for op in diff(&have, want) {
             self.tables.write(&op)?;
             match op {
-                Op::AddName(_) | Op::AddWildcard(_) | Op::SetVip(..) => applied.set += 1,
-                Op::DeleteName(_) | Op::DeleteWildcard(_) | Op::DeleteVip(_) => applied.deleted += 1,
+                Op::AddName(_)
+                | Op::AddWildcard(_)
+                | Op::SetVip(..)
+                | Op::SetBackend(..)
+                | Op::SetService(..) => applied.set += 1,
+                Op::DeleteName(_)
+                | Op::DeleteWildcard(_)
+                | Op::DeleteVip(_)
+                | Op::DeleteService(_)
+                | Op::DeleteBackend(_) => applied.deleted += 1,
             }
         }
         Ok(applied)
@@ -231,6 +254,19 @@ impl Dataplane {
     /// A map that can't be read.
     pub fn verify(&self, want: &MapImage) -> Result<Vec<Difference>, KernelError> {
         Ok(diff(&self.tables.read()?, want).into_iter().map(|repair| Difference { repair }).collect())
+    }
+
+    /// The rules for sources that are in force. They go on from where an earlier daemon left.
+    pub fn tuning(&self) -> &Tuning {
+        self.rules.known()
+    }
+
+    /// Brings the kernel to other rules for sources.
+    ///
+    /// # Errors
+    /// The first write that fails; those before it stay done.
+    pub fn tune(&mut self, want: &Tuning) -> Result<(), KernelError> {
+        self.rules.write(want)
     }
 
     /// All counters, summed over CPUs. They go on from where an earlier daemon left.
@@ -263,6 +299,8 @@ pub fn load(pin_dir: Option<&Path>, log: bool) -> Result<Ebpf, KernelError> {
     // aya-log's own default is everything. A frozen zero makes the verifier remove the calls.
     let level = if log { Level::Debug as u8 } else { 0 };
     loader.override_global(aya_log::LEVEL, &level, true);
+    let tick = ticks_in_a_second();
+    loader.override_global("L4_TICK", &tick, true);
     loader.load(OBJECT).map_err(|error| KernelError::Load(Box::new(error)))
 }
 
@@ -279,6 +317,15 @@ fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), Prog
         result = load();
     }
     result
+}
+
+/// The power of two of jiffies that is nearest to a second: the forwarder's clock. The coarse clock
+/// ticks once in a jiffy, which is the only place where the kernel tells how long one is.
+fn ticks_in_a_second() -> u32 {
+    let tick = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE);
+    let jiffy = tick.map(std::time::Duration::from).unwrap_or(std::time::Duration::from_millis(4));
+    let jiffies = 1_000_000_000 / jiffy.as_nanos().max(1);
+    (jiffies as f64).log2().round() as u32
 }
 
 fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(

@@ -1,0 +1,150 @@
+//! The rules for sources in the kernel. They are kept there alone: the pinned maps outlive the daemon.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, MapData, MapError};
+use ipnet::IpNet;
+use lb_common::maps::{self, SOURCE_ALLOW, SOURCE_DENY, TUNE_BUDGET, TUNE_SOURCES};
+use lb_common::verdict::words;
+
+use super::{KernelError, take};
+use crate::model::Tuning;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// IPv4 prefixes are those of mapped addresses.
+const MAPPED_BITS: u8 = 96;
+
+pub(super) struct Rules {
+    sources: LpmTrie<MapData, [u32; 4], u32>,
+    limits: Array<MapData, maps::Tuning>,
+    /// What the kernel has.
+    known: Tuning,
+}
+
+impl Rules {
+    pub(super) fn take(programs: &mut Ebpf) -> Result<Self, KernelError> {
+        let mut rules = Self {
+            sources: take(programs, "SOURCES")?,
+            limits: take(programs, "TUNING")?,
+            known: Tuning::default(),
+        };
+        rules.known = rules.read()?;
+        Ok(rules)
+    }
+
+    pub(super) fn known(&self) -> &Tuning {
+        &self.known
+    }
+
+    /// Brings the kernel to these rules, from those that were written last. Where a write fails, what is
+    /// there is read anew.
+    pub(super) fn write(&mut self, want: &Tuning) -> Result<(), KernelError> {
+        let written = self.try_write(want);
+        self.known = match written {
+            Ok(()) => want.clone(),
+            Err(_) => self.read()?,
+        };
+        written
+    }
+
+    fn try_write(&mut self, want: &Tuning) -> Result<(), KernelError> {
+        let error = KernelError::map("SOURCES");
+        let have = &self.known;
+        // What comes goes in before the switch, what goes leaves after it.
+        for (list, before, says) in
+            [(&want.allow, &have.allow, SOURCE_ALLOW), (&want.deny, &have.deny, SOURCE_DENY)]
+        {
+            for network in list.difference(before) {
+                self.sources.insert(&key(network), says, 0).map_err(&error)?;
+            }
+        }
+        self.limits.set(0, limits(want), 0).map_err(KernelError::map("TUNING"))?;
+        let left = |network: &&IpNet| !want.deny.contains(network) && !want.allow.contains(network);
+        for network in have.deny.union(&have.allow).filter(left) {
+            match self.sources.remove(&key(network)) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(source) => return Err(error(source)),
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self) -> Result<Tuning, KernelError> {
+        let limits = self.limits.get(&0, 0).map_err(KernelError::map("TUNING"))?;
+        let (mut deny, mut allow) = (BTreeSet::new(), BTreeSet::new());
+        for entry in self.sources.iter() {
+            let (key, says) = entry.map_err(KernelError::map("SOURCES"))?;
+            if let Some(network) = network(&key) {
+                if says == SOURCE_ALLOW {
+                    allow.insert(network)
+                } else {
+                    deny.insert(network)
+                };
+            }
+        }
+        let budget = limits.flags & TUNE_BUDGET != 0 && limits.interval > 0;
+        let default = Tuning::default().connection_burst;
+        Ok(Tuning {
+            deny,
+            allow,
+            connection_rate: if budget { (SECOND / limits.interval) as u32 } else { 0 },
+            connection_burst: if limits.burst > 0 { limits.burst } else { default },
+        })
+    }
+}
+
+fn limits(tuning: &Tuning) -> maps::Tuning {
+    let listed = !tuning.deny.is_empty() || !tuning.allow.is_empty();
+    let flag = |on, flag| if on { flag } else { 0 };
+    let rate = tuning.connection_rate;
+    maps::Tuning {
+        flags: flag(listed, TUNE_SOURCES) | flag(rate > 0, TUNE_BUDGET),
+        burst: tuning.connection_burst,
+        interval: SECOND.checked_div(u64::from(rate)).unwrap_or_default(),
+    }
+}
+
+fn key(network: &IpNet) -> Key<[u32; 4]> {
+    let (address, length) = match network {
+        IpNet::V4(v4) => (v4.addr().to_ipv6_mapped(), MAPPED_BITS + v4.prefix_len()),
+        IpNet::V6(v6) => (v6.addr(), v6.prefix_len()),
+    };
+    Key::new(length.into(), words(address.octets()))
+}
+
+/// `None`: nothing that [`key`] makes.
+fn network(key: &Key<[u32; 4]>) -> Option<IpNet> {
+    let mut octets = [0; 16];
+    for (part, word) in octets.chunks_mut(4).zip(key.data()) {
+        part.copy_from_slice(&word.to_ne_bytes());
+    }
+    let length = u8::try_from(key.prefix_len()).ok()?;
+    match Ipv6Addr::from(octets).to_canonical() {
+        IpAddr::V4(v4) => IpNet::new(v4.into(), length.checked_sub(MAPPED_BITS)?).ok(),
+        v6 => IpNet::new(v6, length).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::MAX_RATE;
+
+    #[test]
+    fn networks_and_rates_come_back() {
+        for text in ["0.0.0.0/0", "192.0.2.0/24", "192.0.2.1/32", "::/0", "2001:db8::/33", "2001:db8::1/128"]
+        {
+            let asked: IpNet = text.parse().expect("a network");
+            assert_eq!(network(&key(&asked)), Some(asked), "{text}");
+        }
+        for rate in 1..=MAX_RATE {
+            let interval = limits(&Tuning { connection_rate: rate, ..Tuning::default() }).interval;
+            assert_eq!(SECOND / interval, u64::from(rate));
+        }
+        assert_eq!(limits(&Tuning::default()).flags, 0);
+    }
+}
