@@ -127,7 +127,8 @@ impl Sending<'_> {
         let counters = &worker.counters;
         match message {
             Message::Http1(exchange) => {
-                if let Some(kept) = worker.pool.take(address, transport, retries.is_repeatable()) {
+                let carefully = exchange.has_body();
+                if let Some(kept) = worker.pool.take(address, transport, retries.is_repeatable(), carefully) {
                     counters.upstream_reuses.add(1);
                     match exchange.run(kept, &worker.pool, limits).await {
                         Err(failure)

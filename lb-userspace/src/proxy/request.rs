@@ -376,6 +376,7 @@ fn outgoing(
         chunked: framing == Framing::Chunked,
         expects_continue: expects_continue(parts),
         wants_upgrade: upgrading,
+        takes_lines: false,
         method: parts.method.clone(),
     })
 }

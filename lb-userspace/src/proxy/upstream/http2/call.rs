@@ -149,7 +149,7 @@ fn answer_of(
         true => Body::none(),
         false => Body::new(stream, rest, length, lease, address, limits),
     };
-    let head = ResponseHead { status, headers, upgrade: None };
+    let head = ResponseHead { status, headers, lines: None, upgrade: None };
     Ok(Answer::Response(head, Box::new(UpstreamBody::Http2(body))))
 }
 
