@@ -56,6 +56,8 @@ enum Benchmark {
     Xdp,
     /// Time from API event to first request, memory and CPU with 5,000 Ingresses under change
     Churn,
+    /// Requests that fail while all pods are replaced over and over: none
+    Rollout,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -73,6 +75,13 @@ fn main() -> anyhow::Result<()> {
         Habit::Bench { name: Benchmark::Churn, arguments } => {
             setup::run()?;
             command::cargo(["bench", "--profile=release", "--package=lb-userspace", "--bench=churn", "--"])
+                .args(arguments)
+                .run()
+        }
+        Habit::Bench { name: Benchmark::Rollout, arguments } => {
+            setup::run()?;
+            // What is counted is failures, which a slow proxy has no fewer of.
+            command::cargo(["bench", "--profile=dev", "--package=lb-userspace", "--bench=rollout", "--"])
                 .args(arguments)
                 .run()
         }

@@ -65,6 +65,16 @@ impl Client {
         Ok(answer)
     }
 
+    /// The body of the answer to a request that is answered with 200.
+    pub fn text(&mut self, host: &str, path: &str) -> Result<String, Error> {
+        let answer = self.get(host, path)?;
+        let head = find(&self.buffer, b"\r\n\r\n").map_or(0, |at| at + 4);
+        match answer.status {
+            200 => Ok(String::from_utf8_lossy(&self.buffer[head..]).into_owned()),
+            status => Err(Error::other(format!("status {status}"))),
+        }
+    }
+
     fn fill(&mut self, stream: &mut TcpStream) -> Result<(), Error> {
         let mut chunk = [0; 2048];
         match stream.read(&mut chunk)? {

@@ -16,6 +16,7 @@ pub struct Daemon {
     dir: tempfile::TempDir,
     /// The port for plain HTTP.
     pub http: u16,
+    health: u16,
     /// From the start of the process to the first good answer of `/readyz`.
     pub ready: Duration,
 }
@@ -57,7 +58,7 @@ impl Daemon {
         }
         let began = Instant::now();
         let child = command.spawn().expect("the binary runs");
-        let mut daemon = Self { child, dir, http, ready: Duration::ZERO };
+        let mut daemon = Self { child, dir, http, health, ready: Duration::ZERO };
         loop {
             if let Ok(answer) = Client::new(health).get("h", "/readyz")
                 && answer.status == 200
@@ -92,6 +93,11 @@ impl Daemon {
             peak_mb: megabytes("VmHWM"),
             cpu_s: (ticks(11) + ticks(12)) / per_second,
         }
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> String {
+        Client::new(self.health).text("h", "/metrics").unwrap_or_default()
     }
 
     /// What it has logged.

@@ -4,7 +4,9 @@
 
 mod backends;
 mod churn;
+#[allow(dead_code, reason = "the rollout benchmark uses other parts")]
 mod client;
+#[allow(dead_code, reason = "the rollout benchmark uses other parts")]
 mod daemon;
 mod load;
 mod lookup;

@@ -7,6 +7,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::model::{Compat, SniMode};
+use crate::proxy;
 use crate::status::Address;
 
 /// Where the daemon listens for the other subcommands unless told otherwise.
@@ -116,7 +117,10 @@ pub struct RunArgs {
     /// Number of proxy workers, each pinned to a CPU. Default: one for each CPU.
     #[arg(long, env = "SLUICE_WORKERS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
-    /// Where a JSON line for each request goes.
+    /// The topology zone that the node is in: endpoints whose EndpointSlice has hints for it go first.
+    #[arg(long, env = "SLUICE_ZONE", value_name = "ZONE", help_heading = "Traffic")]
+    pub zone: Option<String>,
+    /// Where a line for each request goes.
     #[arg(
         long,
         env = "SLUICE_ACCESS_LOG",
@@ -125,6 +129,16 @@ pub struct RunArgs {
         help_heading = "Traffic"
     )]
     pub access_log: AccessLog,
+    /// What that line looks like: json, or text with nginx's variables, such as
+    /// '$remote_addr "$request" $status $request_time'. An unknown variable is told with all there are.
+    #[arg(
+        long,
+        env = "SLUICE_ACCESS_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "json",
+        help_heading = "Traffic"
+    )]
+    pub access_log_format: proxy::LogFormat,
     /// Believe X-Forwarded-* headers of peers in this network (CIDR). May be repeated.
     #[arg(
         long,
@@ -134,6 +148,24 @@ pub struct RunArgs {
         help_heading = "Traffic"
     )]
     pub trusted_proxy: Vec<ipnet::IpNet>,
+    /// Connections of peers in this network (CIDR) begin with a PROXY header, version 1 or 2, that
+    /// names the client. May be repeated.
+    #[arg(
+        long,
+        env = "SLUICE_PROXY_PROTOCOL",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        help_heading = "Traffic"
+    )]
+    pub proxy_protocol: Vec<ipnet::IpNet>,
+    /// How many connections one client (IPv4 address or IPv6 /64) may have; further ones are closed
+    /// at once. Default: no limit. Trusted proxies have none.
+    #[arg(long, env = "SLUICE_MAX_CLIENT_CONNECTIONS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_client_connections: Option<u32>,
+    /// How many client connections each worker holds; further ones wait in the listen queue.
+    /// Default: 32768, and never more than the limit of open files allows.
+    #[arg(long, env = "SLUICE_MAX_WORKER_CONNECTIONS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_worker_connections: Option<u32>,
     /// How many seconds open connections may take to end after SIGTERM.
     #[arg(
         long,

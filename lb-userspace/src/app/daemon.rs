@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::dataplane::kernel::Lock;
-use crate::model::Snapshot;
+use crate::model::{ProxyProtocol, Snapshot};
 use crate::proxy::{self, Proxy};
 use crate::source::{Health, Update, kubernetes, manifests};
 use crate::translate::{self, Translator, UnknownClass};
@@ -232,6 +232,7 @@ fn translation(args: &RunArgs, settings: &Settings) -> translate::Settings {
         default_backend: settings.default_backend.clone(),
         default_certificate: settings.default_certificate.clone(),
         config_map: settings.config_map.clone(),
+        zone: args.zone.as_deref().filter(|zone| !zone.is_empty()).map(Into::into),
         ..Default::default()
     }
 }
@@ -286,6 +287,7 @@ fn start(
     lock: Option<Lock>,
     snapshot: &Arc<Snapshot>,
 ) -> Result<(), DaemonError> {
+    let defaults = proxy::Settings::default();
     let settings = proxy::Settings {
         workers: args.workers.map_or(0, usize::from),
         bind: if args.no_xdp { proxy::Bind::Direct } else { proxy::Bind::Steered },
@@ -293,8 +295,12 @@ fn start(
             AccessLog::Off => proxy::AccessLog::Off,
             AccessLog::Stdout => proxy::AccessLog::Stdout,
         },
+        log_format: args.access_log_format.clone(),
         trusted_proxies: args.trusted_proxy.clone(),
-        ..Default::default()
+        proxy_protocol: ProxyProtocol { from: args.proxy_protocol.clone(), ..Default::default() },
+        max_client_connections: args.max_client_connections.unwrap_or(defaults.max_client_connections),
+        max_connections: args.max_worker_connections.map_or(defaults.max_connections, |n| n as usize),
+        ..defaults
     };
     let proxy = Proxy::start(settings, Arc::clone(snapshot))?;
     if let Some(lock) = lock {

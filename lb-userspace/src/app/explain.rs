@@ -312,7 +312,8 @@ fn answer(asked: &Asked, found: Option<&Found<'_>>, snapshot: &Snapshot, unreach
 fn passed_through(asked: &Asked, snapshot: &Snapshot) -> Option<Answered> {
     let sni = asked.sni().filter(|_| asked.protocol == Protocol::Https)?;
     let covering = snapshot.tls.passthrough.iter().filter(|(pattern, _)| pattern.matches(sni));
-    let (_, key) = covering.min_by(|a, b| a.0.cmp(&b.0))?;
+    let (_, to) = covering.min_by(|a, b| a.0.cmp(&b.0))?;
+    let key = &to.cluster;
     let cluster = snapshot.clusters.get(&**key).filter(|cluster| !cluster.endpoints.is_empty());
     let Some(cluster) = cluster else {
         let text = format!("nothing: TLS is passed through to {key}, which has no endpoint");
@@ -418,13 +419,17 @@ mod tests {
     fn snapshot() -> Snapshot {
         let key = |name: &str| ClusterKey::new(ObjectKey::new("d", name), PortRef::Number(80));
         let cluster = |name: &str, endpoints: &[&str]| {
-            let endpoint = |address: &&str| Endpoint {
-                address: address.parse().expect("an address"),
-                zone: None,
-                terminating: false,
-            };
+            let endpoint = |address: &&str| Endpoint::new(address.parse().expect("an address"));
             let endpoints = endpoints.iter().map(endpoint).collect();
-            (key(name), Arc::new(Cluster { key: key(name), protocol: Default::default(), endpoints }))
+            (
+                key(name),
+                Arc::new(Cluster {
+                    key: key(name),
+                    protocol: Default::default(),
+                    endpoints,
+                    care: Default::default(),
+                }),
+            )
         };
         let route = |path: &str, cluster: &str, policy: RoutePolicy| Route {
             ingress: ObjectKey::new("d", "web"),
@@ -552,7 +557,8 @@ mod tests {
     fn passthrough_is_explained() {
         let mut snapshot = snapshot();
         let key = Arc::new(ClusterKey::new(ObjectKey::new("d", "one"), PortRef::Number(80)));
-        let passthrough = vec![(HostPattern::Wildcard("example.com".into()), key)];
+        let to = model::Passthrough { cluster: key, proxy_protocol: None };
+        let passthrough = vec![(HostPattern::Wildcard("example.com".into()), to)];
         snapshot.tls = Arc::new(model::TlsConfig { passthrough, ..Default::default() });
         let table = RouteTable::build(&snapshot.routing);
         let got = explain(&ask("https://red.example.com/x"), &snapshot, &table).expect("fine");

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 
 use super::admin::views::Status;
 use super::metrics;
+use crate::proxy::Measurement;
 
 /// What probes and scrapes ask.
 pub trait Probed: Send + Sync + 'static {
@@ -23,6 +24,8 @@ pub trait Probed: Send + Sync + 'static {
     fn ready(&self) -> Result<(), String>;
     /// The daemon's state.
     fn status(&self) -> Status;
+    /// How the requests of each route went.
+    fn measurements(&self) -> Vec<Measurement>;
 }
 
 /// The endpoint can't be opened.
@@ -95,7 +98,7 @@ async fn respond(
         "/metrics" => (
             StatusCode::OK,
             "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            metrics::encode(&probed.status()),
+            metrics::encode(&probed.status(), &probed.measurements()),
         ),
         _ => (StatusCode::NOT_FOUND, text, "/healthz, /readyz and /metrics are here\n".to_owned()),
     };

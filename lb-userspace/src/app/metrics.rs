@@ -4,7 +4,10 @@
 //! configuration names, never what clients send, and of each kind at most [`MOST`]; what is beyond
 //! is added up under `other`.
 
-use prometheus_client::encoding::text;
+use std::fmt;
+
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -12,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use serde_json::{Map, Value};
 
 use super::admin::views::{Status, VipCount};
+use crate::proxy::Measurement;
 use crate::status::Report;
 
 /// How many VIPs, server names or clusters get time series of their own. Chosen by name, not by
@@ -21,9 +25,12 @@ const MOST: usize = 1000;
 /// A counter or gauge of the proxy's workers: field, name, help.
 type Field = (&'static str, &'static str, &'static str);
 
-const COUNTERS: [Field; 16] = [
+const COUNTERS: [Field; 19] = [
     ("accepted", "proxy_connections", "Client connections accepted"),
     ("accept_failures", "proxy_accept_failures", "Failed accepts, above all for want of file descriptors"),
+    ("crowded", "proxy_connections_crowded", "Client connections closed because their client had too many"),
+    ("proxy_header_failures", "proxy_header_failures", "Connections without a good PROXY header in time"),
+    ("resetting", "proxy_connections_resetting", "HTTP/2 connections ended for resetting most requests"),
     ("tls_handshakes", "proxy_tls_handshakes", "TLS handshakes completed"),
     ("tls_failures", "proxy_tls_failures", "TLS handshakes that failed or took too long"),
     ("tls_refused", "proxy_tls_refused", "TLS connections refused for a server name that nobody serves"),
@@ -52,6 +59,17 @@ const GAUGES: [Field; 4] = [
     ("tunnels_active", "proxy_tunnels_open", "Upgraded connections open now"),
 ];
 
+const HEALTH_COUNTERS: [Field; 3] = [
+    ("ejections", "cluster_ejections", "Endpoints left alone for failing requests"),
+    ("overflows", "cluster_overflows", "Requests that got 503 since a limit of their cluster was reached"),
+    ("retry_overflows", "cluster_retry_overflows", "Retries that max-retries left out"),
+];
+
+const HEALTH_GAUGES: [Field; 2] = [
+    ("connections", "cluster_connections", "Requests and tunnels at a cluster with limits"),
+    ("pending", "cluster_pending", "Requests that wait for a limit of their cluster"),
+];
+
 const RESPONSES: [(&str, &str); 5] = [
     ("responses_1xx", "1xx"),
     ("responses_2xx", "2xx"),
@@ -61,11 +79,12 @@ const RESPONSES: [(&str, &str); 5] = [
 ];
 
 /// All metrics of a daemon.
-pub fn encode(status: &Status) -> String {
+pub fn encode(status: &Status, measurements: &[Measurement]) -> String {
     let mut metrics = Metrics(Registry::with_prefix("sluice"));
     metrics.daemon(status);
     metrics.kernel(status);
     metrics.proxy(&status.proxy);
+    metrics.routes(measurements);
     let mut out = String::new();
     match text::encode(&mut out, &metrics.0) {
         Ok(()) => out,
@@ -166,6 +185,52 @@ impl Metrics {
         let clusters = proxy["clusters"].as_object().into_iter().flatten();
         let clusters = clusters.map(|(name, n)| (name.clone(), n.as_u64().unwrap_or_default()));
         self.counter("cluster_requests", "Requests sent to a cluster", bounded("cluster", clusters));
+        self.health(&proxy["health"]);
+    }
+
+    /// Clusters whose endpoints failed, are checked or have limits.
+    fn health(&mut self, health: &Value) {
+        let rows = |field: &'static str| {
+            let clusters = health.as_object().into_iter().flatten();
+            let number = move |(name, one): (&String, &Value)| Some((name.clone(), one[field].as_u64()?));
+            bounded("cluster", clusters.filter_map(number))
+        };
+        for (field, name, help) in HEALTH_COUNTERS {
+            self.counter(name, help, rows(field));
+        }
+        for (field, name, help) in HEALTH_GAUGES {
+            self.gauge(name, help, rows(field));
+        }
+        let states = health.as_object().into_iter().flatten().take(MOST).flat_map(|(name, one)| {
+            let states = one["states"].as_object().into_iter().flatten();
+            states.map(move |(state, n)| {
+                let labels = vec![("cluster", name.clone()), ("state", state.clone())];
+                (labels, n.as_u64().unwrap_or_default())
+            })
+        });
+        self.gauge(
+            "cluster_endpoints",
+            "Endpoints by state, of clusters of which something is known",
+            states.collect::<Vec<_>>(),
+        );
+    }
+
+    /// Those that nobody asked for yet are left out.
+    fn routes(&mut self, measurements: &[Measurement]) {
+        let used = |one: &&Measurement| one.ends.iter().any(|(_, n)| *n > 0);
+        let ends = measurements.iter().filter(used).flat_map(|one| {
+            let labelled = |(end, n): &(&'static str, u64)| {
+                let mut labels = route_labels(one);
+                labels.push(("class", (*end).to_owned()));
+                (labels, *n)
+            };
+            one.ends.iter().filter(|(_, n)| *n > 0).map(labelled).collect::<Vec<_>>()
+        });
+        let help = "Requests of a route by class of their status, or gone where the client left before it";
+        self.counter("requests", help, ends.collect::<Vec<_>>());
+        let rows = measurements.iter().filter(used).map(|one| (route_labels(one), one.clone())).collect();
+        let help = "From a request's head to the last byte of its answer, by route; tunnels left out";
+        self.0.register_with_unit("request_duration", help, Unit::Seconds, Durations(rows));
     }
 
     fn counter(&mut self, name: &str, help: &str, rows: impl IntoIterator<Item = (Labels, u64)>) {
@@ -205,6 +270,35 @@ fn counters(rows: impl IntoIterator<Item = (Labels, u64)>) -> Family<Labels, Cou
     family
 }
 
+/// A histogram for each route.
+#[derive(Debug)]
+struct Durations(Vec<(Labels, Measurement)>);
+
+impl EncodeMetric for Durations {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        for (labels, one) in &self.0 {
+            let count = one.buckets.iter().map(|(_, n)| n).sum();
+            let mut encoder = encoder.encode_family(labels)?;
+            encoder.encode_histogram::<NoLabelSet>(one.seconds, count, &one.buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+fn route_labels(one: &Measurement) -> Labels {
+    let of = one.of.as_ref();
+    let label = |of: Option<&String>| of.cloned().unwrap_or_default();
+    vec![
+        ("ingress", of.map_or_else(|| "other".to_owned(), |of| of.ingress.clone())),
+        ("path", label(of.map(|of| &of.path))),
+        ("service", label(of.map(|of| &of.service))),
+    ]
+}
+
 fn of(worker: &Map<String, Value>) -> Labels {
     vec![("worker", worker.get("worker").map(Value::to_string).unwrap_or_default())]
 }
@@ -224,6 +318,7 @@ fn bounded(label: &'static str, rows: impl Iterator<Item = (String, u64)>) -> Ve
 mod tests {
     use super::*;
     use crate::app::admin::views::{SniCount, Xdp};
+    use crate::proxy::Measured;
     use serde_json::json;
 
     fn status() -> Status {
@@ -234,7 +329,9 @@ mod tests {
             "vips": [{"vip": "192.0.2.1:80/tcp", "packets": 5, "bytes": 500, "connections": 2}],
             "proxy": {"workers": [{"worker": 0, "cpu": 0, "requests": 3, "responses_2xx": 2, "active": 1},
                 {"worker": 1, "cpu": 1, "requests": 4, "responses_2xx": 4, "active": 0}],
-                "clusters": {"d/one:80": 6}},
+                "clusters": {"d/one:80": 6},
+                "health": {"d/one:80": {"states": {"ready": 2, "ejected": 1}, "ejections": 4, "overflows": 5,
+                    "retry_overflows": 0, "connections": 1, "pending": 0}}},
         }))
         .expect("a status");
         status.xdp = Some(Xdp { interfaces: Vec::new() });
@@ -242,9 +339,18 @@ mod tests {
         status
     }
 
+    fn measurements() -> Vec<Measurement> {
+        let of = Measured { ingress: "d/one".into(), path: "/".into(), service: "d/web:80".into() };
+        let ends = vec![("2xx", 3), ("5xx", 0)];
+        let buckets = vec![(0.001, 1), (0.005, 2), (f64::INFINITY, 0)];
+        let one = Measurement { of: Some(of), ends, buckets, seconds: 0.007 };
+        let unused = Measurement { ends: vec![("2xx", 0)], of: None, ..one.clone() };
+        vec![one.clone(), unused, Measurement { of: None, ..one }]
+    }
+
     #[test]
     fn counters_are_counters_and_gauges_are_gauges() {
-        let text = encode(&status());
+        let text = encode(&status(), &measurements());
         for line in [
             "# HELP sluice_proxy_requests Requests whose head was complete.",
             "# TYPE sluice_proxy_requests counter",
@@ -254,9 +360,19 @@ mod tests {
             "# TYPE sluice_proxy_connections_open gauge",
             "sluice_proxy_connections_open{worker=\"0\"} 1",
             "sluice_cluster_requests_total{cluster=\"d/one:80\"} 6",
+            "sluice_cluster_endpoints{cluster=\"d/one:80\",state=\"ejected\"} 1",
+            "sluice_cluster_ejections_total{cluster=\"d/one:80\"} 4",
+            "sluice_cluster_overflows_total{cluster=\"d/one:80\"} 5",
             "sluice_xdp_packets_total{reason=\"pass-vip\"} 5",
             "sluice_vip_bytes_total{vip=\"192.0.2.1:80/tcp\"} 500",
             "sluice_vip_connections_total{vip=\"192.0.2.1:80/tcp\"} 2",
+            "sluice_requests_total{ingress=\"d/one\",path=\"/\",service=\"d/web:80\",class=\"2xx\"} 3",
+            "sluice_requests_total{ingress=\"other\",path=\"\",service=\"\",class=\"2xx\"} 3",
+            "# TYPE sluice_request_duration_seconds histogram",
+            "sluice_request_duration_seconds_sum{ingress=\"d/one\",path=\"/\",service=\"d/web:80\"} 0.007",
+            "sluice_request_duration_seconds_count{ingress=\"d/one\",path=\"/\",service=\"d/web:80\"} 3",
+            "sluice_request_duration_seconds_bucket{le=\"0.005\",ingress=\"d/one\",path=\"/\",service=\"d/web:80\"} 3",
+            "sluice_request_duration_seconds_bucket{le=\"+Inf\",ingress=\"d/one\",path=\"/\",service=\"d/web:80\"} 3",
             "sluice_build_info{version=\"1.2.3\"} 1",
             "sluice_generation 7",
             "sluice_leader 1",
@@ -269,7 +385,7 @@ mod tests {
 
     #[test]
     fn every_family_has_a_help_text_of_its_own() {
-        let text = encode(&status());
+        let text = encode(&status(), &measurements());
         let mut helps: Vec<_> = text
             .lines()
             .filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' '))
@@ -286,7 +402,7 @@ mod tests {
         let mut status = status();
         let name = |n| SniCount { name: format!("h{n:05}.test"), connections: 1 };
         status.sni = (0..2 * MOST).map(name).collect();
-        let text = encode(&status);
+        let text = encode(&status, &[]);
         let rows: Vec<_> = text.lines().filter(|l| l.starts_with("sluice_sni_connections_total{")).collect();
         assert_eq!(rows.len(), MOST + 1);
         assert!(rows.contains(&format!("sluice_sni_connections_total{{name=\"other\"}} {MOST}").as_str()));

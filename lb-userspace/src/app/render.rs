@@ -7,11 +7,12 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use ipnet::IpNet;
 
-use super::admin::views::{Backend, Host, Issue, Maps, RouteView, Rules, Status, Verification};
+use super::admin::views::{Backend, EndpointView, Host, Issue, Maps, RouteView, Rules, Status, Verification};
 use super::check::Report as CheckReport;
 use super::doctor::{Finding, Level};
 use super::explain::{Explanation, Match};
 use crate::model::Tuning;
+use crate::proxy::EndpointState;
 use crate::status::Report;
 
 /// So many networks are shown of a list.
@@ -204,7 +205,7 @@ pub fn backends(backends: &[Backend]) -> String {
     let mut rows = table(&["CLUSTER", "PROTOCOL", "ENDPOINT", "ZONE", "STATE", "REQUESTS"]);
     for cluster in backends {
         if cluster.endpoints.is_empty() {
-            let requests = cluster.requests.to_string();
+            let requests = requests_of(cluster);
             rows.add_row([&*cluster.cluster, &*cluster.protocol, "none ready", "", "503", &*requests]);
         }
         for (at, endpoint) in cluster.endpoints.iter().enumerate() {
@@ -214,12 +215,53 @@ pub fn backends(backends: &[Backend]) -> String {
                 first(&cluster.protocol),
                 endpoint.address.clone(),
                 endpoint.zone.clone().unwrap_or_default(),
-                if endpoint.terminating { "terminating" } else { "ready" }.to_owned(),
-                first(&cluster.requests.to_string()),
+                endpoint_state(endpoint),
+                first(&requests_of(cluster)),
             ]);
         }
     }
     lines(&rows)
+}
+
+/// How many requests a cluster got, and how many it did not for its limits.
+fn requests_of(cluster: &Backend) -> String {
+    let refused = cluster.health.as_ref().map_or(0, |health| health.overflows);
+    match refused {
+        0 => cluster.requests.to_string(),
+        refused => format!("{} ({refused} over its limits)", cluster.requests),
+    }
+}
+
+/// Whether an endpoint gets requests, and why not.
+fn endpoint_state(endpoint: &EndpointView) -> String {
+    let mut words = Vec::new();
+    if endpoint.terminating {
+        words.push("terminating".to_owned());
+    }
+    if let Some(health) = &endpoint.health {
+        let seconds = health.rests_ms.div_ceil(1000);
+        let failure = health.last_error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+        let check = health.check.as_ref().and_then(|check| check.last_error.as_deref());
+        match health.state {
+            EndpointState::Ready => {}
+            EndpointState::SlowStart => words.push("slow start".to_owned()),
+            EndpointState::Unreachable => words.push(format!("unreachable{failure}")),
+            EndpointState::Ejected => words.push(format!("ejected for {seconds} s{failure}")),
+            EndpointState::Unhealthy => {
+                words.push(format!("unhealthy: {}", check.unwrap_or("its checks failed")));
+            }
+        }
+        if let (EndpointState::Ready, Some(check)) = (health.state, check) {
+            words.push(format!("ready, but its last check failed: {check}"));
+        }
+    }
+    if words.is_empty() {
+        words.push("ready".to_owned());
+    }
+    if endpoint.distant {
+        words.push("for other zones".to_owned());
+    }
+    words.join(", ")
 }
 
 /// `sluice explain`.
@@ -259,7 +301,10 @@ pub fn explanation(explanation: &Explanation) -> String {
         fact("Upstream path", format!("{target}{rewritten}"));
     }
     for endpoint in &explanation.endpoints {
-        let state = if endpoint.terminating { " (terminating)" } else { "" };
+        let state = match endpoint_state(endpoint) {
+            state if state == "ready" => String::new(),
+            state => format!(" ({state})"),
+        };
         fact("Endpoint", format!("{}{state}", endpoint.address));
     }
     let status = match explanation.answer.status {

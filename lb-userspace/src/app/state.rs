@@ -127,7 +127,14 @@ impl State {
         };
         let xdp = self.steering().is_some();
         match explain(&Question { url: &url, vip, all, xdp }, &snapshot, &table) {
-            Ok(explanation) => Answer::json(&explanation),
+            Ok(mut explanation) => {
+                let cluster = explanation.route.as_ref().map(|found| found.route.backend.clone());
+                let mut health = self.proxy.get().map(Proxy::health).unwrap_or_default();
+                if let Some(health) = cluster.and_then(|cluster| health.remove(&cluster)) {
+                    views::add_health(&mut explanation.endpoints, health.endpoints);
+                }
+                Answer::json(&explanation)
+            }
             Err(error) => Answer::Failure(StatusCode::BAD_REQUEST, error.to_string()),
         }
     }
@@ -140,8 +147,10 @@ impl Answers for State {
             "/status" => Answer::json(&self.status()),
             "/routes" => Answer::json(&views::routes(&self.snapshot.load())),
             "/backends" => {
-                let requests = self.proxy.get().map(|proxy| proxy.stats().clusters).unwrap_or_default();
-                Answer::json(&views::backends(&self.snapshot.load(), &requests))
+                let proxy = self.proxy.get();
+                let requests = proxy.map(|proxy| proxy.stats().clusters).unwrap_or_default();
+                let health = proxy.map(Proxy::health).unwrap_or_default();
+                Answer::json(&views::backends(&self.snapshot.load(), &requests, &health))
             }
             "/explain" => self.explain(query),
             "/tune" => match self.steering().as_ref() {
@@ -201,6 +210,10 @@ impl Probed for State {
             None if self.serving.load(Ordering::Relaxed) => Ok(()),
             None => Err("setting up the first snapshot".to_owned()),
         }
+    }
+
+    fn measurements(&self) -> Vec<crate::proxy::Measurement> {
+        self.proxy.get().map(|proxy| proxy.measurements()).unwrap_or_default()
     }
 
     fn status(&self) -> Status {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{ObjectKey, UpstreamProtocol};
+use super::{Care, ObjectKey, UpstreamProtocol, is_default};
 
 /// A Service's port, by number or by name, as a backend refers to it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,6 +81,17 @@ pub struct Endpoint {
     /// It is going away and only used because the cluster has no ready endpoint
     /// (`serving` and `terminating` in its EndpointSlice).
     pub terminating: bool,
+    /// It is there for other zones than the node's (`hints` in its EndpointSlice): gets requests
+    /// only while too few of the others can take any.
+    #[serde(skip_serializing_if = "is_default")]
+    pub distant: bool,
+}
+
+impl Endpoint {
+    /// One that is ready, of no zone.
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, zone: None, terminating: false, distant: false }
+    }
 }
 
 /// One Service port: its endpoints and how to speak with them.
@@ -92,4 +103,7 @@ pub struct Cluster {
     pub protocol: UpstreamProtocol,
     /// Sorted by address, no duplicates. Empty: requests get 503.
     pub endpoints: Arc<[Endpoint]>,
+    /// How they are watched and spared.
+    #[serde(skip_serializing_if = "is_default")]
+    pub care: Arc<Care>,
 }

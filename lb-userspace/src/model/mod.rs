@@ -4,23 +4,32 @@
 //! did not change between two generations are the same `Arc`, which is how readers know.
 
 mod canary;
+mod care;
 mod cluster;
 mod issue;
 mod listener;
 mod name;
 mod policy;
+mod proxy_protocol;
 mod route;
 mod snapshot;
 mod tls;
 mod tuning;
 
 pub use canary::{Canary, CanaryHeader, CanaryValue};
+pub use care::{Care, CircuitLimits, Ejection, HealthCheck, Probe};
 pub use cluster::{Cluster, ClusterKey, Endpoint, PortRef, Via};
 pub use issue::{Issue, IssueReason, Severity};
 pub use listener::{Listener, Protocol, SniMode, Transport, Vip};
 pub use name::{HostPattern, InvalidHost, ObjectKey, ObjectRef};
 pub use policy::*;
+pub use proxy_protocol::{ProxyProtocol, ProxyVersion};
 pub use route::{Backend, Compat, PathMatch, Route, Unavailable, VirtualHost};
 pub use snapshot::{Routing, Snapshot};
-pub use tls::{Certificate, ClientAuth, TlsConfig};
+pub use tls::{Certificate, ClientAuth, Passthrough, TlsConfig};
 pub use tuning::{BadTuning, DEFAULT_BURST, MAX_BURST, MAX_RATE, Tuning};
+
+/// Whether a field says nothing, so that snapshots stay readable.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

@@ -6,7 +6,7 @@ use imbl::OrdMap;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::{Cluster, ClusterKey, HostPattern, Issue, Listener, TlsConfig, VirtualHost};
+use super::{Cluster, ClusterKey, HostPattern, Issue, Listener, ProxyProtocol, TlsConfig, VirtualHost};
 
 /// Everything that decides which route a request takes. Changes rarely; endpoints aren't in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -33,6 +33,9 @@ pub struct Snapshot {
     /// Peers whose word on the client counts; `None`: those that the node was started with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trusted_proxies: Option<Arc<[IpNet]>>,
+    /// Whose connections begin with a PROXY header; `None`: as the node was started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<Arc<ProxyProtocol>>,
     /// What is wrong, sorted by object.
     pub issues: Arc<[Issue]>,
 }
@@ -58,6 +61,7 @@ impl Snapshot {
             clusters: OrdMap::new(),
             tls: Arc::default(),
             trusted_proxies: None,
+            proxy_protocol: None,
             issues: Arc::new([]),
         }
     }

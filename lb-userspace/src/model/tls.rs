@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{ClusterKey, HostPattern, ObjectKey};
+use super::{ClusterKey, HostPattern, ObjectKey, ProxyVersion};
 
 /// A certificate chain with its key, checked: the key fits the leaf, the chain parses.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize)]
@@ -48,7 +48,17 @@ pub struct TlsConfig {
     pub client_auth: Vec<(HostPattern, Arc<ClientAuth>)>,
     /// Names whose connections go to a cluster as they are, TLS and all. Sorted by pattern.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub passthrough: Vec<(HostPattern, Arc<ClusterKey>)>,
+    pub passthrough: Vec<(HostPattern, Passthrough)>,
+}
+
+/// Where connections go that nobody looks into.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Passthrough {
+    /// The cluster.
+    pub cluster: Arc<ClusterKey>,
+    /// What endpoints are told about the client before its first byte.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyVersion>,
 }
 
 /// What is asked of a client's certificate in the handshake. What a request without a good one

@@ -38,6 +38,8 @@ pub struct SliceEndpoint {
     pub address: SliceAddress,
     /// The topology zone.
     pub zone: Option<Arc<str>>,
+    /// The zones that are to use it (`hints`); `None` where the slice says nothing.
+    pub for_zones: Option<Arc<Vec<Arc<str>>>>,
     /// Takes new requests. True where the slice says nothing.
     pub ready: bool,
     /// Answers, though it may be about to end. True where the slice says nothing.
@@ -77,6 +79,8 @@ impl From<&EndpointSlice> for Slice {
 
 fn read(endpoint: &Endpoint, zones: &mut Zones) -> SliceEndpoint {
     let conditions = endpoint.conditions.as_ref();
+    let hints = endpoint.hints.as_ref().and_then(|hints| hints.for_zones.as_deref());
+    let hints = hints.filter(|zones| !zones.is_empty());
     SliceEndpoint {
         address: match endpoint.addresses.first() {
             None => SliceAddress::None,
@@ -86,22 +90,37 @@ fn read(endpoint: &Endpoint, zones: &mut Zones) -> SliceEndpoint {
             },
         },
         zone: endpoint.zone.as_deref().filter(|zone| !zone.is_empty()).map(|zone| zones.shared(zone)),
+        for_zones: hints.map(|hints| zones.list(hints.iter().map(|zone| zone.name.as_str()))),
         ready: conditions.and_then(|c| c.ready).unwrap_or(true),
         serving: conditions.and_then(|c| c.serving).unwrap_or(true),
         terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
     }
 }
 
-/// The few zones of a slice, each once.
+/// The few zones of a slice, and lists of them, each once.
 #[derive(Default)]
-struct Zones(Vec<Arc<str>>);
+struct Zones {
+    names: Vec<Arc<str>>,
+    lists: Vec<Arc<Vec<Arc<str>>>>,
+}
 
 impl Zones {
     fn shared(&mut self, zone: &str) -> Arc<str> {
-        if let Some(known) = self.0.iter().find(|known| ***known == *zone) {
+        if let Some(known) = self.names.iter().find(|known| ***known == *zone) {
             return known.clone();
         }
-        self.0.push(zone.into());
-        self.0[self.0.len() - 1].clone()
+        let name: Arc<str> = zone.into();
+        self.names.push(name.clone());
+        name
+    }
+
+    fn list<'a>(&mut self, zones: impl Iterator<Item = &'a str> + Clone) -> Arc<Vec<Arc<str>>> {
+        let same = |known: &&Arc<Vec<Arc<str>>>| known.iter().map(|zone| &**zone).eq(zones.clone());
+        if let Some(known) = self.lists.iter().find(same) {
+            return known.clone();
+        }
+        let list = Arc::new(zones.map(|zone| self.shared(zone)).collect::<Vec<_>>());
+        self.lists.push(list.clone());
+        list
     }
 }

@@ -1,13 +1,19 @@
-//! The access log: one JSON object for each request, written by a thread of its own.
+//! The access log: a line for each request, written by a thread of its own.
 //!
 //! A worker never waits for the log. When the writer does not keep up, lines are dropped and
 //! counted.
 
 use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 
+use http::HeaderMap;
+use http::header::{REFERER, USER_AGENT};
 use serde::Serialize;
+
+use super::log_format::LogFormat;
+use super::trace::TraceParent;
 
 /// How many lines may wait for the writer.
 const QUEUE: usize = 16_384;
@@ -38,9 +44,26 @@ pub(super) struct Entry {
     /// Until the last byte of the answer, in microseconds.
     pub(super) duration_us: u64,
     pub(super) request_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) user_agent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) referer: Option<String>,
+    /// The trace that the request is part of (W3C Trace Context).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) trace_id: Option<String>,
     /// Why the proxy answered in the endpoint's place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<String>,
+}
+
+impl Entry {
+    /// What the client says of itself and of where it comes from.
+    pub(super) fn take(&mut self, headers: &HeaderMap) {
+        let text = |value: &http::HeaderValue| clip(&String::from_utf8_lossy(value.as_bytes()));
+        self.user_agent = headers.get(USER_AGENT).map(text);
+        self.referer = headers.get(REFERER).map(text);
+        self.trace_id = TraceParent::of(headers).map(|parent| parent.trace_id().to_owned());
+    }
 }
 
 /// As much of `text` as the log takes.
@@ -50,23 +73,24 @@ pub(super) fn clip(text: &str) -> String {
 
 /// A worker's end of the log.
 #[derive(Clone)]
-pub(super) struct Log(SyncSender<Vec<u8>>);
+pub(super) struct Log {
+    lines: SyncSender<Vec<u8>>,
+    format: Arc<LogFormat>,
+}
 
 impl Log {
     /// Starts the writer. It ends when the last `Log` is dropped and everything is written.
-    pub(super) fn stdout() -> io::Result<(Self, JoinHandle<()>)> {
-        let (sender, receiver) = sync_channel(QUEUE);
+    pub(super) fn stdout(format: &LogFormat) -> io::Result<(Self, JoinHandle<()>)> {
+        let (lines, receiver) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || write_lines(&receiver, BufWriter::with_capacity(64 * 1024, io::stdout())))?;
-        Ok((Self(sender), thread))
+        Ok((Self { lines, format: Arc::new(format.clone()) }, thread))
     }
 
     /// Hands a line to the writer; false when it had to be dropped.
     pub(super) fn write(&self, entry: &Entry) -> bool {
-        let Ok(mut line) = serde_json::to_vec(entry) else { return false };
-        line.push(b'\n');
-        self.0.try_send(line).is_ok()
+        self.format.line(entry).is_some_and(|line| self.lines.try_send(line).is_ok())
     }
 }
 
@@ -96,8 +120,8 @@ mod tests {
 
     #[test]
     fn lines_are_written_in_order_and_the_queue_is_bounded() {
-        let (sender, receiver) = sync_channel(2);
-        let log = Log(sender);
+        let (lines, receiver) = sync_channel(2);
+        let log = Log { lines, format: Arc::default() };
         let entry = |path: &str| Entry { path: path.to_owned(), status: 200, ..Entry::default() };
         assert!(log.write(&entry("/1")));
         assert!(log.write(&entry("/2")));

@@ -10,6 +10,7 @@ use super::error::Error;
 use super::finish::Finish;
 use super::policy::Throttled;
 use super::read_ahead::ReadAhead;
+use super::streams::{self, WaitsFor};
 use super::upstream::UpstreamBody;
 use super::worker::Worker;
 
@@ -71,6 +72,7 @@ impl Body for ResponseBody {
             Content::Throttled(body) => Pin::new(&mut **body).poll_frame(cx),
         };
         let Some(finish) = &mut this.finish else { return frame };
+        streams::note(if frame.is_pending() { WaitsFor::Endpoint } else { WaitsFor::Client });
         match &frame {
             Poll::Ready(Some(Ok(frame))) => {
                 finish.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;

@@ -1,13 +1,16 @@
 //! A cluster as the workers see it: its endpoints can be swapped while routes keep pointing to it.
 
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use ahash::AHashMap;
 use arc_swap::{ArcSwap, Guard};
 
-use super::balance::{Seed, Token, backend_token, seed, token};
+use super::balance::{Hashed, Token, backend_token, seed, token};
+use super::health::{Circuit, Milliseconds, Vitals, now};
 use super::stats::Counter;
-use crate::model::{Cluster, ClusterKey, UpstreamProtocol};
+use crate::model::{Care, Cluster, ClusterKey, UpstreamProtocol};
 
 /// One cluster. Lives as long as any configuration names it; requests of older configurations
 /// see new endpoints at once.
@@ -15,6 +18,10 @@ use crate::model::{Cluster, ClusterKey, UpstreamProtocol};
 pub(super) struct ClusterSlot {
     pub(super) key: ClusterKey,
     endpoints: ArcSwap<Endpoints>,
+    /// Something is known against an endpoint. Read with each request, written when that changes.
+    troubled: AtomicBool,
+    ejections: AtomicU64,
+    circuit: OnceLock<Arc<Circuit>>,
     token: OnceLock<Token>,
     workers: Box<[PerWorker]>,
 }
@@ -24,8 +31,22 @@ pub(super) struct ClusterSlot {
 #[derive(Debug)]
 pub(super) struct Endpoints {
     pub(super) cluster: Arc<Cluster>,
-    seeds: OnceLock<Box<[Seed]>>,
+    pub(super) all: Group,
+    /// Those for the node's zone, where that is not all.
+    near: Option<Group>,
+    vitals: OnceLock<Box<[Arc<Vitals>]>>,
+    /// Until then somebody gets less than the others.
+    warms_until: Milliseconds,
     by_token: OnceLock<AHashMap<Token, usize>>,
+}
+
+/// Endpoints to choose from.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// Which of the cluster's; `None`: all.
+    members: Option<Box<[usize]>>,
+    count: usize,
+    hashed: OnceLock<Hashed>,
 }
 
 /// What one worker writes, on a cache line of its own.
@@ -36,11 +57,17 @@ struct PerWorker {
     requests: Counter,
 }
 
+/// A new endpoint's share at the begin of its slow start, of what the others have.
+const LEAST_SHARE: f64 = 0.1;
+
 impl ClusterSlot {
     pub(super) fn new(cluster: Arc<Cluster>, workers: usize) -> Self {
         Self {
             key: cluster.key.clone(),
-            endpoints: ArcSwap::from_pointee(Endpoints::new(cluster)),
+            endpoints: ArcSwap::from_pointee(Endpoints::after(None, cluster)),
+            troubled: AtomicBool::new(false),
+            ejections: AtomicU64::new(0),
+            circuit: OnceLock::new(),
             token: OnceLock::new(),
             workers: (0..workers)
                 // Workers start apart, or few requests over many workers would all meet the first endpoint.
@@ -55,13 +82,19 @@ impl ClusterSlot {
 
     /// A cluster without endpoints.
     pub(super) fn empty(key: ClusterKey) -> Arc<Cluster> {
-        Arc::new(Cluster { key, protocol: UpstreamProtocol::default(), endpoints: Arc::new([]) })
+        let (protocol, care) = (UpstreamProtocol::default(), Arc::<Care>::default());
+        Arc::new(Cluster { key, protocol, endpoints: Arc::new([]), care })
     }
 
-    /// Publishes new endpoints unless they are the very same.
+    /// Publishes new endpoints unless they are the very same. What is known of those that stay is
+    /// kept.
     pub(super) fn update(&self, cluster: &Arc<Cluster>) {
-        if !Arc::ptr_eq(&self.endpoints.load().cluster, cluster) {
-            self.endpoints.store(Arc::new(Endpoints::new(Arc::clone(cluster))));
+        let before = self.endpoints.load_full();
+        if !Arc::ptr_eq(&before.cluster, cluster) {
+            self.endpoints.store(Arc::new(Endpoints::after(Some(&before), Arc::clone(cluster))));
+            if self.is_troubled() {
+                self.look_again();
+            }
         }
     }
 
@@ -73,6 +106,29 @@ impl ClusterSlot {
     /// Whether there is nobody to send a request to.
     pub(super) fn is_empty(&self) -> bool {
         self.endpoints.load().cluster.endpoints.is_empty()
+    }
+
+    /// Whether something is known against an endpoint, so that each has to be looked at.
+    pub(super) fn is_troubled(&self) -> bool {
+        self.troubled.load(Relaxed)
+    }
+
+    pub(super) fn trouble(&self) -> &AtomicBool {
+        &self.troubled
+    }
+
+    pub(super) fn ejections(&self) -> &AtomicU64 {
+        &self.ejections
+    }
+
+    /// What the cluster has at a time. Only asked for where there is a limit.
+    pub(super) fn circuit(&self) -> &Arc<Circuit> {
+        self.circuit.get_or_init(Arc::default)
+    }
+
+    /// The same, if there ever was a limit.
+    pub(super) fn known_circuit(&self) -> Option<&Circuit> {
+        self.circuit.get().map(|circuit| &**circuit)
     }
 
     /// What stands for the cluster in cookies.
@@ -96,13 +152,96 @@ impl ClusterSlot {
 }
 
 impl Endpoints {
-    fn new(cluster: Arc<Cluster>) -> Self {
-        Self { cluster, seeds: OnceLock::new(), by_token: OnceLock::new() }
+    /// With what `before` knows of the endpoints that stay.
+    fn after(before: Option<&Self>, cluster: Arc<Cluster>) -> Self {
+        let all = &cluster.endpoints;
+        let near: Box<[usize]> = (0..all.len()).filter(|index| !all[*index].distant).collect();
+        let near = (near.len() < all.len() && !near.is_empty()).then(|| Group::new(Some(near), all.len()));
+        let slow_start = cluster.care.slow_start.map_or(0, |time| time.as_millis() as Milliseconds);
+        let known = before.filter(|before| before.vitals.get().is_some() || slow_start > 0);
+        let vitals = known.map(|before| {
+            // The first endpoints of a cluster, and all after there was none, begin with a full share.
+            let since = if before.cluster.endpoints.is_empty() { 0 } else { now() };
+            let one = |address| match before.vitals_of(address) {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(Vitals::new(address, since)),
+            };
+            all.iter().map(|endpoint| one(endpoint.address)).collect::<Box<[_]>>()
+        });
+        let newest = vitals.iter().flatten().map(|one| one.since).max().unwrap_or(0);
+        let warms_until = if slow_start > 0 && newest > 0 { newest + slow_start } else { 0 };
+        let all = Group::new(None, all.len());
+        let this = Self {
+            all,
+            near,
+            vitals: vitals.map_or_else(OnceLock::new, OnceLock::from),
+            warms_until,
+            by_token: OnceLock::new(),
+            cluster,
+        };
+        if let Some(before) = before {
+            this.hash_after(before);
+        }
+        this
     }
 
-    /// What stands for each endpoint in consistent hashes.
-    pub(super) fn seeds(&self) -> &[Seed] {
-        self.seeds.get_or_init(|| self.cluster.endpoints.iter().map(|one| seed(one.address)).collect())
+    /// Prepares hashes that requests used before: here, not when the first request comes.
+    fn hash_after(&self, before: &Self) {
+        let pairs = [(Some(&self.all), Some(&before.all)), (self.near.as_ref(), before.near.as_ref())];
+        for (group, old) in pairs.into_iter().filter_map(|(group, old)| Some((group?, old?))) {
+            if let Some(old) = old.hashed.get() {
+                group.hashed.get_or_init(|| Hashed::after(old, self.seeds(group)));
+            }
+        }
+    }
+
+    /// Those to choose from first, while enough of them can take requests: at least half. `None`:
+    /// all are as good.
+    pub(super) fn near(&self, is_troubled: bool, now: Milliseconds) -> Option<&Group> {
+        let near = self.near.as_ref()?;
+        if !is_troubled {
+            return Some(near);
+        }
+        let vitals = self.vitals();
+        let out = (0..near.len()).filter(|at| vitals[near.at(*at)].is_out(now)).count();
+        (2 * out <= near.len()).then_some(near)
+    }
+
+    /// What is known of each endpoint.
+    pub(super) fn vitals(&self) -> &[Arc<Vitals>] {
+        let new = |address| Arc::new(Vitals::new(address, 0));
+        self.vitals.get_or_init(|| self.cluster.endpoints.iter().map(|one| new(one.address)).collect())
+    }
+
+    /// The same, if somebody had to know before.
+    pub(super) fn known_vitals(&self) -> Option<&[Arc<Vitals>]> {
+        self.vitals.get().map(|vitals| &**vitals)
+    }
+
+    pub(super) fn vitals_of(&self, address: SocketAddr) -> Option<&Arc<Vitals>> {
+        let at = self.cluster.endpoints.binary_search_by(|one| one.address.cmp(&address)).ok()?;
+        self.vitals().get(at)
+    }
+
+    /// Until when somebody gets less than the others; 0: nobody does.
+    pub(super) fn warms_until(&self) -> Milliseconds {
+        self.warms_until
+    }
+
+    /// The share of what others get that a new endpoint has; `None` once it has as much.
+    pub(super) fn warmth(&self, one: &Vitals, now: Milliseconds) -> Option<f64> {
+        let window = self.cluster.care.slow_start.filter(|_| one.since > 0)?.as_millis() as f64;
+        let share = now.saturating_sub(one.since) as f64 / window;
+        (share < 1.0).then_some(share.max(LEAST_SHARE))
+    }
+
+    /// The group's endpoints by hash.
+    pub(super) fn hashed<'a>(&'a self, group: &'a Group) -> &'a Hashed {
+        group.hashed.get_or_init(|| Hashed::new(self.seeds(group)))
+    }
+
+    fn seeds(&self, group: &Group) -> Box<[u64]> {
+        (0..group.len()).map(|at| seed(self.cluster.endpoints[group.at(at)].address)).collect()
     }
 
     /// The endpoint that a client's cookie names.
@@ -112,5 +251,21 @@ impl Endpoints {
             endpoints.map(|(index, one)| (token(&self.cluster.key, one.address), index)).collect()
         });
         tokens.get(&wanted).copied()
+    }
+}
+
+impl Group {
+    fn new(members: Option<Box<[usize]>>, all: usize) -> Self {
+        let count = members.as_ref().map_or(all, |members| members.len());
+        Self { members, count, hashed: OnceLock::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The number in the cluster of the group's member `at`.
+    pub(super) fn at(&self, at: usize) -> usize {
+        self.members.as_ref().map_or(at, |members| members[at])
     }
 }

@@ -10,10 +10,11 @@ use ipnet::IpNet;
 
 use super::balance::CanarySlot;
 use super::cluster::ClusterSlot;
+use super::measures::{Measures, Place};
 use super::policy::{Policies, Policy};
 use super::settings::Settings;
 use super::tls::{ByName, Termination, TlsBuilder, canonical};
-use crate::model::{Backend, ClusterKey, Protocol, Snapshot, SniMode};
+use crate::model::{Backend, ClusterKey, Protocol, ProxyProtocol, Snapshot, SniMode};
 use crate::route::RouteTable;
 
 /// A snapshot in the form that requests need. Parts whose source did not change are taken over
@@ -39,6 +40,9 @@ pub(super) struct Served {
     /// `None` where the route's backend is no cluster.
     pub(super) cluster: Option<Arc<ClusterSlot>>,
     pub(super) canary: Option<CanarySlot>,
+    /// Where its requests are counted, and those that its canary takes.
+    pub(super) place: Place,
+    pub(super) canary_place: Option<Place>,
     /// That of the backend that gives answers in the place of failures.
     pub(super) pages: Option<Arc<ClusterSlot>>,
 }
@@ -50,6 +54,7 @@ impl Config {
         snapshot: Arc<Snapshot>,
         previous: Option<&Config>,
         tls: &TlsBuilder,
+        measures: &Arc<Measures>,
         workers: usize,
     ) -> Self {
         let clusters = slots(&snapshot, previous, workers);
@@ -65,6 +70,8 @@ impl Config {
                     canary: route.canary.as_ref().and_then(|canary| {
                         Some(CanarySlot::new(canary, slot_of(&clusters, &canary.backend)?))
                     }),
+                    place: measures.place(route, &route.backend),
+                    canary_place: route.canary.as_ref().map(|canary| measures.place(route, &canary.backend)),
                     pages: route
                         .policy
                         .error_pages
@@ -110,6 +117,11 @@ impl Config {
     /// Peers whose word on the client counts.
     pub(super) fn trusted_proxies<'a>(&'a self, settings: &'a Settings) -> &'a [IpNet] {
         self.snapshot.trusted_proxies.as_deref().unwrap_or(&settings.trusted_proxies)
+    }
+
+    /// Whose connections begin with a PROXY header.
+    pub(super) fn proxy_protocol<'a>(&'a self, settings: &'a Settings) -> &'a ProxyProtocol {
+        self.snapshot.proxy_protocol.as_deref().unwrap_or(&settings.proxy_protocol)
     }
 
     /// What is spoken on the listener that a connection came to; `None` when there is no such

@@ -16,17 +16,20 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use super::error::Error;
 use super::finish::Finish;
 use super::forwarded;
 use super::guard::{MAX_HEAD, MAX_HEADERS};
 use super::passthrough::{self, Way};
+use super::proxy_header::{self, Ends};
 use super::refusal;
 use super::request;
 use super::stream::{ClientStream, Gate};
+use super::streams::Streams;
 use super::tls::ClientTls;
-use super::worker::Worker;
+use super::worker::{Held, Worker};
 use crate::model::Protocol;
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -37,13 +40,20 @@ const BUFFER: usize = MAX_HEAD + 16 * 1024;
 
 /// How long a refused client may take to read why.
 const LINGER: Duration = Duration::from_secs(1);
+/// How many requests a client may give up on one HTTP/2 connection before it matters whether it
+/// takes the answers of at least as many.
+const MAX_GIVEN_UP: u32 = 100;
+
+/// How long a connection that is ended for that may take to end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What all requests of a connection share.
 pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
-    /// Where the client connected to: the VIP.
+    /// Where the client connected to: the VIP, or what the load balancer before us says.
     pub(super) local: SocketAddr,
     pub(super) peer: IpAddr,
+    port: u16,
     /// `peer` as text.
     pub(super) ip: String,
     pub(super) tls: bool,
@@ -57,6 +67,11 @@ pub(super) struct Client {
     /// Requests being served.
     pub(super) requests: Cell<u32>,
     pub(super) last_active: Cell<Instant>,
+    /// Requests since the begin, and those that the client gave up before there was an answer.
+    all: Cell<u32>,
+    gone: Cell<u32>,
+    /// The client gave up too many.
+    resetting: Notify,
 }
 
 impl Client {
@@ -69,6 +84,29 @@ impl Client {
                     .is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https")))
     }
 
+    /// Both ends of the connection, as far as they are known.
+    pub(super) fn ends(&self) -> Ends {
+        Ends { source: (self.peer, self.port).into(), destination: self.local }
+    }
+
+    pub(super) fn is_h2(&self) -> bool {
+        self.h2.get()
+    }
+
+    /// A request begins.
+    pub(super) fn begin_request(&self) {
+        self.all.set(self.all.get().saturating_add(1));
+    }
+
+    /// The client gave a request up before there was an answer. On HTTP/2 that is cheap for it and
+    /// not for us: at a pace that no limit on open streams notices, it is an attack ("rapid reset").
+    pub(super) fn given_up(&self) {
+        self.gone.set(self.gone.get().saturating_add(1));
+        if self.h2.get() && self.gone.get() >= MAX_GIVEN_UP && self.gone.get() > self.all.get() / 2 {
+            self.resetting.notify_one();
+        }
+    }
+
     /// Whether the connection can't be used after this error: on HTTP/1.1, what follows a request
     /// that is not valid may not be what it seems.
     pub(super) fn closes_after(&self, error: &Error) -> bool {
@@ -77,7 +115,7 @@ impl Client {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
     let (local, peer) = (canonical(local), canonical(peer));
     let config = worker.config();
@@ -85,10 +123,21 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
         tracing::debug!(%local, "no listener for this address any more");
         return;
     };
+    let Some(Ends { source: peer, destination: local }) =
+        ends(&worker, &config, &mut stream, Ends { source: peer, destination: local }).await
+    else {
+        return;
+    };
     let trusted = forwarded::is_trusted(peer.ip(), config.trusted_proxies(&worker.settings));
+    let admitted = if trusted { Ok(None) } else { worker.crowd.admit(peer.ip()) };
+    let Ok(admitted) = admitted else {
+        worker.counters.crowded.add(1);
+        return;
+    };
     let client = |handshake: Option<ClientTls>| Client {
         local,
         peer: peer.ip(),
+        port: peer.port(),
         ip: peer.ip().to_string(),
         tls: protocol == Protocol::Https,
         handshake,
@@ -97,12 +146,14 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
         gate: Gate::new(),
         requests: Cell::new(0),
         last_active: Cell::new(Instant::now()),
+        all: Cell::new(0),
+        gone: Cell::new(0),
+        resetting: Notify::new(),
         worker: Rc::clone(&worker),
     };
     let timeouts = worker.settings.timeouts;
     match protocol {
         Protocol::Http => {
-            let mut stream = stream;
             let Ok(Ok((prefix, is_h2))) =
                 tokio::time::timeout(timeouts.header, read_preface(&mut stream)).await
             else {
@@ -122,7 +173,12 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
                 match found {
                     Ok(Ok(Way::Ours)) => {}
                     Ok(Ok(Way::On(passage))) => {
-                        tokio::task::spawn_local(passage.serve(Rc::clone(&worker), stream, peer));
+                        tokio::task::spawn_local(passage.serve(
+                            Rc::clone(&worker),
+                            stream,
+                            Ends { source: peer, destination: local },
+                            admitted,
+                        ));
                         return;
                     }
                     Ok(Ok(Way::Nowhere)) => {
@@ -155,6 +211,27 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     }
 }
 
+/// Whom the connection is with and where it went to: by the header that the peer has to send, if it
+/// is one of those who do. `None`: it sent none that is any good.
+async fn ends(worker: &Worker, config: &Held, stream: &mut TcpStream, own: Ends) -> Option<Ends> {
+    let rules = config.proxy_protocol(&worker.settings);
+    if !forwarded::is_trusted(own.source.ip(), &rules.from) {
+        return Some(own);
+    }
+    let read = tokio::time::timeout(rules.header_timeout, proxy_header::read(stream)).await;
+    let why = match read {
+        Ok(Ok(told)) => {
+            let told = told.unwrap_or(own);
+            return Some(Ends { source: canonical(told.source), destination: canonical(told.destination) });
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it did not come in time".to_owned(),
+    };
+    worker.counters.proxy_header_failures.add(1);
+    tracing::debug!(peer = %own.source, why, "no PROXY header");
+    None
+}
+
 /// Reads until it is clear whether the client starts HTTP/2 with prior knowledge.
 async fn read_preface(stream: &mut TcpStream) -> io::Result<(BytesMut, bool)> {
     let mut read = BytesMut::with_capacity(4096);
@@ -182,8 +259,9 @@ where
     let service = service_fn(move |request| request::serve(Rc::clone(&service_client), request));
     let io = TokioIo::new(stream);
     if is_h2 {
-        let connection = http2::Builder::new(LocalExecutor)
+        let connection = http2::Builder::new(Streams::new(&client.gate, timeouts.client))
             .timer(TokioTimer::new())
+            .enable_connect_protocol()
             .max_concurrent_streams(128)
             .max_header_list_size(MAX_HEAD as u32)
             .max_pending_accept_reset_streams(20)
@@ -228,6 +306,7 @@ where
     let drain = &client.worker.drain;
     let mut connection = pin!(connection);
     let mut asked = false;
+    let mut end = None;
     loop {
         let draining = pin!(drain.started());
         tokio::select! {
@@ -246,6 +325,16 @@ where
             () = draining, if !asked => {
                 asked = true;
                 shut_down(connection.as_mut());
+            }
+            () = client.resetting.notified(), if end.is_none() => {
+                client.worker.counters.resetting.add(1);
+                tracing::debug!(client = %client.ip, "gave up most of its requests");
+                asked = true;
+                end = Some(tokio::time::Instant::now() + LAST_WORDS);
+                shut_down(connection.as_mut());
+            }
+            () = tokio::time::sleep_until(end.unwrap_or_else(tokio::time::Instant::now)), if end.is_some() => {
+                return;
             }
             () = idle_for(client, idle.unwrap_or_default()), if idle.is_some() && !asked => {
                 asked = true;
@@ -269,16 +358,4 @@ async fn idle_for(client: &Client, limit: Duration) {
 
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// Runs hyper's HTTP/2 tasks on the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-struct LocalExecutor;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
-    }
 }

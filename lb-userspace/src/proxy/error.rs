@@ -25,6 +25,8 @@ pub(super) enum Error {
     BadRequest(String),
     #[error("CONNECT is not served here")]
     Connect,
+    #[error("CONNECT is served for WebSockets alone")]
+    ConnectProtocol,
     #[error("the request's body is longer than the {0} bytes that the route takes")]
     BodyTooLarge(u64),
     #[error("the client did not send the request's body in time")]
@@ -39,6 +41,8 @@ pub(super) enum Error {
     Unavailable(Unavailable),
     #[error("no endpoint of {0} is ready")]
     NoEndpoint(ClusterKey),
+    #[error("{0} has as many requests as it may")]
+    Overloaded(ClusterKey),
     #[error("endpoint {address} can't be reached: {source}")]
     Connection { address: SocketAddr, source: io::Error },
     #[error("endpoint {0} did not accept the connection in time")]
@@ -63,12 +67,15 @@ impl Error {
         match self {
             Self::BadRequest(_)
             | Self::Connect
+            | Self::ConnectProtocol
             | Self::BodyTooLarge(_)
             | Self::ClientTimeout
             | Self::ClientGone
             | Self::LengthRequired
             | Self::Misdirected => Fault::Client,
-            Self::NoRoute | Self::Unavailable(_) | Self::NoEndpoint(_) => Fault::Configuration,
+            Self::NoRoute | Self::Unavailable(_) | Self::NoEndpoint(_) | Self::Overloaded(_) => {
+                Fault::Configuration
+            }
             Self::Connection { .. }
             | Self::ConnectTimeout(_)
             | Self::Tls { .. }
@@ -84,12 +91,15 @@ impl Error {
         match self {
             Self::BadRequest(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::ConnectProtocol => StatusCode::NOT_IMPLEMENTED,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::Unavailable(_) | Self::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable(_) | Self::NoEndpoint(_) | Self::Overloaded(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Connection { .. } | Self::Tls { .. } | Self::Closed { .. } | Self::Protocol { .. } => {
                 StatusCode::BAD_GATEWAY
             }
@@ -103,6 +113,7 @@ impl Error {
     pub(super) fn public_text(&self) -> String {
         match (self.fault(), self) {
             (Fault::Client, _) | (_, Self::NoRoute) => format!("{self}\n"),
+            (_, Self::Overloaded(_)) => "too many requests for what serves this\n".to_owned(),
             (Fault::Configuration, _) => "no endpoint can serve this request now\n".to_owned(),
             (Fault::Upstream, _) if self.status() == StatusCode::GATEWAY_TIMEOUT => {
                 "the endpoint did not answer in time\n".to_owned()

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::access_log::Entry;
 use super::balance::Lease;
 use super::connection::Client;
+use super::measures::OTHERS;
 use super::policy::Held;
 
 /// nginx's status for a client that left before the answer; only ever seen in the log.
@@ -21,6 +22,8 @@ pub(super) struct Finish {
     /// `None` until there is an answer.
     pub(super) status: Option<u16>,
     pub(super) bytes: u64,
+    /// Where it is counted.
+    pub(super) place: u32,
     /// The endpoint's share of the request.
     pub(super) lease: Option<Lease>,
     /// What the request's client has of its limits.
@@ -35,6 +38,7 @@ impl Finish {
         worker.counters.requests.add(1);
         worker.counters.requests_active.add(1);
         client.requests.set(client.requests.get() + 1);
+        client.begin_request();
         let entry = worker.log.is_some().then(|| {
             Box::new(Entry {
                 time: jiff::Timestamp::now().to_string(),
@@ -43,11 +47,14 @@ impl Finish {
                 ..Entry::default()
             })
         });
+        let started = Instant::now();
+        client.last_active.set(started);
         Self {
             client: Rc::clone(client),
-            started: Instant::now(),
+            started,
             status: None,
             bytes: 0,
+            place: OTHERS,
             lease: None,
             held: None,
             entry,
@@ -65,15 +72,21 @@ impl Drop for Finish {
         }
         match self.status {
             Some(status) => counters.count_response(status),
-            None => counters.client_gone.add(1),
+            None => {
+                counters.client_gone.add(1);
+                self.client.given_up();
+            }
         }
         self.client.gate.complete_one();
         self.client.requests.set(self.client.requests.get() - 1);
-        self.client.last_active.set(Instant::now());
+        let now = Instant::now();
+        let took = now.duration_since(self.started);
+        self.client.last_active.set(now);
+        worker.measures.record(self.place, self.status, (self.status != Some(SWITCHED)).then_some(took));
         if let (Some(log), Some(mut entry)) = (&worker.log, self.entry.take()) {
             entry.status = self.status.unwrap_or(CLIENT_GONE);
             entry.bytes = self.bytes;
-            entry.duration_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            entry.duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             if !log.write(&entry) {
                 counters.log_dropped.add(1);
             }

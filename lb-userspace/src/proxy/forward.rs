@@ -1,11 +1,12 @@
 //! Gets a request to an endpoint that takes it.
 
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use super::balance::Choice;
+use super::cluster::ClusterSlot;
 use super::connection::Client;
 use super::error::{Error, Fault};
+use super::proxy_header;
 use super::upstream::{Alpn, Answer, Call, Exchange, Failure, Limits, Request, Retries, Transport, Upstream};
 use super::worker::Worker;
 use crate::model::{RoutePolicy, UpstreamProtocol};
@@ -21,14 +22,13 @@ pub(super) async fn forward(
 ) -> Result<(Answer, SocketAddr), Error> {
     let worker = &*client.worker;
     let counters = &worker.counters;
-    let Some(mut address) = choice.next() else {
-        return Err(Error::NoEndpoint(choice.slot().key.clone()));
-    };
-    let mut retries = Retries::new(&policy.upstream.retry, &worker.retries, &request.method);
-    let theirs = choice.slot().endpoints().cluster.protocol;
-    let (transport, message) = message(client, theirs, policy, host, request)?;
     let limits = Limits::new(&worker.settings.timeouts, &policy.upstream, &policy.body);
-    let mut sending = Sending { worker, transport, limits, message };
+    let slot = choice.slot();
+    let mut address = choice.first(limits.connect()).await?;
+    let mut retries = Retries::new(&policy.upstream.retry, &worker.retries, &request.method);
+    let theirs = slot.endpoints().cluster.protocol;
+    let (transport, message) = message(client, theirs, policy, host, request)?;
+    let mut sending = Sending { worker, slot, transport, limits, message };
     loop {
         let next = match sending.to(address, &retries).await {
             Ok(answer) => {
@@ -36,16 +36,20 @@ pub(super) async fn forward(
                     Answer::Response(head, _) => head.status,
                     Answer::Switched(head, _) => head.status,
                 };
+                match retries.is_failure(status) {
+                    true => slot.failed_with(address, status),
+                    false => slot.answered(address),
+                }
                 let again = retries.follow_answer(status) && sending.rewind();
-                match again.then(|| choice.next()).flatten() {
+                match again.then(|| choice.retry()).flatten() {
                     Some(next) => next,
                     None => return Ok((answer, address)),
                 }
             }
             Err(failure) => {
-                note(worker, address, &failure.error);
+                note(worker, slot, address, &failure, &retries);
                 let again = retries.follow_failure(&failure) && sending.rewind();
-                match again.then(|| choice.next()).flatten() {
+                match again.then(|| choice.retry()).flatten() {
                     Some(next) => next,
                     None => return Err(failure.error),
                 }
@@ -76,6 +80,10 @@ fn message(
         UpstreamProtocol::Auto | UpstreamProtocol::Https => tls(Alpn::Http1),
         UpstreamProtocol::Grpcs => tls(Alpn::Http2),
     };
+    let transport = match rules.proxy_protocol {
+        None => transport,
+        Some(version) => transport.behind(proxy_header::write(version, client.ends())),
+    };
     let message = match protocol {
         UpstreamProtocol::Grpc | UpstreamProtocol::Grpcs => {
             Message::Http2(Box::new(Call::new(request, &transport)?))
@@ -88,6 +96,7 @@ fn message(
 /// A request, and how it is sent.
 struct Sending<'a> {
     worker: &'a Worker,
+    slot: &'a ClusterSlot,
     transport: Transport,
     limits: Limits,
     message: Message,
@@ -106,11 +115,11 @@ impl Sending<'_> {
     /// Sends the request to one endpoint. A connection that turns out to be closed, or closing,
     /// costs one more try there.
     async fn to(&mut self, address: SocketAddr, retries: &Retries<'_>) -> Result<Answer, Failure> {
-        let Self { worker, transport, limits, message } = self;
+        let Self { worker, slot, transport, limits, message } = self;
         let counters = &worker.counters;
         match message {
             Message::Http1(exchange) => {
-                if let Some(kept) = worker.pool.take(address, transport) {
+                if let Some(kept) = worker.pool.take(address, transport, retries.is_repeatable()) {
                     counters.upstream_reuses.add(1);
                     match exchange.run(kept, &worker.pool, limits).await {
                         Err(failure)
@@ -124,13 +133,13 @@ impl Sending<'_> {
                     .await
                     .map_err(|error| Failure { error, unseen: true, stale: false })?;
                 counters.upstream_connects.add(1);
-                worker.failing.recovered(address);
+                slot.reached(address);
                 exchange.run(upstream, &worker.pool, limits).await
             }
             Message::Http2(call) => {
                 match call.run(&worker.connections, address, transport, limits).await {
                     Err(failure) if failure.stale && retries.is_harmless(&failure) && call.rewind() => {}
-                    outcome => return outcome.inspect(|_| worker.failing.recovered(address)),
+                    outcome => return outcome,
                 }
                 counters.upstream_failures.add(1);
                 counters.upstream_retries.add(1);
@@ -149,12 +158,15 @@ impl Sending<'_> {
 }
 
 /// Counts a failure and remembers what it says about the endpoint.
-fn note(worker: &Worker, address: SocketAddr, error: &Error) {
+fn note(worker: &Worker, slot: &ClusterSlot, address: SocketAddr, failure: &Failure, retries: &Retries<'_>) {
+    let error = &failure.error;
     if error.fault() != Fault::Upstream {
         return;
     }
     worker.counters.upstream_failures.add(1);
-    let is_first = worker.failing.failed(address, error, Instant::now());
+    // A connection that was kept too long says nothing about its endpoint.
+    let counts = !failure.stale && retries.counts(error);
+    let is_first = slot.failed(address, error, counts);
     match error {
         // Nothing that goes away by itself, as a rule: said once, until the endpoint is fine again.
         Error::Tls { .. } => {

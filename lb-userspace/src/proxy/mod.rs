@@ -21,6 +21,7 @@ mod cluster;
 mod config;
 mod connection;
 mod copy;
+mod crowd;
 mod error;
 mod finish;
 mod forward;
@@ -28,13 +29,18 @@ mod forwarded;
 mod grpc;
 mod guard;
 mod headers;
+mod health;
 mod incoming;
 mod incoming_body;
 mod listen;
+mod log_format;
+mod measures;
 mod mirror;
 mod outgoing;
 mod passthrough;
+mod peek;
 mod policy;
+mod proxy_header;
 mod read_ahead;
 mod refusal;
 mod request;
@@ -42,10 +48,13 @@ mod respond;
 mod settings;
 mod stats;
 mod stream;
+mod streams;
 mod tls;
+mod trace;
 mod tunnel;
 mod upgrade;
 mod upstream;
+mod websocket;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,7 +71,10 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot};
 
+pub use health::{CheckState, ClusterHealth, EndpointHealth, EndpointState, HealthSummary};
 pub use listen::ListenError;
+pub use log_format::{BadFormat, LogFormat, LogVariable, Part};
+pub use measures::{Measured, Measurement};
 pub use settings::{AccessLog, Bind, Settings, Timeouts};
 pub use stats::{Stats, Totals, WorkerStats};
 
@@ -98,12 +110,15 @@ pub struct WorkerSockets {
 /// The running proxy. Dropping it ends the workers at once; see [`Proxy::shutdown`] for a graceful end.
 pub struct Proxy {
     settings: Arc<Settings>,
+    crowd: Arc<crowd::Crowd>,
+    measures: Arc<measures::Measures>,
     config: Arc<ArcSwap<Config>>,
     tls: tls::TlsBuilder,
     sockets: Vec<WorkerSockets>,
     workers: Vec<Handle>,
     /// What the workers listen on. Also makes [`Proxy::apply`] one at a time.
     listening: Mutex<BTreeSet<SocketAddr>>,
+    checks: health::Checks,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -125,10 +140,15 @@ impl Proxy {
         settings.max_connections = settings.max_connections.min(affordable_connections(count));
         let settings = Arc::new(settings);
         let tls = tls::TlsBuilder::new()?;
-        let config = Config::build(Arc::clone(&snapshot), None, &tls, count);
+        let measures = measures::Measures::new(count);
+        let config = Config::build(Arc::clone(&snapshot), None, &tls, &measures, count);
+        let config = Arc::new(ArcSwap::from_pointee(config));
         let mut proxy = Self {
+            crowd: crowd::Crowd::new(settings.max_client_connections),
+            measures,
             settings,
-            config: Arc::new(ArcSwap::from_pointee(config)),
+            checks: health::Checks::start(Arc::clone(&config))?,
+            config,
             tls,
             sockets: Vec::new(),
             workers: Vec::new(),
@@ -138,7 +158,7 @@ impl Proxy {
         let log = match proxy.settings.access_log {
             AccessLog::Off => None,
             AccessLog::Stdout => {
-                let (log, thread) = access_log::Log::stdout()?;
+                let (log, thread) = access_log::Log::stdout(&proxy.settings.log_format)?;
                 proxy.threads().push(thread);
                 Some(log)
             }
@@ -183,6 +203,8 @@ impl Proxy {
             index,
             cpu,
             settings: Arc::clone(&self.settings),
+            crowd: Arc::clone(&self.crowd),
+            measures: self.measures.table(index),
             config: Arc::clone(&self.config),
             counters: Arc::clone(&counters),
             log,
@@ -206,8 +228,11 @@ impl Proxy {
     pub fn apply(&self, snapshot: Arc<Snapshot>) -> Vec<ListenError> {
         let mut listening = self.listening.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let previous = self.config.load_full();
-        let config = Config::build(Arc::clone(&snapshot), Some(&previous), &self.tls, self.workers.len());
+        let workers = self.workers.len();
+        let config =
+            Config::build(Arc::clone(&snapshot), Some(&previous), &self.tls, &self.measures, workers);
         self.config.store(Arc::new(config));
+        self.checks.notify();
         match self.settings.bind {
             Bind::Steered => Vec::new(),
             Bind::Direct => self.listen(&snapshot, &mut listening),
@@ -260,7 +285,21 @@ impl Proxy {
             .collect();
         let clusters: BTreeMap<_, _> =
             config.clusters.values().map(|slot| (slot.key.to_string(), slot.requests())).collect();
-        Stats { generation: config.snapshot.generation, total, clusters, workers }
+        let health = self.health().into_iter().map(|(name, health)| (name, health.into())).collect();
+        Stats { generation: config.snapshot.generation, total, clusters, health, workers }
+    }
+
+    /// What is known of clusters whose endpoints failed, are checked or have limits; the others are
+    /// well.
+    pub fn health(&self) -> BTreeMap<String, ClusterHealth> {
+        let config = self.config.load();
+        config.clusters.values().filter_map(|slot| Some((slot.key.to_string(), slot.health()?))).collect()
+    }
+
+    /// How the requests of each route went, and last those of routes beyond the first thousand and
+    /// of none.
+    pub fn measurements(&self) -> Vec<Measurement> {
+        self.measures.read()
     }
 
     /// Ends gracefully: no new connections, `Connection: close` and GOAWAY on those that are open,

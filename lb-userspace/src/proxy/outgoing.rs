@@ -11,6 +11,7 @@ use super::forwarded;
 use super::headers::{Connection, write_line};
 use super::incoming_body::RequestBody;
 use super::policy::Edits;
+use super::trace;
 use crate::model::RoutePolicy;
 use crate::route::Target;
 
@@ -70,6 +71,7 @@ pub(super) fn write_head(
             // Crumbs are joined below (RFC 9113 section 8.2.3).
             header::COOKIE => cookies += 1,
             header::TE if has_trailers_token(value) => out.extend_from_slice(b"te: trailers\r\n"),
+            _ if trace::is_about_traces(name) && !trace::is_valid(&parts.headers) => {}
             _ if connection.drops(name) || forwarded::is_ours(name) || is_unsafe(name) => {}
             _ => write_line(out, name.as_str(), value.as_bytes()),
         }

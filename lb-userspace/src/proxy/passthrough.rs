@@ -5,27 +5,27 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use lb_common::hello;
 use lb_common::reason::Reason;
-use nix::sys::socket::{MsgFlags, recv};
-use tokio::io::{Interest, copy_bidirectional};
+use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 
 use super::access_log::{Entry, clip};
 use super::balance::Choice;
 use super::cluster::ClusterSlot;
 use super::config::Config;
+use super::crowd::Admitted;
 use super::listen;
+use super::peek::peek_more;
+use super::proxy_header::{self, Ends};
 use super::tunnel::{Counted, Open};
 use super::upstream::{Limits, Transport, Upstream};
 use super::worker::Worker;
-use crate::model::{BodyLimits, UpstreamPolicy};
+use crate::model::{BodyLimits, ProxyVersion, UpstreamPolicy};
 
 /// Longest ClientHello that is waited for. Longer ones are for the handshake to refuse.
 const MAX_HELLO: usize = 16 * 1024;
@@ -37,6 +37,7 @@ const TRIES: usize = 3;
 pub(super) struct Passage {
     name: String,
     slot: Arc<ClusterSlot>,
+    proxy_protocol: Option<ProxyVersion>,
 }
 
 /// Where a connection goes by its hello.
@@ -59,18 +60,25 @@ pub(super) async fn find(stream: &TcpStream, config: &Config, refuses: bool) -> 
     if refuses && !config.serves_name(&name) {
         return Ok(Way::Nowhere);
     }
-    let key = config.tls.passthrough(&name);
-    let slot = key.and_then(|key| config.clusters.get(&**key)).cloned();
-    Ok(slot.map_or(Way::Ours, |slot| Way::On(Passage { name, slot })))
+    let Some(to) = config.tls.passthrough(&name) else { return Ok(Way::Ours) };
+    let slot = config.clusters.get(&*to.cluster).cloned();
+    Ok(slot.map_or(Way::Ours, |slot| Way::On(Passage { name, slot, proxy_protocol: to.proxy_protocol })))
 }
 
 impl Passage {
     /// Connects to an endpoint and copies both ways until both ends are closed or one breaks.
     /// Changes of the configuration don't touch it; the worker ends it when the time to drain is over.
-    pub(super) async fn serve(self, worker: Rc<Worker>, client: TcpStream, peer: SocketAddr) {
+    /// `_admitted` counts for the client as long as it goes on.
+    pub(super) async fn serve(
+        self,
+        worker: Rc<Worker>,
+        client: TcpStream,
+        ends: Ends,
+        _admitted: Option<Admitted>,
+    ) {
         let mut log = worker.log.is_some().then(|| Entry {
             time: jiff::Timestamp::now().to_string(),
-            client: peer.ip().to_string(),
+            client: ends.source.ip().to_string(),
             host: clip(&self.name),
             protocol: "TLS",
             tls: true,
@@ -79,7 +87,7 @@ impl Passage {
         });
         let started = Instant::now();
         let open = Open::new(&worker);
-        let copied = match self.connect(&worker).await {
+        let copied = match self.connect(&worker, ends).await {
             Ok(upstream) => {
                 if let Some(entry) = &mut log {
                     entry.upstream = Some(upstream.address.to_string());
@@ -103,22 +111,26 @@ impl Passage {
         }
     }
 
-    async fn connect(&self, worker: &Worker) -> io::Result<Upstream> {
+    async fn connect(&self, worker: &Worker, ends: Ends) -> io::Result<Upstream> {
         let node = &worker.settings.timeouts;
         let limits = Limits::new(node, &UpstreamPolicy::default(), &BodyLimits::default());
         let mut choice = Choice::in_turn(worker, &self.slot);
+        let transport = match self.proxy_protocol {
+            None => Transport::Plain,
+            Some(version) => Transport::Plain.behind(proxy_header::write(version, ends)),
+        };
         let mut last = None;
         for _ in 0..TRIES {
             let Some(address) = choice.next() else { break };
-            match Upstream::connect(address, &Transport::Plain, &limits).await {
+            match Upstream::connect(address, &transport, &limits).await {
                 Ok(upstream) => {
                     worker.counters.upstream_connects.add(1);
-                    worker.failing.recovered(address);
+                    self.slot.reached(address);
                     return Ok(upstream);
                 }
                 Err(error) => {
                     worker.counters.upstream_failures.add(1);
-                    worker.failing.failed(address, &error, Instant::now());
+                    self.slot.failed(address, &error, false);
                     last = Some(io::Error::other(error.to_string()));
                 }
             }
@@ -151,24 +163,6 @@ async fn server_name(stream: &TcpStream) -> io::Result<Option<String>> {
             Ok(name) => return Ok(name),
             Err(Incomplete) if seen < MAX_HELLO => {}
             Err(Incomplete) => return Ok(None),
-        }
-    }
-}
-
-/// Looks at what came, once it is more than `seen` bytes or the end.
-async fn peek_more(stream: &TcpStream, space: &mut [u8], seen: usize) -> io::Result<usize> {
-    loop {
-        let ready = stream.ready(Interest::READABLE).await?;
-        let peek = || Ok(recv(stream.as_raw_fd(), space, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?);
-        match stream.try_io(Interest::READABLE, peek) {
-            Ok(count) if count > seen || count == 0 || ready.is_read_closed() => return Ok(count),
-            // The socket stays readable while nothing is taken. To hear of the next bytes, tokio
-            // has to believe that it is not.
-            Ok(_) => {
-                drop(stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into())))
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -30,6 +29,7 @@ use super::policy::{Edits, Facts, Passage, Place, describe, page, stands_in};
 use super::respond;
 use super::upgrade;
 use super::upstream::{Answer, Request as UpstreamRequest, rewrite};
+use super::websocket::Handshake;
 use crate::model::{Backend, RoutePolicy, Variable};
 use crate::route::{Found, Rewritten, Target, normalise_host};
 
@@ -38,7 +38,6 @@ pub(super) async fn serve(
     client: Rc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    client.last_active.set(Instant::now());
     let mut finish = Finish::new(&client);
     let is_head = request.method() == Method::HEAD;
     let is_grpc = grpc::is_call(request.headers());
@@ -57,9 +56,12 @@ pub(super) async fn serve(
             })
         }
         Reply::Switched(response, tunnel) => {
-            finish.status = Some(response.status().as_u16());
+            // Over HTTP/2 the client gets 200; it is the same to whoever reads logs and counters.
+            finish.status = Some(StatusCode::SWITCHING_PROTOCOLS.as_u16());
             let worker = Rc::clone(&client.worker);
-            client.gate.open_tunnel();
+            if !client.is_h2() {
+                client.gate.open_tunnel();
+            }
             tokio::task::spawn_local(tunnel.run(worker, finish));
             // The tunnel's end is what is logged and counted.
             response.map(|()| ResponseBody::empty())
@@ -80,6 +82,8 @@ struct Asked {
     target: Target,
     request_id: [u8; 32],
     on_upgrade: Option<OnUpgrade>,
+    /// With an endpoint that is asked for a WebSocket for a client that speaks HTTP/2.
+    handshake: Option<Handshake>,
 }
 
 /// The whole way of a request.
@@ -92,11 +96,17 @@ async fn answer(
     let config = client.worker.config();
     let found = route(client, &config, &asked)?;
     let policy = &found.served.policy;
+    finish.place = found.served.place.index();
     if policy.rules.unlogged {
         finish.entry = None;
     }
     if let Some(entry) = &mut finish.entry {
         entry.route = Some(found.route.ingress.to_string());
+        if client.trusted {
+            let facts = asked.facts(client, &found);
+            entry.client = facts.address().to_string();
+            entry.request_id = clip(facts.request_id());
+        }
     }
 
     let admitted = policy.admit(&asked.facts(client, &found), || config.https_port(client.local)).await;
@@ -133,25 +143,25 @@ impl Asked {
         mut request: Request<Incoming>,
         finish: &mut Finish,
     ) -> Result<(Self, Incoming), Error> {
-        let on_upgrade = wants_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
-        let (parts, body) = request.into_parts();
         let request_id = client.worker.ids.next();
         if let Some(entry) = &mut finish.entry {
-            entry.method = parts.method.to_string();
-            entry.path = clip(parts.uri.path());
-            entry.protocol = protocol_name(parts.version);
+            entry.method = request.method().to_string();
+            entry.path = clip(request.uri().path());
+            entry.protocol = protocol_name(request.version());
             entry.request_id = String::from_utf8_lossy(&request_id).into_owned();
+            entry.take(request.headers());
         }
-        if parts.method == Method::CONNECT {
-            return Err(Error::Connect);
-        }
+        let handshake = Handshake::begin(&mut request)?;
+        let upgrades = handshake.is_some() || wants_upgrade(&request);
+        let on_upgrade = upgrades.then(|| hyper::upgrade::on(&mut request));
+        let (parts, body) = request.into_parts();
         let host = host_of(&parts)?;
         let target = target_of(&parts)?;
         if let Some(entry) = &mut finish.entry {
             entry.host = clip(&host);
             entry.path = clip(target.path_and_query());
         }
-        Ok((Self { parts, host, target, request_id, on_upgrade }, body))
+        Ok((Self { parts, host, target, request_id, on_upgrade, handshake }, body))
     }
 
     fn facts<'a>(&'a self, client: &'a Client, found: &Found<'a, Served>) -> Facts<'a> {
@@ -223,6 +233,12 @@ async fn send(
             Choice::of(worker, found.served, &asked.parts.headers, fill).ok_or(Error::NoRoute)?
         }
     };
+    if let Some(place) = &found.served.canary_place
+        && !stands_in
+        && found.served.cluster.as_deref().is_some_and(|own| !std::ptr::eq(choice.slot(), own))
+    {
+        finish.place = place.index();
+    }
     if let Some(entry) = &mut finish.entry {
         entry.cluster = Some(choice.slot().key.to_string());
     }
@@ -252,19 +268,31 @@ async fn send(
     }
     Ok(match (answer, on_upgrade) {
         (Answer::Switched(head, upstream), Some(on_upgrade)) => {
-            let mut response = Response::new(());
-            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-            *response.headers_mut() = head.headers;
-            let headers = response.headers_mut();
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            headers.extend(head.upgrade.map(|protocol| (header::UPGRADE, protocol)));
+            let mut response = match &asked.handshake {
+                Some(handshake) => handshake
+                    .end(head.headers, head.upgrade.as_ref())
+                    .map_err(|what| Error::Protocol { address, what })?,
+                None => {
+                    let mut response = Response::new(());
+                    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                    *response.headers_mut() = head.headers;
+                    let headers = response.headers_mut();
+                    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                    headers.extend(head.upgrade.map(|protocol| (header::UPGRADE, protocol)));
+                    response
+                }
+            };
             if let Some(cookie) = chosen.cookie {
-                headers.append(header::SET_COOKIE, cookie);
+                response.headers_mut().append(header::SET_COOKIE, cookie);
             }
             Reply::Switched(response, upgrade::Tunnel { on_upgrade, upstream })
         }
         (Answer::Switched(..), None) => {
             return Err(Error::Protocol { address, what: "101 that nobody asked for" });
+        }
+        // To a CONNECT it would mean that there is a tunnel.
+        (Answer::Response(head, _), _) if asked.handshake.is_some() && head.status.is_success() => {
+            return Err(Error::Protocol { address, what: "an answer where a WebSocket was asked for" });
         }
         (Answer::Response(head, body), _) => {
             let mut response = Response::new(Content::of_upstream(body, rules.body.buffer_response, worker));

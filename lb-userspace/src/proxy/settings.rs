@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::log_format::LogFormat;
+use crate::model::ProxyProtocol;
+
 /// How connections reach the workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bind {
@@ -19,7 +22,7 @@ pub enum Bind {
 pub enum AccessLog {
     /// Nowhere.
     Off,
-    /// Standard output, one JSON object a line.
+    /// Standard output.
     Stdout,
 }
 
@@ -70,11 +73,18 @@ pub struct Settings {
     pub bind: Bind,
     /// Where a line for each request goes.
     pub access_log: AccessLog,
+    /// What that line looks like.
+    pub log_format: LogFormat,
     /// Peers whose `X-Forwarded-*`, `X-Real-IP` and `X-Request-ID` are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whose connections begin with a PROXY header.
+    pub proxy_protocol: ProxyProtocol,
     /// How many client connections one worker holds; above, it leaves them in the listen queue.
     /// Lowered at start to what the process may have open files for, two for each.
     pub max_connections: usize,
+    /// How many connections one client may have to the node, an IPv4 address or an IPv6 /64; further
+    /// ones are closed at once. 0 is no limit. Trusted proxies have none.
+    pub max_client_connections: u32,
     /// How many unused connections one worker keeps to one endpoint.
     pub keep_alive_connections: usize,
     /// How many bytes of bodies one worker holds for those who wait: requests' bodies until they
@@ -91,8 +101,11 @@ impl Default for Settings {
             workers: 0,
             bind: Bind::Direct,
             access_log: AccessLog::Off,
+            log_format: LogFormat::default(),
             trusted_proxies: Vec::new(),
+            proxy_protocol: ProxyProtocol::default(),
             max_connections: 32_768,
+            max_client_connections: 0,
             keep_alive_connections: 32,
             body_memory: 32 * 1024 * 1024,
             timeouts: Timeouts::default(),

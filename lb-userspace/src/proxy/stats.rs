@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
+use super::health::HealthSummary;
+
 /// A number with one writer. Atomic only so that others may read it: adding is a load and a
 /// store, not a locked instruction.
 #[derive(Debug, Default)]
@@ -61,6 +63,12 @@ counters! {
     active,
     /// `accept` calls that failed, above all for want of file descriptors.
     accept_failures,
+    /// Client connections closed at once because their client had too many.
+    crowded,
+    /// Connections whose PROXY header was bad or did not come in time.
+    proxy_header_failures,
+    /// HTTP/2 connections ended because their client gave up most of its requests.
+    resetting,
     /// TLS handshakes completed.
     tls_handshakes,
     /// TLS handshakes that failed or took too long.
@@ -146,6 +154,8 @@ pub struct Stats {
     pub total: Totals,
     /// Requests sent to each cluster.
     pub clusters: BTreeMap<String, u64>,
+    /// Clusters whose endpoints failed, are checked or have limits.
+    pub health: BTreeMap<String, HealthSummary>,
     /// Each worker.
     pub workers: Vec<WorkerStats>,
 }

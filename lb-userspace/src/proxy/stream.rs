@@ -37,6 +37,8 @@ pub(super) struct Gate {
     waiting: AtomicWaker,
     tunnel: AtomicBool,
     refused: AtomicU16,
+    /// Bytes that went to the client.
+    written: AtomicU64,
 }
 
 impl Gate {
@@ -48,6 +50,7 @@ impl Gate {
             waiting: AtomicWaker::new(),
             tunnel: AtomicBool::default(),
             refused: AtomicU16::default(),
+            written: AtomicU64::default(),
         })
     }
 
@@ -62,6 +65,11 @@ impl Gate {
     /// What follows on this connection is another protocol.
     pub(super) fn open_tunnel(&self) {
         self.tunnel.store(true, Relaxed);
+    }
+
+    /// How many bytes went to the client so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Relaxed)
     }
 
     /// The status that the stream itself answered with, beside hyper.
@@ -121,6 +129,12 @@ impl<S> ClientStream<S> {
             is_stalled: false,
             farewell: None,
             lingering: None,
+        }
+    }
+
+    fn count_write(&self, result: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(count)) = result {
+            self.gate.written.store(self.gate.written() + *count as u64, Relaxed);
         }
     }
 
@@ -334,6 +348,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.count_write(&result);
         self.note_write(result, cx)
     }
 
@@ -343,6 +358,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.count_write(&result);
         self.note_write(result, cx)
     }
 

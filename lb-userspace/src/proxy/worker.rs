@@ -21,12 +21,14 @@ use super::balance::Loads;
 use super::buffers::Budget;
 use super::config::Config;
 use super::connection;
+use super::crowd::Crowd;
 use super::forwarded::RequestIds;
+use super::measures::Table;
 use super::mirror::Mirrors;
 use super::policy::Asker;
 use super::settings::Settings;
 use super::stats::Counters;
-use super::upstream::{Connections, Failing, Pool, RetryBudget, Transports};
+use super::upstream::{Connections, Pool, RetryBudget, Transports};
 
 /// How long `accept` rests after it failed for want of something that only time brings back.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -47,6 +49,8 @@ pub(super) struct Seed {
     pub(super) index: usize,
     pub(super) cpu: usize,
     pub(super) settings: Arc<Settings>,
+    pub(super) crowd: Arc<Crowd>,
+    pub(super) measures: Arc<Table>,
     pub(super) config: Arc<ArcSwap<Config>>,
     pub(super) counters: Arc<Counters>,
     pub(super) log: Option<Log>,
@@ -58,12 +62,13 @@ pub(super) struct Seed {
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) settings: Arc<Settings>,
+    pub(super) crowd: Arc<Crowd>,
+    pub(super) measures: Arc<Table>,
     pub(super) counters: Arc<Counters>,
     pub(super) pool: Rc<Pool>,
     /// Those that speak HTTP/2.
     pub(super) connections: Rc<Connections>,
     pub(super) transports: Transports,
-    pub(super) failing: Failing,
     pub(super) retries: RetryBudget,
     pub(super) loads: Loads,
     pub(super) bodies: Rc<Budget>,
@@ -148,12 +153,13 @@ impl Seed {
             connections: Connections::new(timeouts.keep_alive, Arc::clone(&self.counters)),
             asker: Asker::new(transports.unverified()),
             transports,
-            failing: Failing::default(),
             retries: RetryBudget::new(),
             loads: Loads::default(),
             mirrors: Mirrors::default(),
             bodies: Budget::new(self.settings.body_memory),
             settings: self.settings,
+            crowd: self.crowd,
+            measures: self.measures,
             counters: self.counters,
             log: self.log,
             ids: RequestIds::new(),
@@ -284,7 +290,6 @@ async fn sweep(worker: Rc<Worker>) {
     loop {
         ticks.tick().await;
         let now = std::time::Instant::now();
-        worker.failing.sweep(now);
         worker.loads.sweep(now);
         worker.transports.sweep();
         let mut kept = (worker.pool.sweep() + worker.connections.sweep()) as u64;

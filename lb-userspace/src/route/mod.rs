@@ -7,12 +7,14 @@
 
 mod explain;
 mod host;
+mod index;
 mod path;
 mod pattern;
 mod patterns;
 mod rewrite;
 mod table;
 mod target;
+mod virtual_host;
 
 pub use explain::{Candidate, Outcome};
 pub use host::{BadHost, normalise_host};

@@ -11,16 +11,13 @@
 //! host, as the API's "no host: all inbound traffic" says. Only when no rule matches at all do the
 //! default backends come, in the same order of hosts.
 
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use ahash::AHashMap;
+use crate::model::{HostPattern, Route, Routing};
 
-use crate::model::{HostPattern, Route, Routing, VirtualHost};
-
-use super::path::RulePath;
+use super::index::Index;
 use super::pattern::Pattern;
-use super::patterns::Patterns;
+use super::virtual_host::Host;
 
 /// The route of a request.
 #[derive(Debug, PartialEq)]
@@ -48,30 +45,10 @@ impl<T> Copy for Found<'_, T> {}
 #[derive(Debug)]
 pub struct RouteTable<T = ()> {
     hosts: Vec<Arc<Host<T>>>,
-    exact: AHashMap<Box<str>, usize>,
+    exact: Index<Arc<Host<T>>>,
     /// By the suffix after `*.`.
-    wildcard: AHashMap<Box<str>, usize>,
-    any: Option<usize>,
-}
-
-/// One virtual host with the index over its paths; numbers are positions in `rules.routes`.
-#[derive(Debug)]
-pub(super) struct Host<T> {
-    pub(super) rules: Arc<VirtualHost>,
-    /// One for each of `rules.routes`.
-    served: Vec<T>,
-    fallback: Option<T>,
-    exact: AHashMap<Box<str>, usize>,
-    prefix: AHashMap<Box<str>, Spellings>,
-    longest_prefix: usize,
-    patterns: Patterns,
-}
-
-/// `/foo` and `/foo/`: the same elements, two rules.
-#[derive(Debug, Default)]
-struct Spellings {
-    plain: Option<usize>,
-    slash: Option<usize>,
+    wildcard: Index<Arc<Host<T>>>,
+    any: Option<Arc<Host<T>>>,
 }
 
 impl RouteTable {
@@ -91,28 +68,25 @@ impl<T> RouteTable<T> {
     ) -> Self {
         let mut table = Self {
             hosts: Vec::with_capacity(routing.hosts.len()),
-            exact: AHashMap::with_capacity(routing.hosts.len()),
-            wildcard: AHashMap::new(),
+            exact: Index::default(),
+            wildcard: Index::default(),
             any: None,
         };
-        for (at, rules) in routing.hosts.iter().enumerate() {
-            match &rules.host {
-                HostPattern::Exact(name) => {
-                    table.exact.entry((&**name).into()).or_insert(at);
-                }
-                HostPattern::Wildcard(suffix) => {
-                    table.wildcard.entry((&**suffix).into()).or_insert(at);
-                }
-                HostPattern::Any => {
-                    table.any.get_or_insert(at);
-                }
-            }
+        table.exact.reserve(routing.hosts.len());
+        for rules in &routing.hosts {
             let known = previous.and_then(|table| table.host(&rules.host));
             let host = match known.filter(|known| Arc::ptr_eq(&known.rules, rules)) {
                 Some(known) => Arc::clone(known),
                 None => Arc::new(Host::new(Arc::clone(rules), &mut serve)),
             };
-            table.hosts.push(host);
+            table.hosts.push(Arc::clone(&host));
+            match &rules.host {
+                HostPattern::Exact(name) => table.exact.try_insert(name, host),
+                HostPattern::Wildcard(suffix) => table.wildcard.try_insert(suffix, host),
+                HostPattern::Any => {
+                    table.any.get_or_insert(host);
+                }
+            }
         }
         table
     }
@@ -122,24 +96,20 @@ impl<T> RouteTable<T> {
     pub fn find(&self, host: Option<&str>, path: &str) -> Option<Found<'_, T>> {
         let hosts = self.covering(host);
         for host in hosts.into_iter().flatten() {
-            if let Some((at, pattern)) = host.find(path) {
-                return Some(host.found(&host.rules.routes[at], &host.served[at], pattern));
+            if let Some(found) = host.find(path) {
+                return Some(found);
             }
         }
-        hosts.into_iter().flatten().find_map(|host| {
-            let (route, served) = (host.rules.fallback.as_ref()?, host.fallback.as_ref()?);
-            Some(host.found(route, served, None))
-        })
+        hosts.into_iter().flatten().find_map(Host::fallback)
     }
 
     /// The virtual host of exactly this pattern.
     fn host(&self, pattern: &HostPattern) -> Option<&Arc<Host<T>>> {
-        let at = match pattern {
-            HostPattern::Exact(name) => self.exact.get(&**name).copied(),
-            HostPattern::Wildcard(suffix) => self.wildcard.get(&**suffix).copied(),
-            HostPattern::Any => self.any,
-        };
-        at.map(|at| &self.hosts[at])
+        match pattern {
+            HostPattern::Exact(name) => self.exact.get(name),
+            HostPattern::Wildcard(suffix) => self.wildcard.get(suffix),
+            HostPattern::Any => self.any.as_ref(),
+        }
     }
 
     /// All virtual hosts, in the snapshot's order.
@@ -149,85 +119,12 @@ impl<T> RouteTable<T> {
 
     /// The virtual hosts that cover a host: the exact one, the wildcard, the one for all.
     fn covering(&self, host: Option<&str>) -> [Option<&Host<T>>; 3] {
-        let get = |at: &usize| &*self.hosts[*at];
-        let exact = host.and_then(|host| self.exact.get(host)).map(get);
+        let exact = host.and_then(|host| self.exact.get(host));
         let wildcard = match host.and_then(|host| host.split_once('.')) {
-            Some((label, suffix)) if !label.is_empty() => self.wildcard.get(suffix).map(get),
+            Some((label, suffix)) if !label.is_empty() => self.wildcard.get(suffix),
             _ => None,
         };
-        [exact, wildcard, self.any.as_ref().map(get)]
-    }
-}
-
-impl<T> Host<T> {
-    fn new(rules: Arc<VirtualHost>, serve: &mut impl FnMut(&Route) -> T) -> Self {
-        let served = rules.routes.iter().map(&mut *serve).collect();
-        let fallback = rules.fallback.as_ref().map(serve);
-        let mut host = Self {
-            rules,
-            served,
-            fallback,
-            exact: AHashMap::new(),
-            prefix: AHashMap::new(),
-            longest_prefix: 0,
-            patterns: Patterns::default(),
-        };
-        let mut patterns = Vec::new();
-        for (at, route) in host.rules.routes.iter().enumerate() {
-            match RulePath::new(&route.path) {
-                RulePath::Exact(path) => {
-                    if let Entry::Vacant(free) = host.exact.entry(path.into()) {
-                        free.insert(at);
-                    }
-                }
-                RulePath::Prefix { elements, slash } => {
-                    host.longest_prefix = host.longest_prefix.max(elements.len());
-                    let spellings = host.prefix.entry(elements.into()).or_default();
-                    let spelling = if slash { &mut spellings.slash } else { &mut spellings.plain };
-                    spelling.get_or_insert(at);
-                }
-                RulePath::Regex(pattern) => patterns.push((at, pattern)),
-            }
-        }
-        host.patterns = Patterns::new(patterns);
-        host
-    }
-
-    fn found<'a>(&'a self, route: &'a Route, served: &'a T, pattern: Option<&'a Pattern>) -> Found<'a, T> {
-        Found { route, host: &self.rules.host, served, pattern }
-    }
-
-    /// The position of the route that takes `path`, with the pattern that it was found by. Routes are
-    /// in order of preference, so of a prefix and a regular expression the one that comes first wins.
-    fn find(&self, path: &str) -> Option<(usize, Option<&Pattern>)> {
-        if let Some(exact) = self.exact.get(path) {
-            return Some((*exact, None));
-        }
-        let prefix = self.find_prefix(path);
-        match self.patterns.find(path, prefix.unwrap_or(usize::MAX)) {
-            Some((at, pattern)) => Some((at, Some(pattern))),
-            None => prefix.map(|at| (at, None)),
-        }
-    }
-
-    /// Tries the path's elements, then all but the last, and so on. Starts at the longest prefix
-    /// there is, so that a client can't make the lookup long with a long path.
-    fn find_prefix(&self, path: &str) -> Option<usize> {
-        if !path.starts_with('/') || self.prefix.is_empty() {
-            return None;
-        }
-        let mut end = path.strip_suffix('/').unwrap_or(path).len();
-        loop {
-            if end <= self.longest_prefix
-                && let Some(Spellings { plain, slash }) = self.prefix.get(&path[..end])
-            {
-                let below = path.len() > end;
-                return if below { slash.or(*plain) } else { plain.or(*slash) };
-            }
-            // Elements end where a slash starts the next one.
-            let cut = end.min(self.longest_prefix + 1);
-            end = memchr::memrchr(b'/', &path.as_bytes()[..cut])?;
-        }
+        [exact, wildcard, self.any.as_ref()].map(|host| host.map(|host| &**host))
     }
 }
 
@@ -236,8 +133,9 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{Backend, ObjectKey, PathMatch};
+    use crate::model::{Backend, ObjectKey, PathMatch, VirtualHost};
     use crate::route::normalise_host;
+    use crate::route::path::RulePath;
 
     /// A table of one route that all hosts have.
     pub fn table_of(route: Route) -> RouteTable {

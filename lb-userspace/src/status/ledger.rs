@@ -69,8 +69,8 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(ingress: Arc<Ingress>, desired: Option<&Addresses>) -> Self {
-        let says = says(&ingress, desired);
+    fn new(ingress: Arc<Ingress>, like: &Addresses) -> Self {
+        let says = says(&ingress, like);
         Self {
             ingress,
             says,
@@ -106,10 +106,10 @@ impl Entry {
     }
 }
 
-/// What an Ingress says; the same set for all that say what is desired.
-fn says(ingress: &Ingress, desired: Option<&Addresses>) -> Addresses {
+/// What an Ingress says; the same set as `like` if that is equal. Almost all say the same.
+fn says(ingress: &Ingress, like: &Addresses) -> Addresses {
     let says = of_ingress(ingress);
-    desired.filter(|desired| ***desired == says).cloned().unwrap_or_else(|| Arc::new(says))
+    if says == **like { like.clone() } else { Arc::new(says) }
 }
 
 impl Ledger {
@@ -144,12 +144,12 @@ impl Ledger {
             there
         });
         let desired = self.desired.as_ref();
+        let mut like = desired.cloned().unwrap_or_default();
         for (key, ingress) in ingresses {
-            let entry =
-                self.entries.entry(key.clone()).or_insert_with(|| Entry::new(ingress.clone(), desired));
+            let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry::new(ingress.clone(), &like));
             if !Arc::ptr_eq(&entry.ingress, ingress) {
                 if entry.ingress.metadata.uid == ingress.metadata.uid {
-                    let says = says(ingress, desired);
+                    let says = says(ingress, &like);
                     // Whoever wrote after it left, it was not for us to take back.
                     entry.leaving &= says == entry.says;
                     entry.says = says;
@@ -157,9 +157,10 @@ impl Ledger {
                 } else {
                     // Another one of the same name.
                     let (writing, turn) = (entry.writing, entry.turn);
-                    *entry = Entry { writing, turn, ..Entry::new(ingress.clone(), desired) };
+                    *entry = Entry { writing, turn, ..Entry::new(ingress.clone(), &like) };
                 }
             }
+            like.clone_from(&entry.says);
             let ours = owned.contains(key);
             entry.leaving = !ours && (entry.leaving || entry.ours);
             entry.ours = ours;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use super::Settings;
 use super::service::Services;
 use crate::model::{Backend, Cluster, ClusterKey, Issue, ObjectKey, Unavailable};
 use crate::objects::Objects;
@@ -93,6 +94,7 @@ impl Clusters {
     pub(super) fn refresh(
         &mut self,
         objects: &Objects,
+        settings: &Settings,
         previous: &OrdMap<ClusterKey, Arc<Cluster>>,
     ) -> Refreshed {
         let mut refreshed = Refreshed::default();
@@ -102,7 +104,7 @@ impl Clusters {
                 self.served.remove(&*gone.key);
                 refreshed.changed = true;
             }
-            let mut asked = Services::new(objects);
+            let mut asked = Services::new(objects, settings);
             let outcomes: Vec<_> = service.ports.iter().map(|port| asked.ask(&port.key)).collect();
             let mut issues = Vec::new();
             let mut clusters: BTreeMap<_, _> =

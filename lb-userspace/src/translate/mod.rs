@@ -13,6 +13,7 @@
 pub mod annotations;
 mod by_host;
 mod canary;
+mod care;
 mod class;
 mod clusters;
 mod config_map;
@@ -33,8 +34,9 @@ mod translator;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use crate::model::{ClusterKey, Compat, Issue, Listener, ObjectKey, Snapshot};
+use crate::model::{Care, ClusterKey, Compat, Issue, Listener, ObjectKey, Snapshot};
 use crate::objects::Objects;
 
 pub use config_map::{ClassDefaults, ClusterSettings};
@@ -78,6 +80,10 @@ pub struct Settings {
     pub default_certificate: Option<ObjectKey>,
     /// The ConfigMap whose entries go over these settings while it is there: [`ClusterSettings`].
     pub config_map: Option<ObjectKey>,
+    /// The topology zone that the node is in: endpoints whose hints name it go first.
+    pub zone: Option<Arc<str>>,
+    /// How endpoints are watched and spared where their Service says nothing.
+    pub care: Arc<Care>,
 }
 
 impl Default for Settings {
@@ -93,6 +99,8 @@ impl Default for Settings {
             default_backend: None,
             default_certificate: None,
             config_map: None,
+            zone: None,
+            care: Arc::default(),
         }
     }
 }

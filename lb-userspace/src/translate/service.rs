@@ -8,8 +8,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Endpoints, Service, ServicePort};
 
 use super::report::issue;
+use super::{Settings, care};
 use crate::model::{
-    Cluster, ClusterKey, Endpoint, Issue, IssueReason, ObjectKey, PortRef, Severity, Unavailable,
+    Care, Cluster, ClusterKey, Endpoint, Issue, IssueReason, ObjectKey, PortRef, Severity, Unavailable,
     UpstreamProtocol, Via,
 };
 use crate::objects::{Objects, SERVICE_NAME_LABEL, Slice, SliceAddress, excerpt};
@@ -17,12 +18,14 @@ use crate::objects::{Objects, SERVICE_NAME_LABEL, Slice, SliceAddress, excerpt};
 /// The Service ports that backends asked for, each looked up once.
 pub(super) struct Services<'a> {
     objects: &'a Objects,
+    node: &'a Settings,
     asked: BTreeMap<ClusterKey, Result<&'a ServicePort, Unavailable>>,
 }
 
 impl<'a> Services<'a> {
-    pub(super) fn new(objects: &'a Objects) -> Self {
-        Self { objects, asked: BTreeMap::new() }
+    /// `node`: where the node is, and what applies where a Service says nothing.
+    pub(super) fn new(objects: &'a Objects, node: &'a Settings) -> Self {
+        Self { objects, node, asked: BTreeMap::new() }
     }
 
     /// Whether the Service port can be served; if not, why and as which issue.
@@ -35,7 +38,8 @@ impl<'a> Services<'a> {
 
     /// A cluster for each key that was asked for and can be served, sorted.
     pub(super) fn into_clusters(self, issues: &mut Vec<Issue>) -> impl Iterator<Item = Cluster> {
-        let objects = self.objects;
+        let (objects, node) = (self.objects, self.node);
+        let mut care: Option<Arc<Care>> = None;
         self.asked.into_iter().filter_map(move |(key, port)| {
             let port = port.ok()?;
             let protocol = protocol(objects, &key, port, issues);
@@ -43,8 +47,13 @@ impl<'a> Services<'a> {
                 Via::Endpoints => None,
                 Via::ClusterIp => cluster_addresses(objects, &key.service, port, issues),
             };
-            let endpoints = address.unwrap_or_else(|| endpoints(objects, &key.service, port, issues));
-            Some(Cluster { key, protocol, endpoints })
+            let zone = node.zone.as_deref();
+            let endpoints = address.unwrap_or_else(|| endpoints(objects, &key.service, port, zone, issues));
+            // All that is asked for here are ports of one Service: what is wrong is said once.
+            let care =
+                care.get_or_insert_with(|| care::of_service(objects, &key.service, &node.care, issues));
+            let care = Arc::clone(care);
+            Some(Cluster { key, protocol, endpoints, care })
         })
     }
 }
@@ -73,6 +82,7 @@ fn endpoints(
     objects: &Objects,
     service: &ObjectKey,
     port: &ServicePort,
+    zone: Option<&str>,
     issues: &mut Vec<Issue>,
 ) -> Arc<[Endpoint]> {
     let mut found = Found::default();
@@ -98,7 +108,7 @@ fn endpoints(
         ));
     }
     found.warn_of_names(objects, service, port, issues);
-    found.into_endpoints()
+    found.into_endpoints(zone)
 }
 
 /// The Service's own addresses with its port, for requests that the cluster's balancing spreads;
@@ -126,7 +136,7 @@ fn cluster_addresses(
         ));
         return None;
     }
-    let endpoint = |ip| Endpoint { address: SocketAddr::new(ip, number), zone: None, terminating: false };
+    let endpoint = |ip| Endpoint::new(SocketAddr::new(ip, number));
     Some(addresses.into_iter().map(endpoint).collect())
 }
 
@@ -181,25 +191,48 @@ struct Found {
 struct Candidate {
     ready: bool,
     zone: Option<Arc<str>>,
+    for_zones: Option<Arc<Vec<Arc<str>>>>,
 }
 
 impl Found {
     /// Ready beats terminating where two slices have the same address, as they do for a moment
     /// when an endpoint moves from one to the other.
-    fn add(&mut self, address: SocketAddr, ready: bool, zone: Option<&Arc<str>>) {
-        let known = self.addresses.entry(address).or_insert(Candidate { ready, zone: None });
-        known.ready |= ready;
-        if known.zone.is_none() {
-            known.zone = zone.cloned();
+    fn add(&mut self, address: SocketAddr, candidate: Candidate) {
+        match self.addresses.entry(address) {
+            Entry::Vacant(new) => {
+                new.insert(candidate);
+            }
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                known.ready |= candidate.ready;
+                known.zone = known.zone.take().or(candidate.zone);
+                known.for_zones = known.for_zones.take().or(candidate.for_zones);
+            }
         }
     }
 
-    fn into_endpoints(self) -> Arc<[Endpoint]> {
+    /// The ready ones, else those that go away but still serve. As kube-proxy, hints only count
+    /// where every ready endpoint has some and one is for the node's zone: slices are written one by
+    /// one, and half of the hints would leave some endpoints out for everybody.
+    fn into_endpoints(self, zone: Option<&str>) -> Arc<[Endpoint]> {
         let any_ready = self.addresses.values().any(|candidate| candidate.ready);
         let usable = self.addresses.into_iter().filter(|(_, candidate)| candidate.ready == any_ready);
-        usable
-            .map(|(address, Candidate { ready, zone })| Endpoint { address, zone, terminating: !ready })
-            .collect()
+        let usable: Vec<_> = usable.collect();
+        let is_for = |candidate: &Candidate, zone: &str| {
+            candidate.for_zones.as_deref().is_some_and(|zones| zones.iter().any(|one| **one == *zone))
+        };
+        let zone = zone.filter(|zone| {
+            any_ready
+                && usable.iter().all(|(_, candidate)| candidate.for_zones.is_some())
+                && usable.iter().any(|(_, candidate)| is_for(candidate, zone))
+        });
+        let endpoint = |(address, candidate): (SocketAddr, Candidate)| Endpoint {
+            address,
+            distant: zone.is_some_and(|zone| !is_for(&candidate, zone)),
+            zone: candidate.zone,
+            terminating: !candidate.ready,
+        };
+        usable.into_iter().map(endpoint).collect()
     }
 
     /// Endpoints are there, but under other port names: what a typing error looks like. A Service
@@ -303,7 +336,12 @@ impl Found {
                     }
                 };
                 if endpoint.ready || (endpoint.serving && endpoint.terminating) {
-                    self.add(SocketAddr::new(address, number), endpoint.ready, endpoint.zone.as_ref());
+                    let candidate = Candidate {
+                        ready: endpoint.ready,
+                        zone: endpoint.zone.clone(),
+                        for_zones: endpoint.for_zones.clone(),
+                    };
+                    self.add(SocketAddr::new(address, number), candidate);
                 }
             }
         }
@@ -326,7 +364,10 @@ impl Found {
             for number in numbers.filter_map(|port| port_number(port.port)) {
                 for (a, address) in subset.addresses.iter().flatten().enumerate() {
                     match address.ip.parse::<IpAddr>() {
-                        Ok(ip) => self.add(SocketAddr::new(ip, number), true, None),
+                        Ok(ip) => {
+                            let candidate = Candidate { ready: true, zone: None, for_zones: None };
+                            self.add(SocketAddr::new(ip, number), candidate);
+                        }
                         Err(_) => issues.push(issue(
                             Severity::Warning,
                             IssueReason::InvalidField,

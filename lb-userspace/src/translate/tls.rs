@@ -8,7 +8,7 @@ use super::report::issue;
 use super::secrets::Certificates;
 use super::standin::{Hosts, StandIns};
 use crate::model::{
-    Backend, Certificate, ClientAuth, ClusterKey, HostPattern, Issue, IssueReason, ObjectKey, PathMatch,
+    Backend, Certificate, ClientAuth, HostPattern, Issue, IssueReason, ObjectKey, Passthrough, PathMatch,
     Severity, TlsConfig,
 };
 
@@ -186,7 +186,7 @@ fn passthrough(
     members: &[&Member],
     hosts: &Hosts<'_>,
     issues: &mut Vec<Issue>,
-) -> Vec<(HostPattern, Arc<ClusterKey>)> {
+) -> Vec<(HostPattern, Passthrough)> {
     let mut found = BTreeMap::new();
     for member in members.iter().filter(|member| member.draft.annotations.passthrough) {
         let key = &member.draft.key;
@@ -195,12 +195,14 @@ fn passthrough(
             let mut own = own.filter(|route| route.ingress == *key);
             let root = |path: &PathMatch| matches!(path.text(), "/");
             let route = own.clone().find(|route| root(&route.path)).or_else(|| own.next());
-            let wrong = match (host, route.map(|route| &route.backend)) {
+            let wrong = match (host, route.map(|route| (&route.backend, &route.policy.upstream))) {
                 (HostPattern::Any, _) => {
                     "connections are told apart by their server name; give the rule a host."
                 }
-                (_, Some(Backend::Cluster(cluster))) => {
-                    found.entry(host.clone()).or_insert_with(|| cluster.clone());
+                (_, Some((Backend::Cluster(cluster), upstream))) => {
+                    let proxy_protocol = upstream.proxy_protocol;
+                    let passthrough = || Passthrough { cluster: cluster.clone(), proxy_protocol };
+                    found.entry(host.clone()).or_insert_with(passthrough);
                     continue;
                 }
                 (_, _) => {

@@ -159,7 +159,8 @@ fn passthrough() {
         "closed: d.com|P|/ nginx.ssl-passthrough=true nginx.auth-url=$nonsense",
     ];
     let got = snapshot(&all, &[], &like_nginx());
-    let found: Vec<_> = got.tls.passthrough.iter().map(|(host, key)| format!("{host} {key}")).collect();
+    let found: Vec<_> =
+        got.tls.passthrough.iter().map(|(host, to)| format!("{host} {}", to.cluster)).collect();
     assert_eq!(found, ["a.com default/headless:80", "b.com default/headless:80"], "{:#?}", got.issues);
     for name in ["none", "dangling", "closed"] {
         let told = issues(&got, &format!("Ingress default/{name}"));

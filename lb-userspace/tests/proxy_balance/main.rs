@@ -8,6 +8,7 @@ mod affinity;
 mod bodies;
 mod canary;
 mod choice;
+mod health;
 mod mirror;
 
 use std::collections::BTreeMap;

@@ -25,7 +25,8 @@ fn rig(names: &[&str], addresses: &[SocketAddr]) -> Rig {
     }
     for name in names {
         let pattern = HostPattern::parse(name).expect("a host");
-        rig.tls.passthrough.push((pattern, Arc::new(key("far"))));
+        let to = Passthrough { cluster: Arc::new(key("far")), proxy_protocol: None };
+        rig.tls.passthrough.push((pattern, to));
     }
     rig
 }

@@ -21,6 +21,7 @@ pub struct Rig {
     routes: Vec<(HostPattern, Draft)>,
     /// `by_host` is kept by [`Rig::certificates`].
     pub tls: TlsConfig,
+    pub proxy_protocol: Option<Arc<ProxyProtocol>>,
     routing: Option<Arc<Routing>>,
     generation: u64,
 }
@@ -71,18 +72,35 @@ impl Rig {
             clusters: BTreeMap::new(),
             routes: Vec::new(),
             tls: TlsConfig::default(),
+            proxy_protocol: None,
             routing: None,
             generation: 0,
         }
     }
 
     pub fn cluster(&mut self, name: &str, addresses: &[SocketAddr]) {
-        let endpoints = addresses
-            .iter()
-            .map(|address| Endpoint { address: *address, zone: None, terminating: false })
-            .collect();
-        let cluster = Cluster { key: key(name), protocol: UpstreamProtocol::Http, endpoints };
+        let mut endpoints: Vec<_> = addresses.iter().copied().map(Endpoint::new).collect();
+        endpoints.sort();
+        let care = self.clusters.get(&key(name)).map(|known| known.care.clone()).unwrap_or_default();
+        let endpoints = endpoints.into();
+        let cluster = Cluster { key: key(name), protocol: UpstreamProtocol::Http, endpoints, care };
         self.clusters.insert(key(name), Arc::new(cluster));
+    }
+
+    /// How the cluster's endpoints are watched and spared.
+    pub fn care(&mut self, cluster: &str, describe: impl FnOnce(&mut Care)) {
+        let cluster = self.clusters.get_mut(&key(cluster)).expect("clusters come first");
+        describe(Arc::make_mut(&mut Arc::make_mut(cluster).care));
+    }
+
+    /// These endpoints of the cluster are for other zones.
+    pub fn distant(&mut self, cluster: &str, addresses: &[SocketAddr]) {
+        let cluster = self.clusters.get_mut(&key(cluster)).expect("clusters come first");
+        let mut endpoints = cluster.endpoints.to_vec();
+        for endpoint in &mut endpoints {
+            endpoint.distant = addresses.contains(&endpoint.address);
+        }
+        Arc::make_mut(cluster).endpoints = endpoints.into();
     }
 
     /// What the cluster's Service says it speaks.
@@ -162,6 +180,7 @@ impl Rig {
             clusters: self.clusters.clone().into_iter().collect(),
             tls: Arc::new(self.tls.clone()),
             trusted_proxies: None,
+            proxy_protocol: self.proxy_protocol.clone(),
             issues: Arc::new([]),
         })
     }
@@ -426,6 +445,23 @@ pub fn tls_config(
     takes: impl Fn(rustls::SignatureScheme) -> bool,
 ) -> Arc<rustls::ClientConfig> {
     let mut config = tls_builder(takes).with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Arc::new(config)
+}
+
+/// The same, in one version of TLS.
+pub fn tls_config_of(
+    version: &'static rustls::SupportedProtocolVersion,
+    alpn: &[&[u8]],
+) -> Arc<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let schemes = provider.signature_verification_algorithms.supported_schemes();
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[version])
+        .expect("a version")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider, schemes)))
+        .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Arc::new(config)
 }

@@ -168,6 +168,7 @@ fn upstream(upstream: &UpstreamPolicy, words: &mut Vec<String>) {
             if tls.verify { "endpoints' certificates verified" } else { "endpoints' TLS configured" }.into(),
         );
     }
+    words.extend(upstream.proxy_protocol.map(|version| format!("PROXY {} to endpoints", word(&version))));
     words.extend(upstream.http10.then(|| "HTTP/1.0 to endpoints".to_owned()));
     words.extend(upstream.host.as_ref().map(|host| format!("Host {host}")));
     for (limit, what) in [

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::policy_words::route_words;
 use crate::model::{self, PathMatch, Route, Snapshot, Tuning};
+use crate::proxy::{ClusterHealth, EndpointHealth};
 
 /// `sluice status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,6 +202,9 @@ pub struct Backend {
     pub protocol: String,
     /// Requests sent to it since start.
     pub requests: u64,
+    /// Limits and what became of them; `None` while nothing is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub health: Option<ClusterHealth>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointView>,
 }
@@ -215,6 +219,12 @@ pub struct EndpointView {
     pub zone: Option<String>,
     /// It is going away and only used for want of a ready one.
     pub terminating: bool,
+    /// It is there for other zones, and used while too few of this one can take requests.
+    #[serde(default)]
+    pub distant: bool,
+    /// How it is; `None`: nothing is known against it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub health: Option<EndpointHealth>,
 }
 
 /// `sluice maps verify`.
@@ -302,21 +312,39 @@ pub fn routes(snapshot: &Snapshot) -> Vec<Host> {
     snapshot.routing.hosts.iter().map(host).collect()
 }
 
-/// `sluice backends` of a snapshot; `requests` by cluster as the proxy counts them.
-pub fn backends(snapshot: &Snapshot, requests: &BTreeMap<String, u64>) -> Vec<Backend> {
+/// `sluice backends` of a snapshot; `requests` and `health` by cluster as the proxy knows them.
+pub fn backends(
+    snapshot: &Snapshot,
+    requests: &BTreeMap<String, u64>,
+    health: &BTreeMap<String, ClusterHealth>,
+) -> Vec<Backend> {
     snapshot
         .clusters
         .values()
         .map(|cluster| {
             let name = cluster.key.to_string();
+            let mut health = health.get(&name).cloned();
+            let mut endpoints: Vec<_> = cluster.endpoints.iter().map(EndpointView::from).collect();
+            if let Some(health) = &mut health {
+                add_health(&mut endpoints, std::mem::take(&mut health.endpoints));
+            }
             Backend {
                 requests: requests.get(&name).copied().unwrap_or_default(),
                 cluster: name,
                 protocol: word(&cluster.protocol),
-                endpoints: cluster.endpoints.iter().map(EndpointView::from).collect(),
+                health,
+                endpoints,
             }
         })
         .collect()
+}
+
+/// Says of endpoints how they are.
+pub fn add_health(endpoints: &mut [EndpointView], health: Vec<EndpointHealth>) {
+    let mut health: BTreeMap<_, _> = health.into_iter().map(|one| (one.address.to_string(), one)).collect();
+    for endpoint in endpoints {
+        endpoint.health = health.remove(&endpoint.address);
+    }
 }
 
 impl From<&model::Endpoint> for EndpointView {
@@ -325,6 +353,8 @@ impl From<&model::Endpoint> for EndpointView {
             address: endpoint.address.to_string(),
             zone: endpoint.zone.as_deref().map(str::to_owned),
             terminating: endpoint.terminating,
+            distant: endpoint.distant,
+            health: None,
         }
     }
 }

@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::is_default;
+
 pub use access::{Access, BasicAuth, ClientCertificate, ExternalAuth, Password, Satisfy};
 pub use balance::{Balance, CanaryStickiness, CookieAffinity, SameSite};
 pub use cors::{Cors, Origin};
@@ -82,9 +84,4 @@ pub struct RoutePolicy {
     /// No line in the access log.
     #[serde(skip_serializing_if = "is_default")]
     pub unlogged: bool,
-}
-
-/// Whether a field says nothing, so that snapshots stay readable.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }

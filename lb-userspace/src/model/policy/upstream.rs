@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Template;
-use crate::model::Certificate;
+use crate::model::{Certificate, ProxyVersion};
 
 /// How endpoints are spoken with. The default: HTTP/1.1 without TLS, the node's time limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
@@ -18,6 +18,9 @@ pub struct UpstreamPolicy {
     /// With a protocol over TLS: what is checked and shown. `None`: nothing is checked, as in nginx.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Arc<UpstreamTls>>,
+    /// Connections begin with a PROXY header that names the client. Each is then one client's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyVersion>,
     /// HTTP/1.0 instead of 1.1.
     #[serde(skip_serializing_if = "super::is_default")]
     pub http10: bool,

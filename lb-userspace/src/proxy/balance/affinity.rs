@@ -14,7 +14,7 @@ use super::cookie::{self, Facts};
 use super::hash;
 use super::token::{Token, token};
 use crate::model::{ClusterKey, CookieAffinity};
-use crate::proxy::cluster::Endpoints;
+use crate::proxy::cluster::{Endpoints, Group};
 
 /// Longest key that is taken from a client.
 const MAX_KEY: usize = 128;
@@ -83,7 +83,12 @@ impl<'a> Affinity<'a> {
 
     /// The client's own endpoint, if it can take the request. Any other does, otherwise; then the
     /// client keeps its cookie and comes back, unless it has none or changes on failure.
-    pub(super) fn pick(&mut self, endpoints: &Endpoints, skip: &dyn Fn(usize) -> bool) -> Option<usize> {
+    pub(super) fn pick(
+        &mut self,
+        endpoints: &Endpoints,
+        group: &Group,
+        skip: &dyn Fn(usize) -> bool,
+    ) -> Option<usize> {
         let may_change = self.is_new || self.rules.change_on_failure;
         match &mut self.claim {
             Claim::Nothing => None,
@@ -94,8 +99,8 @@ impl<'a> Affinity<'a> {
                 own.filter(|own| !skip(*own))
             }
             Claim::Key(key) => {
-                let seeds = endpoints.seeds();
-                let owner = |key: &str| hash::best(seeds, hash::key(key.as_bytes()), |_| false);
+                let hashed = endpoints.hashed(group);
+                let owner = |key: &str| hashed.owner(hash::key(key.as_bytes())).map(|at| group.at(at));
                 let own = owner(key)?;
                 if !skip(own) {
                     return Some(own);
@@ -109,7 +114,8 @@ impl<'a> Affinity<'a> {
                         }
                     }
                 }
-                hash::best(seeds, hash::key(key.as_bytes()), skip)
+                let best = hashed.best(hash::key(key.as_bytes()), |at| skip(group.at(at)));
+                best.map(|at| group.at(at))
             }
         }
     }

@@ -1,7 +1,8 @@
 //! One request's way through a cluster's endpoints.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue};
 use smallvec::SmallVec;
@@ -9,11 +10,13 @@ use smallvec::SmallVec;
 use super::affinity::{Affinity, Sent};
 use super::cookie;
 use super::hash;
-use super::load::Lease;
+use super::load::InFlight;
 use super::pick::{has_fewer_requests, is_sooner, round_robin, two_choices};
-use crate::model::{Balance, CanaryStickiness, Template};
-use crate::proxy::cluster::{ClusterSlot, Endpoints};
+use crate::model::{Balance, CanaryStickiness, CircuitLimits, Template};
+use crate::proxy::cluster::{ClusterSlot, Endpoints, Group};
 use crate::proxy::config::Served;
+use crate::proxy::error::Error;
+use crate::proxy::health::{Milliseconds, Permit, now};
 use crate::proxy::worker::Worker;
 
 /// Which endpoints a request goes to, one try after the other.
@@ -25,7 +28,8 @@ pub(in crate::proxy) struct Choice<'a> {
     rule: Rule,
     affinity: Option<Affinity<'a>>,
     tried: SmallVec<[SocketAddr; 3]>,
-    lease: Option<Lease>,
+    measured: Option<InFlight>,
+    permit: Option<Permit>,
 }
 
 /// [`Balance`] with the request's own key.
@@ -45,6 +49,24 @@ pub(in crate::proxy) struct Chosen {
     pub(in crate::proxy) cookie: Option<HeaderValue>,
 }
 
+/// What a request has of its endpoint. Its end is what counts.
+#[derive(Debug)]
+pub(in crate::proxy) struct Lease {
+    _measured: Option<InFlight>,
+    _permit: Option<Permit>,
+}
+
+/// Why there is no endpoint.
+enum Nobody {
+    /// There is none that was not tried.
+    Left,
+    /// All have as many requests as they may.
+    Free,
+}
+
+/// How often another place is drawn in the place of an endpoint that gets less yet.
+const DRAWS: usize = 4;
+
 impl<'a> Choice<'a> {
     /// Any endpoint of a cluster, in turn.
     pub(in crate::proxy) fn in_turn(worker: &'a Worker, slot: &'a ClusterSlot) -> Self {
@@ -55,7 +77,8 @@ impl<'a> Choice<'a> {
             rule: Rule::RoundRobin,
             affinity: None,
             tried: SmallVec::new(),
-            lease: None,
+            measured: None,
+            permit: None,
         }
     }
 
@@ -102,56 +125,136 @@ impl<'a> Choice<'a> {
         self.slot
     }
 
+    /// The endpoint for the first try. Where the cluster has as much as it may, the request waits for
+    /// room, `patience` at most.
+    ///
+    /// # Errors
+    /// If there is no endpoint, or no room.
+    pub(in crate::proxy) async fn first(&mut self, patience: Duration) -> Result<SocketAddr, Error> {
+        let limits = self.slot.endpoints().cluster.care.limits;
+        if limits == CircuitLimits::default() {
+            return self.next().ok_or_else(|| Error::NoEndpoint(self.slot.key.clone()));
+        }
+        let circuit = self.slot.circuit();
+        let overloaded = || {
+            circuit.overflow();
+            Error::Overloaded(self.slot.key.clone())
+        };
+        let end = tokio::time::Instant::now() + patience;
+        let mut waiting = None;
+        loop {
+            // From here on nothing that ends is missed.
+            let mut freed = pin!(circuit.freed.notified());
+            freed.as_mut().enable();
+            self.permit = circuit.enter(limits.connections);
+            if self.permit.is_some() {
+                match self.try_next() {
+                    Ok(address) => return Ok(address),
+                    Err(Nobody::Left) => return Err(Error::NoEndpoint(self.slot.key.clone())),
+                    Err(Nobody::Free) => self.permit.take().into_iter().for_each(Permit::put_back),
+                }
+            }
+            if waiting.is_none() {
+                waiting = Some(circuit.wait(limits.pending).ok_or_else(overloaded)?);
+            }
+            if tokio::time::timeout_at(end, freed).await.is_err() {
+                return Err(overloaded());
+            }
+        }
+    }
+
+    /// The endpoint for another try, if the cluster may have one: see [`Choice::next`].
+    pub(in crate::proxy) fn retry(&mut self) -> Option<SocketAddr> {
+        let most = self.slot.endpoints().cluster.care.limits.retries;
+        if most.is_some() && !self.permit.as_mut().is_some_and(|permit| permit.retry(most)) {
+            return None;
+        }
+        self.next()
+    }
+
     /// The endpoint for the next try: one that was not tried and, if there is one, did not fail
     /// lately. `None` when there is none left.
     pub(in crate::proxy) fn next(&mut self) -> Option<SocketAddr> {
+        self.try_next().ok()
+    }
+
+    fn try_next(&mut self) -> Result<SocketAddr, Nobody> {
         self.failed();
         let endpoints = self.slot.endpoints();
         let all = &endpoints.cluster.endpoints;
-        let failing = &self.worker.failing;
-        let tried = self.tried.clone();
+        let is_troubled = self.slot.is_troubled();
+        let now = if is_troubled || endpoints.warms_until() > 0 { now() } else { 0 };
+        let most = endpoints.cluster.care.limits.endpoint_connections.filter(|_| self.permit.is_some());
+
+        let tried = std::mem::take(&mut self.tried);
         let is_tried = |index: usize| tried.contains(&all[index].address);
-        let picked = if failing.is_empty() {
-            self.pick(&endpoints, &is_tried)
-        } else {
-            let now = Instant::now();
-            let rests = |index: usize| is_tried(index) || failing.rests(all[index].address, now);
-            let picked = self.pick(&endpoints, &rests).or_else(|| self.pick(&endpoints, &is_tried));
-            if let Some(index) = picked {
-                failing.begin_trial(all[index].address, now);
-            }
-            picked
+        let is_full = |index: usize| most.is_some_and(|most| endpoints.vitals()[index].connections() >= most);
+        let is_closed = |index: usize| is_tried(index) || is_full(index);
+        let is_out =
+            |index: usize| is_closed(index) || (is_troubled && endpoints.vitals()[index].is_out(now));
+        let near = endpoints.near(is_troubled, now);
+        let picked = near
+            .and_then(|near| self.pick(&endpoints, near, now, &is_out))
+            .or_else(|| self.pick(&endpoints, &endpoints.all, now, &is_out))
+            // Who comes last comes before nobody.
+            .or_else(|| {
+                is_troubled.then(|| self.pick(&endpoints, &endpoints.all, now, &is_closed)).flatten()
+            });
+        let nobody = || match (0..all.len()).any(|index| !is_tried(index)) {
+            true => Nobody::Free,
+            false => Nobody::Left,
         };
-        let address = all[picked?].address;
+        let picked = picked.ok_or_else(nobody);
+        self.tried = tried;
+        let picked = picked?;
+
+        let address = all[picked].address;
+        if is_troubled {
+            endpoints.vitals()[picked].begin_trial(now);
+        }
+        if most.is_some()
+            && let Some(permit) = &mut self.permit
+        {
+            permit.move_to(&endpoints.vitals()[picked]);
+        }
         self.tried.push(address);
         if matches!(self.rule, Rule::Ewma | Rule::LeastRequest) {
-            self.lease = Some(self.worker.loads.begin(address, Instant::now()));
+            self.measured = Some(self.worker.loads.begin(address, Instant::now()));
         }
-        Some(address)
+        Ok(address)
     }
 
     /// The last try failed, through the endpoint's own fault.
     pub(in crate::proxy) fn failed(&mut self) {
-        if let Some(mut lease) = self.lease.take() {
-            lease.failed(Instant::now());
+        if let Some(mut measured) = self.measured.take() {
+            measured.failed(Instant::now());
         }
     }
 
     /// The endpoint of the last try answers. `facts` is only asked for where there is a cookie to set.
     pub(in crate::proxy) fn answered<'f>(mut self, facts: impl FnOnce() -> cookie::Facts<'f>) -> Chosen {
-        if let Some(lease) = &mut self.lease {
-            lease.answered(Instant::now());
+        if let Some(measured) = &mut self.measured {
+            measured.answered(Instant::now());
         }
         let cookie = match (&self.affinity, self.tried.last()) {
             (Some(affinity), Some(address)) if affinity.is_new() => affinity.set_cookie(*address, &facts()),
             _ => None,
         };
-        Chosen { lease: self.lease, cookie }
+        let lease = Lease { _measured: self.measured, _permit: self.permit };
+        let is_counted = lease._measured.is_some() || lease._permit.is_some();
+        Chosen { lease: is_counted.then_some(lease), cookie }
     }
 
-    fn pick(&mut self, endpoints: &Endpoints, skip: &dyn Fn(usize) -> bool) -> Option<usize> {
-        let own = self.affinity.as_mut().and_then(|affinity| affinity.pick(endpoints, skip));
-        own.or_else(|| self.rule.pick(self.worker, endpoints, self.place, skip))
+    /// A member of the group, by its number in the cluster.
+    fn pick(
+        &mut self,
+        endpoints: &Endpoints,
+        group: &Group,
+        now: Milliseconds,
+        skip: &dyn Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let own = self.affinity.as_mut().and_then(|affinity| affinity.pick(endpoints, group, skip));
+        own.or_else(|| self.rule.pick(self.worker, endpoints, group, self.place, now, skip))
     }
 }
 
@@ -160,25 +263,55 @@ impl Rule {
         self,
         worker: &Worker,
         endpoints: &Endpoints,
+        group: &Group,
         place: u64,
+        now: Milliseconds,
         skip: &dyn Fn(usize) -> bool,
     ) -> Option<usize> {
         let all = &endpoints.cluster.endpoints;
-        let random = |below: usize| fastrand::usize(..below);
-        match self {
-            Self::RoundRobin => round_robin(all.len(), place, skip),
+        let skips = |at: usize| skip(group.at(at));
+        let warms = now > 0 && now < endpoints.warms_until();
+        // New endpoints are passed over as often as they are to get less.
+        let passes = |at: usize| {
+            let share = endpoints.vitals().get(group.at(at)).and_then(|one| endpoints.warmth(one, now));
+            share.is_some_and(|share| fastrand::f64() >= share)
+        };
+        let picked = match self {
+            Self::RoundRobin => {
+                let mut place = place;
+                if warms && group.len() > 0 {
+                    let passed = |place: u64| passes((place % group.len() as u64) as usize);
+                    for _ in 0..DRAWS {
+                        if !passed(place) {
+                            break;
+                        }
+                        place = fastrand::u64(..);
+                    }
+                }
+                round_robin(group.len(), place, skips)
+            }
             Self::Ewma | Self::LeastRequest => {
                 let prefers = if matches!(self, Self::Ewma) { is_sooner } else { has_fewer_requests };
-                let now = Instant::now();
-                let measure = |index: usize| worker.loads.measure(all[index].address, now);
-                two_choices(all.len(), skip, random, |a, b| prefers(measure(a), measure(b)))
+                let at_once = Instant::now();
+                let measure = |at: usize| worker.loads.measure(all[group.at(at)].address, at_once);
+                let random = |below: usize| {
+                    let draw = || fastrand::usize(..below);
+                    // Where few are left, `below` counts those.
+                    match warms && below == group.len() {
+                        true => (0..DRAWS).map(|_| draw()).find(|at| !passes(*at)).unwrap_or_else(draw),
+                        false => draw(),
+                    }
+                };
+                two_choices(group.len(), skips, random, |a, b| prefers(measure(a), measure(b)))
             }
-            Self::Hash { key, group: 1 } => hash::best(endpoints.seeds(), key, skip),
-            Self::Hash { key, group } => {
-                let group = hash::group(endpoints.seeds(), key, group);
-                let member = round_robin(group.len(), place, |index| skip(group[index]));
-                member.map(|index| group[index]).or_else(|| hash::best(endpoints.seeds(), key, skip))
+            Self::Hash { key, group: 1 } => endpoints.hashed(group).best(key, skips),
+            Self::Hash { key, group: size } => {
+                let hashed = endpoints.hashed(group);
+                let members = hashed.group(key, size);
+                let member = round_robin(members.len(), place, |at| skips(members[at]));
+                member.map(|at| members[at]).or_else(|| hashed.best(key, skips))
             }
-        }
+        };
+        picked.map(|at| group.at(at))
     }
 }

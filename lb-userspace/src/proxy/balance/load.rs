@@ -41,7 +41,7 @@ pub(super) struct Measure {
 
 /// A request in flight: counted until it is dropped.
 #[derive(Debug)]
-pub(in crate::proxy) struct Lease {
+pub(in crate::proxy) struct InFlight {
     load: Rc<Load>,
     since: Instant,
     observed: bool,
@@ -57,14 +57,14 @@ impl Loads {
     }
 
     /// Counts a request that goes to an endpoint.
-    pub(super) fn begin(&self, address: SocketAddr, now: Instant) -> Lease {
+    pub(super) fn begin(&self, address: SocketAddr, now: Instant) -> InFlight {
         let mut endpoints = self.endpoints.borrow_mut();
         let load = endpoints.entry(address).or_insert_with(|| {
             Rc::new(Load { in_flight: Cell::new(0), time: Cell::new(None), used: Cell::new(now) })
         });
         load.in_flight.set(load.in_flight.get() + 1);
         load.used.set(now);
-        Lease { load: Rc::clone(load), since: now, observed: false }
+        InFlight { load: Rc::clone(load), since: now, observed: false }
     }
 
     /// Forgets endpoints that nobody used for a while.
@@ -75,7 +75,7 @@ impl Loads {
     }
 }
 
-impl Lease {
+impl InFlight {
     /// The endpoint's answer has begun.
     pub(super) fn answered(&mut self, now: Instant) {
         self.observe(now.duration_since(self.since), now);
@@ -97,7 +97,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.load.in_flight.set(self.load.in_flight.get() - 1);
         if !self.observed {

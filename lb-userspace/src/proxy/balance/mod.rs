@@ -4,8 +4,10 @@
 //! canary: which cluster ─► affinity: the client's own endpoint ─► balance: any ─► next try: another
 //! ```
 //!
-//! Everything is decided by one worker from what it has seen itself. Workers and nodes agree where
-//! they have to (hashes, cookies) because the same input gives the same answer everywhere.
+//! One worker decides, from what it has seen itself and from what all know of endpoints that fail
+//! (`health`). Workers and nodes agree where they have to (hashes, cookies) because the same input
+//! gives the same answer everywhere. A choice costs the same however many endpoints there are, as
+//! long as most of them are well.
 
 mod affinity;
 mod canary;
@@ -19,8 +21,8 @@ mod same_site;
 mod token;
 
 pub(super) use canary::CanarySlot;
-pub(super) use choice::Choice;
+pub(super) use choice::{Choice, Lease};
 pub(super) use cookie::Facts as CookieFacts;
-pub(super) use hash::{Seed, seed};
-pub(super) use load::{Lease, Loads};
+pub(super) use hash::{Hashed, seed};
+pub(super) use load::Loads;
 pub(super) use token::{Token, backend_token, token};

@@ -8,6 +8,9 @@ pub(super) fn round_robin(count: usize, place: u64, skip: impl Fn(usize) -> bool
     (start..count).chain(0..start).find(|index| !skip(*index))
 }
 
+/// How often a place is drawn before all are looked at.
+const DRAWS: usize = 8;
+
 /// The power of two choices: of two that `random` picks (below its argument), the one with the
 /// lower cost. Always the best one would be worse: all workers would send to it until they see that
 /// it is no longer.
@@ -17,16 +20,35 @@ pub(super) fn two_choices(
     mut random: impl FnMut(usize) -> usize,
     prefers: impl Fn(usize, usize) -> bool,
 ) -> Option<usize> {
-    let open: Vec<usize> = (0..count).filter(|index| !skip(*index)).collect();
-    let (first, second) = match open.len() {
-        0 => return None,
-        1 => return Some(open[0]),
-        many => {
-            let (first, second) = (random(many), random(many - 1));
-            (open[first], open[second + usize::from(second >= first)])
+    let first = draw(count, &skip, &mut random)?;
+    match draw(count, |index| index == first || skip(index), &mut random) {
+        Some(second) if prefers(second, first) => Some(second),
+        _ => Some(first),
+    }
+}
+
+/// One that is not skipped. Looks at all of them only where most are.
+fn draw(
+    count: usize,
+    skip: impl Fn(usize) -> bool,
+    random: &mut impl FnMut(usize) -> usize,
+) -> Option<usize> {
+    if count == 0 {
+        return None;
+    }
+    for _ in 0..DRAWS {
+        let drawn = random(count);
+        if !skip(drawn) {
+            return Some(drawn);
         }
-    };
-    Some(if prefers(second, first) { second } else { first })
+    }
+    match (0..count).filter(|index| !skip(*index)).count() {
+        0 => None,
+        open => {
+            let nth = random(open);
+            (0..count).filter(|index| !skip(*index)).nth(nth)
+        }
+    }
 }
 
 /// Whether `a` has less to do.

@@ -26,7 +26,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 pub(super) use chain::{Authorities, Unverified};
 pub(super) use client_auth::{CertificateRefusal, ClientTls};
 
-use crate::model::{Certificate, ClientAuth, ClusterKey, TlsConfig};
+use crate::model::{Certificate, ClientAuth, Passthrough, TlsConfig};
 use client_auth::Authority;
 pub(super) use names::ByName;
 use resolver::SniResolver;
@@ -173,7 +173,7 @@ pub(super) struct Termination {
     /// For names that are not in `asking`.
     config: Arc<ServerConfig>,
     asking: ByName<Asking>,
-    passthrough: ByName<Arc<ClusterKey>>,
+    passthrough: ByName<Passthrough>,
 }
 
 /// For names whose clients are asked for a certificate.
@@ -213,8 +213,8 @@ impl Termination {
         !self.passthrough.is_empty()
     }
 
-    /// The cluster that the connections for a name go to as they are.
-    pub(super) fn passthrough(&self, name: &str) -> Option<&Arc<ClusterKey>> {
+    /// Where the connections for a name go as they are.
+    pub(super) fn passthrough(&self, name: &str) -> Option<&Passthrough> {
         self.passthrough.find(Some(&canonical(name)))
     }
 }

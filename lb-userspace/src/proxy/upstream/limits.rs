@@ -21,6 +21,11 @@ pub(in crate::proxy) struct Limits {
 }
 
 impl Limits {
+    /// How long a connection may take to open.
+    pub(in crate::proxy) fn connect(&self) -> Duration {
+        self.connect
+    }
+
     /// The node's, and what the route has of its own.
     pub(in crate::proxy) fn new(node: &Timeouts, route: &UpstreamPolicy, bodies: &BodyLimits) -> Self {
         Self {

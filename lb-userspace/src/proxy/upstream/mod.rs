@@ -5,7 +5,6 @@
 //!                                  └─► connections ─► http2: requests share a connection
 //! ```
 
-mod failing;
 mod http1;
 mod http2;
 mod limits;
@@ -17,7 +16,6 @@ mod stream;
 mod transport;
 mod verify;
 
-pub(super) use failing::Failing;
 pub(super) use http1::Exchange;
 pub(super) use http2::{Call, Connections};
 pub(super) use limits::Limits;

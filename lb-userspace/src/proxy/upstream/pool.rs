@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -20,6 +21,11 @@ use crate::proxy::error::Error;
 
 /// How much one read takes at most.
 const READ: usize = 64 * 1024;
+
+/// How long a connection has waited that a request may take which can't be sent twice. Many servers
+/// close what was silent for two seconds or more, and some close at once behind an answer that did
+/// not announce it. Nobody can tell whether such a server has read the request.
+const SAFE: RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_secs(1);
 
 /// A connection to an endpoint.
 #[derive(Debug)]
@@ -55,13 +61,26 @@ impl Pool {
         Self { idle: RefCell::default(), limit, keep_alive, scratch: RefCell::default() }
     }
 
-    /// A kept connection to `address` that its endpoint has not closed, the youngest first.
-    pub(in crate::proxy) fn take(&self, address: SocketAddr, transport: &Transport) -> Option<Upstream> {
+    /// A kept connection to `address` that its endpoint has not closed, the youngest first. For a
+    /// request that is not `repeatable`, one that will hardly be closed under it.
+    pub(in crate::proxy) fn take(
+        &self,
+        address: SocketAddr,
+        transport: &Transport,
+        repeatable: bool,
+    ) -> Option<Upstream> {
         let mut idle = self.idle.borrow_mut();
         let transport = transport.clone();
         let key = (address, transport);
         let kept = idle.get_mut(&key)?;
-        while let Some(Idle { mut stream, since }) = kept.pop() {
+        let mut next = || match repeatable {
+            true => kept.pop(),
+            // The oldest of those that are young enough: it had most time to show its end.
+            false => {
+                kept.iter().position(|one| SAFE.contains(&one.since.elapsed())).map(|at| kept.remove(at))
+            }
+        };
+        while let Some(Idle { mut stream, since }) = next() {
             if since.elapsed() < self.keep_alive && stream.is_open() {
                 let (address, transport) = key;
                 return Some(Upstream { address, transport, stream, unread: Bytes::new(), reused: true });
@@ -74,6 +93,10 @@ impl Pool {
     pub(in crate::proxy) fn put(&self, upstream: Upstream) {
         if !upstream.unread.is_empty() {
             // Bytes that no request asked for: whatever they are, they must not become the next answer.
+            return;
+        }
+        if matches!(upstream.transport, Transport::Proxied(_)) {
+            // It speaks for one client, who may never come back.
             return;
         }
         let mut idle = self.idle.borrow_mut();
@@ -133,7 +156,16 @@ pub(super) async fn connect(
     transport: &Transport,
     limit: Duration,
 ) -> Result<Stream, Error> {
-    let stream = match timeout(limit, TcpStream::connect(address)).await {
+    let (header, transport) = match transport {
+        Transport::Proxied(inner) => (&inner.0[..], &inner.1),
+        other => (&[][..], other),
+    };
+    let open = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(header).await?;
+        Ok(stream)
+    };
+    let stream = match timeout(limit, open).await {
         Err(_) => return Err(Error::ConnectTimeout(address)),
         Ok(Err(source)) => return Err(Error::Connection { address, source }),
         Ok(Ok(stream)) => stream,
@@ -146,5 +178,47 @@ pub(super) async fn connect(
         Err(_) => Err(Error::ConnectTimeout(address)),
         Ok(Err(source)) => Err(Error::Tls { address, source }),
         Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Connections that wait for so many milliseconds, in the order in which they were kept; which
+    /// of them are taken one after the other.
+    async fn taken(ages: &[u64], repeatable: bool) -> Vec<u64> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let pool = Pool::new(32, Duration::from_secs(60));
+        let (mut ends, mut ports) = (Vec::new(), Vec::new());
+        for age in ages {
+            let stream = TcpStream::connect(address).await.expect("accepted");
+            ends.push(listener.accept().await.expect("a connection"));
+            ports.push((stream.local_addr().expect("a port"), *age));
+            let since = Instant::now() - Duration::from_millis(*age);
+            let mut idle = pool.idle.borrow_mut();
+            let kept = idle.entry((address, Transport::Plain)).or_default();
+            kept.push(Idle { stream: Stream::Plain(stream), since });
+        }
+        let mut taken = Vec::new();
+        while let Some(upstream) = pool.take(address, &Transport::Plain, repeatable) {
+            let port = upstream.stream.socket().local_addr().expect("a port");
+            taken.extend(ports.iter().find(|(known, _)| *known == port).map(|(_, age)| *age));
+        }
+        taken
+    }
+
+    #[tokio::test]
+    async fn which_connection_a_request_takes() {
+        // Ages that stay on their side of a bound however slow this is.
+        for (ages, repeatable, expect) in [
+            (&[30_000, 100, 50][..], true, vec![50, 100, 30_000]),
+            (&[30_000, 100, 50], false, vec![100, 50]),
+            (&[90_000, 30_000], true, vec![30_000]),
+            (&[90_000, 30_000], false, vec![]),
+        ] {
+            assert_eq!(taken(ages, repeatable).await, expect, "{ages:?} {repeatable}");
+        }
     }
 }

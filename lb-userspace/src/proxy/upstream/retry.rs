@@ -1,6 +1,7 @@
 //! When a request is tried again.
 
 use std::cell::Cell;
+use std::io;
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
@@ -17,14 +18,25 @@ pub(in crate::proxy) struct Retries<'a> {
     repeatable: bool,
     started: Instant,
     tries: u32,
+    /// Endpoints that refused the connection. While a rolling update has all endpoints end before
+    /// new ones are ready, many that are still listed do; asking the next one takes no time.
+    refused: u32,
 }
+
+/// How many endpoints may refuse a connection without that being a try.
+const MOST_REFUSED: u32 = 16;
 
 impl<'a> Retries<'a> {
     /// The first try begins.
     pub(in crate::proxy) fn new(rules: &'a Retry, budget: &'a RetryBudget, method: &Method) -> Self {
         budget.deposit();
         let repeatable = method.is_idempotent() || rules.on.contains(&RetryOn::NonIdempotent);
-        Self { rules, budget, repeatable, started: Instant::now(), tries: 1 }
+        Self { rules, budget, repeatable, started: Instant::now(), tries: 1, refused: 0 }
+    }
+
+    /// Whether the request may be done twice.
+    pub(in crate::proxy) fn is_repeatable(&self) -> bool {
+        self.repeatable
     }
 
     /// Whether doing the request once more does no harm.
@@ -32,16 +44,41 @@ impl<'a> Retries<'a> {
         failure.unseen || self.repeatable
     }
 
+    /// Whether the route takes an error for a failure of the endpoint.
+    pub(in crate::proxy) fn counts(&self, error: &Error) -> bool {
+        kind_of(error).is_some_and(|kind| self.rules.on.contains(&kind))
+    }
+
+    /// Whether the route takes an answer of this status for a failure of the endpoint.
+    pub(in crate::proxy) fn is_failure(&self, status: StatusCode) -> bool {
+        self.rules.on.contains(&RetryOn::Status(status.as_u16()))
+    }
+
     /// Whether another endpoint is tried after a failure.
     pub(in crate::proxy) fn follow_failure(&mut self, failure: &Failure) -> bool {
-        kind_of(&failure.error).is_some_and(|kind| self.rules.on.contains(&kind))
+        self.counts(&failure.error)
             && self.is_harmless(failure)
-            && self.begin(!failure.unseen)
+            && (self.was_refused(failure) || self.begin(!failure.unseen))
+    }
+
+    /// Whether the endpoint refused the connection and the next one may be asked for nothing.
+    fn was_refused(&mut self, failure: &Failure) -> bool {
+        let refused = match &failure.error {
+            Error::Connection { source, .. } => source.kind() == io::ErrorKind::ConnectionRefused,
+            _ => false,
+        };
+        let Retry { tries, timeout, .. } = *self.rules;
+        let is_free = refused
+            && tries != 1
+            && self.refused < MOST_REFUSED
+            && (timeout.is_zero() || self.started.elapsed() < timeout);
+        self.refused += u32::from(is_free);
+        is_free
     }
 
     /// Whether another endpoint is tried instead of passing an answer on.
     pub(in crate::proxy) fn follow_answer(&mut self, status: StatusCode) -> bool {
-        self.rules.on.contains(&RetryOn::Status(status.as_u16())) && self.repeatable && self.begin(true)
+        self.is_failure(status) && self.repeatable && self.begin(true)
     }
 
     fn begin(&mut self, costs: bool) -> bool {
@@ -105,7 +142,6 @@ impl RetryBudget {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::net::SocketAddr;
 
     use super::*;
@@ -168,6 +204,17 @@ mod tests {
             let budget = RetryBudget::new();
             let mut retries = Retries::new(&rules, &budget, &Method::GET);
             assert_eq!((0..9).filter(|_| retries.follow_failure(&failed())).count(), expect, "{tries}");
+        }
+        let refused = || Error::Connection {
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            source: io::ErrorKind::ConnectionRefused.into(),
+        };
+        for (tries, expect) in [(1, 0), (2, MOST_REFUSED + 1), (3, MOST_REFUSED + 2)] {
+            let rules = Retry { tries, ..Retry::default() };
+            let budget = RetryBudget::new();
+            let mut retries = Retries::new(&rules, &budget, &Method::POST);
+            let failed = |_: &u32| retries.follow_failure(&failure(refused(), true));
+            assert_eq!((0..40).take_while(failed).count(), expect as usize, "{tries}");
         }
         let budget = RetryBudget::new();
         let rules = Retry { tries: 0, ..Retry::default() };

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ahash::AHashMap;
+use bytes::Bytes;
 use rustls::ClientConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
@@ -22,6 +23,23 @@ use crate::proxy::tls::Authorities;
 pub(in crate::proxy) enum Transport {
     Plain,
     Tls(Rc<TlsTransport>),
+    /// With a PROXY header before it, which is one client's.
+    Proxied(Rc<(Bytes, Transport)>),
+}
+
+impl Transport {
+    /// The same with a PROXY header before it.
+    pub(in crate::proxy) fn behind(self, header: Bytes) -> Self {
+        Self::Proxied(Rc::new((header, self)))
+    }
+
+    pub(super) fn is_tls(&self) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::Tls(_) => true,
+            Self::Proxied(inner) => inner.1.is_tls(),
+        }
+    }
 }
 
 /// TLS with certain rules, under a certain name.

@@ -51,6 +51,9 @@ const TRACING: Support = Ignored("No spans are sent; trace headers of clients ar
 const REMOVED_AFFINITY: Support = Ignored("ingress-nginx itself dropped it; the cookie has its own format.");
 const WAF: Support = Refused("There is no web application firewall; put one between Sluice and the Service.");
 
+const OF_SERVICE: Support =
+    Refused("It belongs to the Service, whoever names that: annotate it with sluice.dev/ and this name.");
+
 /// Sorted by name.
 pub const CATALOGUE: &[Entry] = &[
     is("add-base-url", Refused("ingress-nginx itself dropped it; let the application write its own links.")),
@@ -137,6 +140,9 @@ pub const CATALOGUE: &[Entry] = &[
     is("default-backend", Full),
     is("denylist-source-range", Full),
     is("disable-proxy-intercept-errors", Full),
+    is("eject-after", OF_SERVICE),
+    is("eject-max-percent", OF_SERVICE),
+    is("eject-time", OF_SERVICE),
     is("enable-access-log", Full),
     is("enable-cors", Full),
     is("enable-global-auth", Full),
@@ -155,6 +161,15 @@ pub const CATALOGUE: &[Entry] = &[
     is("global-rate-limit-key", GLOBAL_LIMIT),
     is("global-rate-limit-window", GLOBAL_LIMIT),
     is("grpc-backend", Refused("ingress-nginx itself dropped it; use backend-protocol: GRPC.")),
+    is("health-check", OF_SERVICE),
+    is("health-check-healthy-threshold", OF_SERVICE),
+    is("health-check-host", OF_SERVICE),
+    is("health-check-interval", OF_SERVICE),
+    is("health-check-path", OF_SERVICE),
+    is("health-check-port", OF_SERVICE),
+    is("health-check-status", OF_SERVICE),
+    is("health-check-timeout", OF_SERVICE),
+    is("health-check-unhealthy-threshold", OF_SERVICE),
     is("http2-push-preload", Ignored("Browsers no longer take HTTP/2 pushes.")),
     is("influxdb-host", INFLUXDB),
     is("influxdb-measurement", INFLUXDB),
@@ -172,6 +187,10 @@ pub const CATALOGUE: &[Entry] = &[
         "load-balance",
         Differs("round_robin and ewma, besides least_request; ip_hash is a hash of the client's address."),
     ),
+    is("max-connections", OF_SERVICE),
+    is("max-connections-per-endpoint", OF_SERVICE),
+    is("max-pending", OF_SERVICE),
+    is("max-retries", OF_SERVICE),
     is("mirror-host", Full),
     is("mirror-request-body", Full),
     is("mirror-target", Differs("A mirror that is slow misses requests rather than slow the others down.")),
@@ -243,6 +262,7 @@ pub const CATALOGUE: &[Entry] = &[
     is("session-cookie-path", Full),
     is("session-cookie-samesite", Full),
     is("session-cookie-secure", Full),
+    is("slow-start", OF_SERVICE),
     is("ssl-ciphers", Ignored("Only the strong suites of TLS 1.2 and 1.3 are there.")),
     is("ssl-passthrough", Full),
     is("ssl-prefer-server-ciphers", Ignored("All suites are strong; the client's preference is as good.")),
@@ -256,6 +276,7 @@ pub const CATALOGUE: &[Entry] = &[
     ),
     is("upstream-hash-by-subset", Full),
     is("upstream-hash-by-subset-size", Full),
+    is("upstream-proxy-protocol", Full),
     is("upstream-vhost", Full),
     is("use-port-in-redirects", Refused("Redirects name no port; serve on 80 and 443, or redirect by hand.")),
     is("use-regex", Differs("Regular expressions are Rust's: no look-around, no back-references.")),

@@ -48,6 +48,20 @@ impl<'a> Reader<'a> {
         reader
     }
 
+    /// Reads a Service's annotations that are ours. Those that nobody here knows may be others'.
+    pub(in crate::translate) fn of_service(
+        key: &'a ObjectKey,
+        annotations: &'a BTreeMap<String, String>,
+        issues: &'a mut Vec<Issue>,
+    ) -> Self {
+        let mut reader = Self::new(key, "Service", "metadata.annotations", issues);
+        let ours = annotations.iter().filter_map(|(full, value)| {
+            Some((full.strip_prefix(ANNOTATION_PREFIXES[0])?, (full.as_str(), value.as_str())))
+        });
+        reader.values = ours.collect();
+        reader
+    }
+
     /// Reads a ConfigMap's entries, which are `known`, by name.
     pub(in crate::translate) fn of_config_map(
         key: &'a ObjectKey,

@@ -6,8 +6,8 @@ use super::access::secret;
 use super::reader::Reader;
 use super::values::{self, Bad, Read};
 use crate::model::{
-    HeaderEdit, ObjectKey, RetryOn, RoutePolicy, Template, TemplatePart, UpstreamProtocol, UpstreamTls,
-    Variable,
+    HeaderEdit, ObjectKey, ProxyVersion, RetryOn, RoutePolicy, Template, TemplatePart, UpstreamProtocol,
+    UpstreamTls, Variable,
 };
 
 /// A Secret for TLS towards endpoints, before it is read.
@@ -34,6 +34,10 @@ pub(super) fn read(
     timing(reader, policy);
     if let Some(http10) = reader.get("proxy-http-version", values::one_of(&[("1.0", true), ("1.1", false)])) {
         policy.upstream.http10 = http10;
+    }
+    let versions = [("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))];
+    if let Some(version) = reader.get("upstream-proxy-protocol", values::one_of(&versions)) {
+        policy.upstream.proxy_protocol = version;
     }
     if let Some(host) = reader.get("upstream-vhost", host) {
         policy.upstream.host = Some(host);

@@ -4,6 +4,7 @@
 mod keys;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -11,9 +12,11 @@ use super::Settings;
 use super::annotations::Defaults;
 use super::annotations::reader::Reader;
 use super::annotations::values::{self, Bad, Read};
+use super::care;
 use super::report::issue;
 use crate::model::{
-    ClusterKey, Compat, Issue, IssueReason, Listener, ObjectKey, PortRef, Protocol, Severity, SniMode,
+    Care, ClusterKey, Compat, Issue, IssueReason, Listener, ObjectKey, PortRef, Protocol, ProxyProtocol,
+    Severity, SniMode,
 };
 use crate::objects::{Objects, is_name};
 
@@ -31,8 +34,13 @@ pub struct ClusterSettings {
     pub trusted_proxies: Option<Vec<IpNet>>,
     /// `ssl-reject-handshake`: TLS listeners refuse server names that nobody serves.
     pub refuse_unknown_names: Option<bool>,
+    /// Whose connections begin with a PROXY header: those of `proxy-real-ip-cidr` with
+    /// `use-proxy-protocol`.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// What applies where an Ingress's annotations say nothing.
     pub defaults: ClassDefaults,
+    /// How endpoints are watched and spared where their Service says nothing.
+    pub care: Arc<Care>,
 }
 
 /// The defaults of classes of either behaviour.
@@ -73,19 +81,24 @@ impl ClusterSettings {
             if reader.has("default-certificate") { "default-certificate" } else { "default-ssl-certificate" };
         let compat = [("kubernetes", Compat::Kubernetes), ("ingress-nginx", Compat::IngressNginx)];
         let forwarded = reader.get("use-forwarded-headers", values::boolean);
-        let peers = reader.get("proxy-real-ip-cidr", values::networks);
+        let peers = reader.get("proxy-real-ip-cidr", values::networks).map(|peers| peers.to_vec());
+        // As in ingress-nginx: everybody, since only a load balancer can reach it.
+        let peers = peers.unwrap_or_else(|| vec![Ipv4Net::default().into(), Ipv6Net::default().into()]);
+        let headers = reader.get("use-proxy-protocol", values::boolean);
+        let header_timeout = reader.get("proxy-protocol-header-timeout", values::timeout);
+        let header_timeout = header_timeout.unwrap_or(ProxyProtocol::default().header_timeout);
         let settings = Self {
             compat: reader.get("compat", values::one_of(&compat)),
             default_backend: reader.get("default-backend", cluster_key),
             default_certificate: reader.get(certificate, object_key),
-            trusted_proxies: match (forwarded, peers) {
-                (None | Some(false), _) => forwarded.map(|_| Vec::new()),
-                // As in ingress-nginx: everybody, since only a load balancer can reach it.
-                (Some(true), None) => Some(vec![Ipv4Net::default().into(), Ipv6Net::default().into()]),
-                (Some(true), Some(peers)) => Some(peers.to_vec()),
-            },
+            proxy_protocol: headers.map(|sent| ProxyProtocol {
+                from: if sent { peers.clone() } else { Vec::new() },
+                header_timeout,
+            }),
+            trusted_proxies: forwarded.map(|believed| if believed { peers } else { Vec::new() }),
             refuse_unknown_names: reader.get("ssl-reject-handshake", values::boolean),
             defaults: ClassDefaults::default(),
+            care: Arc::new(care::read(&mut reader, &Care::default())),
         };
         // The same entries over the other behaviour's defaults; what is wrong was said above.
         let mut said = Vec::new();
@@ -126,6 +139,7 @@ impl Settings {
                 .or_else(|| self.default_certificate.clone()),
             defaults: cluster.defaults.clone(),
             listeners: self.listeners.iter().map(|one| listener(*one, cluster)).collect(),
+            care: cluster.care.clone(),
             ..self.clone()
         }
     }
@@ -264,6 +278,23 @@ mod tests {
             let listeners = vec![listener(Protocol::Http), listener(Protocol::Https)];
             let with = Settings { listeners, ..Settings::default() }.with(&cluster);
             assert_eq!(with.listeners.iter().map(|one| one.sni).collect::<Vec<_>>(), expect, "{value}");
+        }
+        for (entries, expect) in [
+            (vec![("use-proxy-protocol", "false")], Some((0, 5))),
+            (vec![("use-proxy-protocol", "true")], Some((2, 5))),
+            (
+                vec![
+                    ("use-proxy-protocol", "true"),
+                    ("proxy-real-ip-cidr", "10.0.0.0/8"),
+                    ("proxy-protocol-header-timeout", "2s"),
+                ],
+                Some((1, 2)),
+            ),
+            (vec![("use-forwarded-headers", "true")], None),
+        ] {
+            let rules = nginx(&entries).2.proxy_protocol;
+            let rules = rules.map(|rules| (rules.from.len(), rules.header_timeout.as_secs()));
+            assert_eq!(rules, expect, "{entries:?}");
         }
         let settings = nginx(&[("default-backend", "web/errors:http"), ("default-ssl-certificate", "a/b")]).2;
         assert_eq!(settings.default_backend.map(|key| key.to_string()).as_deref(), Some("web/errors:http"));

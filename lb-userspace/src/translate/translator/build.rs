@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Host, Tls, Translator, Work, controller, is_empty, unavailable};
+use super::{Tls, Translator, Work, controller, is_empty, unavailable};
 use crate::model::{ClusterKey, HostPattern, Routing, Snapshot};
 use crate::translate::member::Field;
 use crate::translate::merge::{self, Built, Ground};
@@ -71,7 +71,7 @@ impl Translator {
         let members = self.standing_in.iter().filter_map(|(_, key)| self.ingresses.get(key)?.member.as_ref());
         let members: Vec<_> = members.collect();
         let hosts = &self.hosts;
-        let find = |pattern: &HostPattern| hosts.get(pattern).and_then(Host::rules);
+        let find = |pattern: &HostPattern| hosts.get(pattern).and_then(|host| host.rules());
         self.stand_ins = StandIns::new(&members, &find, &mut self.policies, &self.stand_ins);
         work.stand_ins = true;
         work.issues = true;
@@ -88,7 +88,7 @@ impl Translator {
         let mut members: Vec<_> = self.ingresses.values().filter_map(|known| known.member.as_ref()).collect();
         members.sort_by_cached_key(|member| member.draft.rank());
         let hosts = &self.hosts;
-        let find = |pattern: &HostPattern| hosts.get(pattern).and_then(Host::rules);
+        let find = |pattern: &HostPattern| hosts.get(pattern).and_then(|host| host.rules());
         let mut certificates = Certificates::new(&self.objects, now_unix, &previous.tls);
         let mut issues = Vec::new();
         let default = self.settings.default_certificate.as_ref();

@@ -39,7 +39,7 @@ pub struct Translator {
     classes: Classes,
     /// In boxes: a tree's nodes are half empty, and what is known is large.
     ingresses: BTreeMap<ObjectKey, Box<Known>>,
-    hosts: BTreeMap<HostPattern, Host>,
+    hosts: BTreeMap<HostPattern, Box<Host>>,
     tls_hosts: TlsHosts,
     clusters: Clusters,
     /// The Ingresses that ask for aliases or `www` redirects.
@@ -123,7 +123,7 @@ impl Translator {
         if let Some(key) = &settings.default_backend {
             self.clusters.ask(key, &controller());
             if let Entry::Vacant(any) = self.hosts.entry(HostPattern::Any) {
-                any.insert(Host::default());
+                any.insert(Box::default());
                 work.hosts.insert(HostPattern::Any);
             }
         }
@@ -133,7 +133,7 @@ impl Translator {
         let before = std::mem::replace(&mut self.objects, objects.clone());
 
         self.read_changes(&before, other_classes, &mut work);
-        let refreshed = self.clusters.refresh(&self.objects, &previous.clusters);
+        let refreshed = self.clusters.refresh(&self.objects, settings, &previous.clusters);
         work.issues |= refreshed.changed || self.outer_issues != outer_issues;
         self.outer_issues = outer_issues;
         work.backends.extend(refreshed.users);
@@ -162,6 +162,10 @@ impl Translator {
             trusted_proxies: cluster.trusted_proxies.map(|peers| match &previous.trusted_proxies {
                 Some(old) => keep(old, peers),
                 None => peers.into(),
+            }),
+            proxy_protocol: cluster.proxy_protocol.map(|rules| match &previous.proxy_protocol {
+                Some(old) if **old == rules => old.clone(),
+                _ => Arc::new(rules),
             }),
             issues: self.issues.clone(),
         };
@@ -235,6 +239,7 @@ fn differs(a: &Snapshot, b: &Snapshot) -> bool {
         || !Arc::ptr_eq(&a.routing, &b.routing)
         || !Arc::ptr_eq(&a.tls, &b.tls)
         || a.trusted_proxies != b.trusted_proxies
+        || a.proxy_protocol != b.proxy_protocol
         || a.clusters.diff(&b.clusters).next().is_some()
 }
 

@@ -94,6 +94,7 @@ impl Translator {
         for host in draft.rules.hosts() {
             let (members, rank) = (&mut self.hosts.entry(host.clone()).or_default().members, draft.rank());
             if let Err(free) = members.binary_search(&rank) {
+                members.reserve_exact(1);
                 members.insert(free, rank);
             }
             work.hosts.insert(host.clone());

@@ -36,10 +36,7 @@ impl Call {
     /// # Errors
     /// If the request's head can't be sent over HTTP/2.
     pub(in crate::proxy) fn new(request: Request, transport: &Transport) -> Result<Self, Error> {
-        let scheme = match transport {
-            Transport::Plain => Scheme::HTTP,
-            Transport::Tls(_) => Scheme::HTTPS,
-        };
+        let scheme = if transport.is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
         let head = head::request(&request.head, request.method, scheme)?;
         let deadline = head::grpc_timeout(head.headers()).and_then(|time| Instant::now().checked_add(time));
         Ok(Self { head, deadline, upload: Upload::new(request.body), handed_on: false })

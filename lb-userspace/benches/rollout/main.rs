@@ -1,0 +1,122 @@
+//! What clients notice of rolling updates: `cargo xtask bench rollout`. Nothing, it should be.
+//!
+//! Three Services (HTTP/1.1, HTTP/2, WebSocket) whose pods are replaced one after the other, and now
+//! and then all at once, while clients send requests at a constant rate and check every answer. The
+//! API server, the pods and the clients are this process, the daemon is another one. The method is
+//! in bench/README.md.
+
+mod clients;
+mod cluster;
+mod deployment;
+mod http1;
+mod http2;
+mod pod;
+mod websocket;
+
+#[allow(dead_code, reason = "tests use other parts of the server")]
+#[path = "../../tests/support/api_server/mod.rs"]
+mod api_server;
+#[allow(dead_code, reason = "the churn benchmark uses other parts")]
+#[path = "../churn/client.rs"]
+mod client;
+#[allow(dead_code, reason = "the churn benchmark uses other parts")]
+#[path = "../churn/daemon.rs"]
+mod daemon;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+
+use api_server::ApiServer;
+use clients::Tally;
+use cluster::{Cluster, Kind};
+use daemon::Daemon;
+
+/// Requests that rolling updates cost.
+#[derive(Parser)]
+struct Options {
+    /// Requests in all; WebSocket messages come on top.
+    #[arg(long, default_value_t = 100_000)]
+    requests: u64,
+    /// Requests a second.
+    #[arg(long, default_value_t = 1000)]
+    rate: u32,
+    /// Milliseconds from one replaced pod of a Service to the next.
+    #[arg(long, default_value_t = 500)]
+    every: u64,
+    /// Pods of each Service.
+    #[arg(long, default_value_t = 6)]
+    pods: usize,
+    /// Show the daemon's log at the end.
+    #[arg(long)]
+    log: bool,
+    /// What cargo adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    let options = Options::parse();
+    let server = Arc::new(api_server());
+    let cluster = Cluster::new(server.clone(), options.pods);
+    let deployments: Vec<_> = Kind::ALL
+        .map(|kind| deployment::start(cluster.clone(), kind, Duration::from_millis(options.every)))
+        .into();
+    let daemon = Daemon::start(&server.kubeconfig());
+    println!("the daemon is ready; {} requests at {} a second", options.requests, options.rate);
+
+    let tally = Arc::new(Tally::new(options.requests));
+    let began = Instant::now();
+    let load = clients::start(tally.clone(), daemon.http, options.rate);
+    for deployment in &deployments {
+        deployment.begin();
+    }
+    let mut said = Instant::now();
+    while !load.is_finished() {
+        std::thread::sleep(Duration::from_millis(200));
+        if said.elapsed() > Duration::from_secs(30) {
+            said = Instant::now();
+            println!("{:>5} s: {}", began.elapsed().as_secs(), tally.line());
+        }
+    }
+    load.join().expect("the clients");
+    let replaced: u64 = deployments.iter().map(|one| one.replaced.load(Ordering::Relaxed)).sum();
+    if options.log {
+        eprintln!("{}", daemon.log());
+    }
+    println!("{} s, {replaced} pods replaced: {}", began.elapsed().as_secs(), tally.line());
+    for failure in tally.failures() {
+        println!("  {failure}");
+    }
+    println!("what the daemon's counters say: {}", daemon_counters(&daemon));
+    if tally.failed.load(Ordering::Relaxed) > 0 {
+        std::process::exit(1);
+    }
+}
+
+/// The counters that tell how much the proxy had to mend.
+fn daemon_counters(daemon: &Daemon) -> String {
+    let text = daemon.metrics();
+    let sum = |name: &str| -> f64 {
+        let rows = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        rows.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    };
+    ["connects", "reuses", "failures", "retries"]
+        .map(|name| format!("{} {name}", sum(&format!("sluice_proxy_upstream_{name}_total"))))
+        .join(", ")
+}
+
+/// A server on a runtime of its own, which lasts as long as the process.
+fn api_server() -> ApiServer {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            sender.send(ApiServer::start().await).expect("somebody waits");
+            std::future::pending::<()>().await;
+        });
+    });
+    receiver.recv().expect("a server")
+}

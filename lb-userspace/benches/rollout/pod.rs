@@ -1,0 +1,126 @@
+//! A pod: a listener and its connections, from its start to the end of its process.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::cluster::Kind;
+use crate::{http1, http2, websocket};
+
+/// How servers end. Each is what some real one does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Announces `Connection: close` (GOAWAY) on what it still answers, and closes what is idle.
+    Polite,
+    /// Closes after the next answer, without a word.
+    Silent,
+    /// Resets what is idle, as a killed process does.
+    Hasty,
+    /// Closes its listener and idle connections as soon as it is told to end, before anybody can
+    /// know of it; what it has read it still answers.
+    Sudden,
+    /// All its life closes connections after a few answers or a short silence.
+    Fickle,
+}
+
+impl Style {
+    /// In turn.
+    pub fn of(number: u64) -> Self {
+        [Self::Polite, Self::Silent, Self::Hasty, Self::Sudden, Self::Fickle][(number % 5) as usize]
+    }
+}
+
+/// Longest time that a pod gets to finish what it has. Then it is killed.
+const KILLED_AFTER: Duration = Duration::from_secs(20);
+
+/// A running pod.
+pub struct Pod {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How it ends.
+    pub style: Style,
+    ending: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// What a pod's connections know of it.
+pub struct Me {
+    /// Its address, which its answers show.
+    pub address: SocketAddr,
+    /// How it ends.
+    pub style: Style,
+    /// True from when it ends.
+    pub ending: watch::Receiver<bool>,
+}
+
+impl Me {
+    /// Whether it ends.
+    pub fn is_ending(&self) -> bool {
+        *self.ending.borrow()
+    }
+
+    /// Waits until it ends.
+    pub async fn ends(&self) {
+        let mut ending = self.ending.clone();
+        let _ = ending.wait_for(|ending| *ending).await;
+    }
+}
+
+impl Pod {
+    /// Starts one. It listens when this returns.
+    pub fn start(address: SocketAddr, kind: Kind, style: Style) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("an option");
+        socket.bind(address).expect("an address of loopback");
+        let listener = socket.listen(1024).expect("listens");
+        let (ending, told) = watch::channel(false);
+        let me = Rc::new(Me { address, style, ending: told });
+        let task = tokio::task::spawn_local(run(listener, kind, me));
+        Self { address, style, ending, task }
+    }
+
+    /// Tells it to end, and waits until its process is gone.
+    pub async fn end(mut self) {
+        self.ending.send_replace(true);
+        if tokio::time::timeout(KILLED_AFTER, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
+    }
+}
+
+async fn run(listener: TcpListener, kind: Kind, me: Rc<Me>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            accepted = listener.accept() => {
+                let Ok((stream, _)) = accepted else { continue };
+                let _ = stream.set_nodelay(true);
+                let me = me.clone();
+                connections.spawn_local(async move {
+                    match kind {
+                        Kind::Http1 => http1::serve(stream, &me).await,
+                        Kind::Http2 => http2::serve(stream, &me).await,
+                        Kind::WebSocket => websocket::serve(stream, &me).await,
+                    }
+                });
+            }
+            () = me.ends() => break,
+        }
+        while connections.try_join_next().is_some() {}
+    }
+    // Closed before connections end: who connects now is refused. What had come was accepted above.
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Closes with a reset instead of a FIN.
+pub fn reset(stream: TcpStream) {
+    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    drop(stream);
+}
