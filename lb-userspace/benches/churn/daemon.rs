@@ -35,13 +35,13 @@ pub struct Usage {
 }
 
 impl Daemon {
-    /// Starts it and waits until it is ready.
-    pub fn start(kubeconfig: &str) -> Self {
+    /// Starts it with this filter of log lines, and waits until it is ready.
+    pub fn start(kubeconfig: &str, log: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("kubeconfig");
         fs::write(&file, kubeconfig).expect("a file");
         let (http, https, health) = (free_port(), free_port(), free_port());
-        let log = fs::File::create(dir.path().join("log")).expect("a file");
+        let file_of_log = fs::File::create(dir.path().join("log")).expect("a file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
         command
             .args(["run", "--no-xdp", "--vip", "127.0.0.1", "--kubernetes", "--kubeconfig"])
@@ -51,7 +51,8 @@ impl Daemon {
             .args(["--http-port", &http.to_string(), "--https-port", &https.to_string()])
             .args(["--health", &format!("127.0.0.1:{health}")])
             .stdout(Stdio::null())
-            .stderr(log);
+            .args(["--log", log])
+            .stderr(file_of_log);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SLUICE_"))
         {
             command.env_remove(name);

@@ -75,13 +75,13 @@ fn main() {
 
     let (routes_only, _) = {
         let (cluster, _) = cluster(&options, 1);
-        let daemon = Daemon::start(&cluster.server.kubeconfig());
+        let daemon = Daemon::start(&cluster.server.kubeconfig(), "info");
         rest();
         (daemon.usage(), ())
     };
 
     let (cluster, seen) = cluster(&options, ENDPOINTS);
-    let daemon = Daemon::start(&cluster.server.kubeconfig());
+    let daemon = Daemon::start(&cluster.server.kubeconfig(), "info");
     rest();
     let at_ready = daemon.usage();
 

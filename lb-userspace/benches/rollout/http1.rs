@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::pod::{Me, Style, reset};
+use crate::pod::{Me, Style, is_silent, reset};
 
 /// Idle connections of a fickle pod are closed after so long, in milliseconds, and up to twice that.
 const FICKLE_IDLE: u64 = 1500;
@@ -32,13 +32,19 @@ async fn answer_all(stream: &mut TcpStream, me: &Me) -> io::Result<End> {
     loop {
         if buffer.is_empty() {
             let idle = if fickle { fastrand::u64(FICKLE_IDLE..2 * FICKLE_IDLE) } else { 3_600_000 };
-            tokio::select! {
+            let end = tokio::select! {
                 biased;
-                read = stream.read_buf(&mut buffer) => if read? == 0 { return Ok(End::Close) },
-                () = me.ends() => {
-                    return Ok(if me.style == Style::Hasty { End::Reset } else { End::Close });
-                }
-                () = tokio::time::sleep(Duration::from_millis(idle)) => return Ok(End::Close),
+                read = stream.read_buf(&mut buffer) => match read? {
+                    0 => return Ok(End::Close),
+                    _ => None,
+                },
+                () = me.ends() => Some(if me.style == Style::Hasty { End::Reset } else { End::Close }),
+                () = tokio::time::sleep(Duration::from_millis(idle)) => Some(End::Close),
+            };
+            if let Some(end) = end
+                && is_silent(stream)
+            {
+                return Ok(end);
             }
         }
         let Some(request) = read_request(stream, &mut buffer).await? else { return Ok(End::Close) };

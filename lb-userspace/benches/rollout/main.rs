@@ -49,9 +49,9 @@ struct Options {
     /// Pods of each Service.
     #[arg(long, default_value_t = 6)]
     pods: usize,
-    /// Show the daemon's log at the end.
-    #[arg(long)]
-    log: bool,
+    /// Show the daemon's log at the end: a level, or directives like sluice=debug.
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
     /// What cargo adds.
     #[arg(long, hide = true)]
     bench: bool,
@@ -64,7 +64,7 @@ fn main() {
     let deployments: Vec<_> = Kind::ALL
         .map(|kind| deployment::start(cluster.clone(), kind, Duration::from_millis(options.every)))
         .into();
-    let daemon = Daemon::start(&server.kubeconfig());
+    let daemon = Daemon::start(&server.kubeconfig(), options.log.as_deref().unwrap_or("warn"));
     println!("the daemon is ready; {} requests at {} a second", options.requests, options.rate);
 
     let tally = Arc::new(Tally::new(options.requests));
@@ -83,14 +83,13 @@ fn main() {
     }
     load.join().expect("the clients");
     let replaced: u64 = deployments.iter().map(|one| one.replaced.load(Ordering::Relaxed)).sum();
-    if options.log {
+    if options.log.is_some() {
         eprintln!("{}", daemon.log());
     }
     println!("{} s, {replaced} pods replaced: {}", began.elapsed().as_secs(), tally.line());
-    for failure in tally.failures() {
-        println!("  {failure}");
-    }
     println!("what the daemon's counters say: {}", daemon_counters(&daemon));
+    // Ends it: nothing is dropped at an exit.
+    drop(daemon);
     if tally.failed.load(Ordering::Relaxed) > 0 {
         std::process::exit(1);
     }

@@ -1,9 +1,11 @@
 //! A pod: a listener and its connections, from its start to the end of its process.
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -102,21 +104,39 @@ async fn run(listener: TcpListener, kind: Kind, me: Rc<Me>) {
                 let Ok((stream, _)) = accepted else { continue };
                 let _ = stream.set_nodelay(true);
                 let me = me.clone();
-                connections.spawn_local(async move {
-                    match kind {
-                        Kind::Http1 => http1::serve(stream, &me).await,
-                        Kind::Http2 => http2::serve(stream, &me).await,
-                        Kind::WebSocket => websocket::serve(stream, &me).await,
-                    }
-                });
+                connections.spawn_local(async move { serve(stream, kind, &me).await });
             }
             () = me.ends() => break,
         }
         while connections.try_join_next().is_some() {}
     }
-    // Closed before connections end: who connects now is refused. What had come was accepted above.
-    drop(listener);
+    // Closed before connections end: who connects now is refused. What has come is still taken, by
+    // the kernel's word: the event loop may not have heard of it yet.
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, _)) = listener.accept() {
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            let Ok(stream) = stream else { continue };
+            let me = me.clone();
+            connections.spawn_local(async move { serve(stream, kind, &me).await });
+        }
+    }
     while connections.join_next().await.is_some() {}
+}
+
+async fn serve(stream: TcpStream, kind: Kind, me: &Me) {
+    match kind {
+        Kind::Http1 => http1::serve(stream, me).await,
+        Kind::Http2 => http2::serve(stream, me).await,
+        Kind::WebSocket => websocket::serve(stream, me).await,
+    }
+}
+
+/// Whether nothing has come that was not read, by the kernel's word. A server that closes over a
+/// request that was delivered loses it, and nobody can send it again that may not be done twice.
+pub fn is_silent(stream: &TcpStream) -> bool {
+    let mut byte = [0];
+    let peek = recv(stream.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+    !matches!(peek, Ok(count) if count > 0)
 }
 
 /// Closes with a reset instead of a FIN.

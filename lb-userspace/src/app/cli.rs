@@ -139,6 +139,21 @@ pub struct RunArgs {
         help_heading = "Traffic"
     )]
     pub access_log_format: proxy::LogFormat,
+    /// Send a span of each traced request to this OpenTelemetry collector: OTLP over HTTP, such as
+    /// http://127.0.0.1:4318/v1/traces. Without it, traces of clients go on to endpoints as they are.
+    #[arg(long, env = "SLUICE_OTLP_ENDPOINT", value_name = "URL", help_heading = "Traffic", value_parser = otlp_endpoint)]
+    pub otlp_endpoint: Option<http::Uri>,
+    /// With --otlp-endpoint: how many percent of the requests that bring no trace begin one. Those that
+    /// bring one are sent as that says.
+    #[arg(
+        long,
+        env = "SLUICE_TRACE_SAMPLE",
+        value_name = "PERCENT",
+        default_value_t = 0.0,
+        value_parser = percent,
+        help_heading = "Traffic"
+    )]
+    pub trace_sample: f64,
     /// Believe X-Forwarded-* headers of peers in this network (CIDR). May be repeated.
     #[arg(
         long,
@@ -658,6 +673,21 @@ impl From<CompatArg> for Compat {
             CompatArg::IngressNginx => Self::IngressNginx,
         }
     }
+}
+
+fn otlp_endpoint(text: &str) -> Result<http::Uri, String> {
+    let remedy =
+        "write http://HOST:4318/v1/traces; for a collector that wants TLS, run one on the node that sends on";
+    let uri: http::Uri = text.parse().map_err(|error| format!("{error}; {remedy}"))?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http"), Some(_)) => Ok(uri),
+        _ => Err(remedy.to_owned()),
+    }
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.0..=100.0).contains(number));
+    number.ok_or_else(|| "write a number from 0 to 100".to_owned())
 }
 
 #[cfg(test)]

@@ -296,6 +296,10 @@ fn start(
             AccessLog::Stdout => proxy::AccessLog::Stdout,
         },
         log_format: args.access_log_format.clone(),
+        tracing: args
+            .otlp_endpoint
+            .clone()
+            .map(|endpoint| proxy::Tracing { endpoint, sample: args.trace_sample / 100.0 }),
         trusted_proxies: args.trusted_proxy.clone(),
         proxy_protocol: ProxyProtocol { from: args.proxy_protocol.clone(), ..Default::default() },
         max_client_connections: args.max_client_connections.unwrap_or(defaults.max_client_connections),

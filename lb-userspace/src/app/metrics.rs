@@ -59,6 +59,12 @@ const GAUGES: [Field; 4] = [
     ("tunnels_active", "proxy_tunnels_open", "Upgraded connections open now"),
 ];
 
+/// Counters of the proxy as a whole.
+const SPANS: [Field; 2] = [
+    ("spans_delivered", "spans_delivered", "Spans that the collector took"),
+    ("spans_lost", "spans_lost", "Spans dropped: too many at once, or the collector was not there"),
+];
+
 const HEALTH_COUNTERS: [Field; 3] = [
     ("ejections", "cluster_ejections", "Endpoints left alone for failing requests"),
     ("overflows", "cluster_overflows", "Requests that got 503 since a limit of their cluster was reached"),
@@ -182,6 +188,9 @@ impl Metrics {
             "Answers to clients, by class of status",
             responses.collect::<Vec<_>>(),
         );
+        for (field, name, help) in SPANS {
+            self.total(name, help, proxy[field].as_u64().unwrap_or_default());
+        }
         let clusters = proxy["clusters"].as_object().into_iter().flatten();
         let clusters = clusters.map(|(name, n)| (name.clone(), n.as_u64().unwrap_or_default()));
         self.counter("cluster_requests", "Requests sent to a cluster", bounded("cluster", clusters));

@@ -7,12 +7,12 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use ipnet::IpNet;
 
-use super::admin::views::{Backend, EndpointView, Host, Issue, Maps, RouteView, Rules, Status, Verification};
+use super::admin::health_words::{endpoint_state, requests_of, unwell};
+use super::admin::views::{Backend, Host, Issue, Maps, RouteView, Rules, Status, Verification};
 use super::check::Report as CheckReport;
 use super::doctor::{Finding, Level};
 use super::explain::{Explanation, Match};
 use crate::model::Tuning;
-use crate::proxy::EndpointState;
 use crate::status::Report;
 
 /// So many networks are shown of a list.
@@ -69,6 +69,9 @@ pub fn status(status: &Status) -> String {
     if let (Some(requests), Some(active)) = (total("requests"), total("active")) {
         let errors = total("responses_5xx").unwrap_or_default();
         fact("Proxy", format!("{requests} requests, {errors} answered 5xx, {active} connections open"));
+    }
+    if let Some(unwell) = unwell(&status.proxy) {
+        fact("Unwell", unwell);
     }
     if let Some(rules) = status.rules.as_ref().filter(|rules| rules.any()) {
         fact("Sources", rules_text(rules));
@@ -221,47 +224,6 @@ pub fn backends(backends: &[Backend]) -> String {
         }
     }
     lines(&rows)
-}
-
-/// How many requests a cluster got, and how many it did not for its limits.
-fn requests_of(cluster: &Backend) -> String {
-    let refused = cluster.health.as_ref().map_or(0, |health| health.overflows);
-    match refused {
-        0 => cluster.requests.to_string(),
-        refused => format!("{} ({refused} over its limits)", cluster.requests),
-    }
-}
-
-/// Whether an endpoint gets requests, and why not.
-fn endpoint_state(endpoint: &EndpointView) -> String {
-    let mut words = Vec::new();
-    if endpoint.terminating {
-        words.push("terminating".to_owned());
-    }
-    if let Some(health) = &endpoint.health {
-        let seconds = health.rests_ms.div_ceil(1000);
-        let failure = health.last_error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
-        let check = health.check.as_ref().and_then(|check| check.last_error.as_deref());
-        match health.state {
-            EndpointState::Ready => {}
-            EndpointState::SlowStart => words.push("slow start".to_owned()),
-            EndpointState::Unreachable => words.push(format!("unreachable{failure}")),
-            EndpointState::Ejected => words.push(format!("ejected for {seconds} s{failure}")),
-            EndpointState::Unhealthy => {
-                words.push(format!("unhealthy: {}", check.unwrap_or("its checks failed")));
-            }
-        }
-        if let (EndpointState::Ready, Some(check)) = (health.state, check) {
-            words.push(format!("ready, but its last check failed: {check}"));
-        }
-    }
-    if words.is_empty() {
-        words.push("ready".to_owned());
-    }
-    if endpoint.distant {
-        words.push("for other zones".to_owned());
-    }
-    words.join(", ")
 }
 
 /// `sluice explain`.

@@ -8,6 +8,7 @@ use super::balance::Lease;
 use super::connection::Client;
 use super::measures::OTHERS;
 use super::policy::Held;
+use super::spans::Span;
 
 /// nginx's status for a client that left before the answer; only ever seen in the log.
 const CLIENT_GONE: u16 = 499;
@@ -28,6 +29,8 @@ pub(super) struct Finish {
     pub(super) lease: Option<Lease>,
     /// What the request's client has of its limits.
     pub(super) held: Option<Held>,
+    /// `None` where no spans are sent.
+    pub(super) span: Option<Box<Span>>,
     /// `None` with the log off.
     pub(super) entry: Option<Box<Entry>>,
 }
@@ -57,6 +60,7 @@ impl Finish {
             place: OTHERS,
             lease: None,
             held: None,
+            span: None,
             entry,
         }
     }
@@ -83,6 +87,9 @@ impl Drop for Finish {
         let took = now.duration_since(self.started);
         self.client.last_active.set(now);
         worker.measures.record(self.place, self.status, (self.status != Some(SWITCHED)).then_some(took));
+        if let (Some(tracer), Some(span)) = (&worker.tracer, self.span.take()) {
+            tracer.end(span, took, self.status.unwrap_or(CLIENT_GONE), self.status.is_none());
+        }
         if let (Some(log), Some(mut entry)) = (&worker.log, self.entry.take()) {
             entry.status = self.status.unwrap_or(CLIENT_GONE);
             entry.bytes = self.bytes;

@@ -46,6 +46,7 @@ mod refusal;
 mod request;
 mod respond;
 mod settings;
+mod spans;
 mod stats;
 mod stream;
 mod streams;
@@ -61,6 +62,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -76,6 +78,7 @@ pub use listen::ListenError;
 pub use log_format::{BadFormat, LogFormat, LogVariable, Part};
 pub use measures::{Measured, Measurement};
 pub use settings::{AccessLog, Bind, Settings, Timeouts};
+pub use spans::Tracing;
 pub use stats::{Stats, Totals, WorkerStats};
 
 use crate::model::Snapshot;
@@ -112,6 +115,8 @@ pub struct Proxy {
     settings: Arc<Settings>,
     crowd: Arc<crowd::Crowd>,
     measures: Arc<measures::Measures>,
+    /// What became of spans; `None`: none are sent.
+    spans: Option<Arc<spans::Sent>>,
     config: Arc<ArcSwap<Config>>,
     tls: tls::TlsBuilder,
     sockets: Vec<WorkerSockets>,
@@ -146,6 +151,7 @@ impl Proxy {
         let mut proxy = Self {
             crowd: crowd::Crowd::new(settings.max_client_connections),
             measures,
+            spans: None,
             settings,
             checks: health::Checks::start(Arc::clone(&config))?,
             config,
@@ -163,9 +169,16 @@ impl Proxy {
                 Some(log)
             }
         };
+        let mut tracer = None;
+        if let Some(tracing) = &proxy.settings.tracing {
+            let (started, sent, thread) = spans::Tracer::start(tracing)?;
+            proxy.threads().push(thread);
+            tracer = Some(started);
+            proxy.spans = Some(sent);
+        }
         for index in 0..count {
             let cpu = cpus[index % cpus.len()];
-            proxy.start_worker(index, cpu, log.clone())?;
+            proxy.start_worker(index, cpu, log.clone(), tracer.clone())?;
         }
         if proxy.settings.bind == Bind::Direct {
             let mut listening = BTreeSet::new();
@@ -183,6 +196,7 @@ impl Proxy {
         index: usize,
         cpu: usize,
         log: Option<access_log::Log>,
+        tracer: Option<spans::Tracer>,
     ) -> Result<(), StartError> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (done, is_done) = oneshot::channel();
@@ -208,6 +222,7 @@ impl Proxy {
             config: Arc::clone(&self.config),
             counters: Arc::clone(&counters),
             log,
+            tracer,
             commands: inbox,
             done,
         };
@@ -286,7 +301,18 @@ impl Proxy {
         let clusters: BTreeMap<_, _> =
             config.clusters.values().map(|slot| (slot.key.to_string(), slot.requests())).collect();
         let health = self.health().into_iter().map(|(name, health)| (name, health.into())).collect();
-        Stats { generation: config.snapshot.generation, total, clusters, health, workers }
+        let spans = |read: fn(&spans::Sent) -> &AtomicU64| {
+            self.spans.as_ref().map_or(0, |spans| read(spans).load(Ordering::Relaxed))
+        };
+        Stats {
+            generation: config.snapshot.generation,
+            total,
+            clusters,
+            health,
+            spans_delivered: spans(|spans| &spans.delivered),
+            spans_lost: spans(|spans| &spans.lost),
+            workers,
+        }
     }
 
     /// What is known of clusters whose endpoints failed, are checked or have limits; the others are
@@ -327,7 +353,7 @@ impl Drop for Proxy {
         for worker in &self.workers {
             let _ = worker.commands.send(Command::Drain(Duration::ZERO));
         }
-        // Workers go first: the access log's writer ends when they have let go of it.
+        // Workers go first: whoever writes the access log or sends spans ends when they have let go.
         let mut threads = std::mem::take(&mut *self.threads());
         threads.reverse();
         for thread in threads {

@@ -15,7 +15,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 
 use super::access_log::{Entry, clip};
-use super::balance::Choice;
+use super::balance::{Choice, Lease};
 use super::cluster::ClusterSlot;
 use super::config::Config;
 use super::crowd::Admitted;
@@ -88,7 +88,7 @@ impl Passage {
         let started = Instant::now();
         let open = Open::new(&worker);
         let copied = match self.connect(&worker, ends).await {
-            Ok(upstream) => {
+            Ok((upstream, _lease)) => {
                 if let Some(entry) = &mut log {
                     entry.upstream = Some(upstream.address.to_string());
                 }
@@ -111,7 +111,8 @@ impl Passage {
         }
     }
 
-    async fn connect(&self, worker: &Worker, ends: Ends) -> io::Result<Upstream> {
+    /// A connection to an endpoint, and what the client has of it until it ends.
+    async fn connect(&self, worker: &Worker, ends: Ends) -> io::Result<(Upstream, Option<Lease>)> {
         let node = &worker.settings.timeouts;
         let limits = Limits::new(node, &UpstreamPolicy::default(), &BodyLimits::default());
         let mut choice = Choice::in_turn(worker, &self.slot);
@@ -119,19 +120,21 @@ impl Passage {
             None => Transport::Plain,
             Some(version) => Transport::Plain.behind(proxy_header::write(version, ends)),
         };
+        let mut next = Some(choice.first(limits.connect()).await.map_err(io::Error::other)?);
         let mut last = None;
         for _ in 0..TRIES {
-            let Some(address) = choice.next() else { break };
+            let Some(address) = next else { break };
             match Upstream::connect(address, &transport, &limits).await {
                 Ok(upstream) => {
                     worker.counters.upstream_connects.add(1);
                     self.slot.reached(address);
-                    return Ok(upstream);
+                    return Ok((upstream, choice.into_lease()));
                 }
                 Err(error) => {
                     worker.counters.upstream_failures.add(1);
                     self.slot.failed(address, &error, false);
                     last = Some(io::Error::other(error.to_string()));
+                    next = choice.retry();
                 }
             }
         }

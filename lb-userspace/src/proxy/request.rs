@@ -27,6 +27,7 @@ use super::mirror::mirror;
 use super::outgoing::{Framing, write_head};
 use super::policy::{Edits, Facts, Passage, Place, describe, page, stands_in};
 use super::respond;
+use super::trace;
 use super::upgrade;
 use super::upstream::{Answer, Request as UpstreamRequest, rewrite};
 use super::websocket::Handshake;
@@ -97,6 +98,10 @@ async fn answer(
     let found = route(client, &config, &asked)?;
     let policy = &found.served.policy;
     finish.place = found.served.place.index();
+    if let Some(span) = &mut finish.span {
+        span.route = Some((found.route.path.text().to_owned(), found.route.ingress.to_string()));
+        span.client = Some(asked.facts(client, &found).address());
+    }
     if policy.rules.unlogged {
         finish.entry = None;
     }
@@ -151,12 +156,30 @@ impl Asked {
             entry.request_id = String::from_utf8_lossy(&request_id).into_owned();
             entry.take(request.headers());
         }
+        if let Some(tracer) = &client.worker.tracer {
+            let mut span = tracer.begin(request.headers());
+            span.method = request.method().clone();
+            span.path = clip(request.uri().path());
+            span.client = Some(client.peer);
+            if let Some(entry) = &mut finish.entry {
+                entry.trace_id = Some(span.trace_id());
+            }
+            if !trace::is_valid(request.headers()) {
+                request.headers_mut().remove(&trace::TRACESTATE);
+            }
+            request.headers_mut().insert(&trace::TRACEPARENT, span.traceparent());
+            finish.span = Some(span);
+        }
         let handshake = Handshake::begin(&mut request)?;
         let upgrades = handshake.is_some() || wants_upgrade(&request);
         let on_upgrade = upgrades.then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let host = host_of(&parts)?;
         let target = target_of(&parts)?;
+        if let Some(span) = &mut finish.span {
+            span.host = clip(&host);
+            span.path = clip(target.path());
+        }
         if let Some(entry) = &mut finish.entry {
             entry.host = clip(&host);
             entry.path = clip(target.path_and_query());

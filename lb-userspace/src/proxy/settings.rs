@@ -5,6 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::log_format::LogFormat;
+use super::spans::Tracing;
 use crate::model::ProxyProtocol;
 
 /// How connections reach the workers.
@@ -75,6 +76,8 @@ pub struct Settings {
     pub access_log: AccessLog,
     /// What that line looks like.
     pub log_format: LogFormat,
+    /// Where spans of requests are sent; `None`: nowhere.
+    pub tracing: Option<Tracing>,
     /// Peers whose `X-Forwarded-*`, `X-Real-IP` and `X-Request-ID` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Whose connections begin with a PROXY header.
@@ -102,6 +105,7 @@ impl Default for Settings {
             bind: Bind::Direct,
             access_log: AccessLog::Off,
             log_format: LogFormat::default(),
+            tracing: None,
             trusted_proxies: Vec::new(),
             proxy_protocol: ProxyProtocol::default(),
             max_connections: 32_768,

@@ -154,6 +154,10 @@ pub struct Stats {
     pub total: Totals,
     /// Requests sent to each cluster.
     pub clusters: BTreeMap<String, u64>,
+    /// Spans that the collector took.
+    pub spans_delivered: u64,
+    /// Spans that were dropped: too many at once, or the collector was not there.
+    pub spans_lost: u64,
     /// Clusters whose endpoints failed, are checked or have limits.
     pub health: BTreeMap<String, HealthSummary>,
     /// Each worker.

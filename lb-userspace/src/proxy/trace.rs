@@ -1,16 +1,17 @@
 //! W3C Trace Context: which trace a request is part of.
 //!
 //! A `traceparent` that is valid goes on to the endpoint, and `tracestate` with it. One that is not
-//! begins a trace that nobody can follow: both are left out, so that the endpoint begins its own.
+//! begins a trace that nobody can follow: both are left out, so that the endpoint begins its own. Where
+//! spans are sent somewhere, the endpoint gets the proxy's span for a parent ([`super::spans`]).
 
 use http::HeaderMap;
 use http::header::HeaderName;
 
 /// The request's place in a trace.
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(super) static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// What tracing systems add to it.
-static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+pub(super) static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Whether a header says which trace a request is part of.
 pub(super) fn is_about_traces(name: &HeaderName) -> bool {
@@ -50,6 +51,21 @@ impl<'a> TraceParent<'a> {
         // Versions to come may add fields behind a dash.
         let length = bytes.len() == 55 || (version != b"00" && bytes[55] == b'-');
         (dashes && length && version != b"ff" && !is_zero(trace) && !is_zero(parent)).then_some(Self(text))
+    }
+
+    /// The trace.
+    pub(super) fn trace(self) -> [u8; 16] {
+        u128::from_str_radix(self.trace_id(), 16).unwrap_or_default().to_be_bytes()
+    }
+
+    /// The span that the request is part of.
+    pub(super) fn parent(self) -> [u8; 8] {
+        u64::from_str_radix(&self.0[36..52], 16).unwrap_or_default().to_be_bytes()
+    }
+
+    /// Whether whoever sent it records the trace.
+    pub(super) fn is_sampled(self) -> bool {
+        u8::from_str_radix(&self.0[53..55], 16).is_ok_and(|flags| flags & 1 != 0)
     }
 
     /// The trace, 32 hexadecimal digits.

@@ -27,6 +27,7 @@ use super::measures::Table;
 use super::mirror::Mirrors;
 use super::policy::Asker;
 use super::settings::Settings;
+use super::spans::Tracer;
 use super::stats::Counters;
 use super::upstream::{Connections, Pool, RetryBudget, Transports};
 
@@ -54,6 +55,7 @@ pub(super) struct Seed {
     pub(super) config: Arc<ArcSwap<Config>>,
     pub(super) counters: Arc<Counters>,
     pub(super) log: Option<Log>,
+    pub(super) tracer: Option<Tracer>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) done: oneshot::Sender<()>,
 }
@@ -73,6 +75,7 @@ pub(super) struct Worker {
     pub(super) loads: Loads,
     pub(super) bodies: Rc<Budget>,
     pub(super) log: Option<Log>,
+    pub(super) tracer: Option<Tracer>,
     pub(super) ids: RequestIds,
     pub(super) mirrors: Mirrors,
     /// The way to servers that are named by a URL.
@@ -162,6 +165,7 @@ impl Seed {
             measures: self.measures,
             counters: self.counters,
             log: self.log,
+            tracer: self.tracer,
             ids: RequestIds::new(),
             drain: Drain::default(),
             heads: RefCell::default(),

@@ -149,5 +149,6 @@ pub fn image() -> MapImage {
             .collect(),
         names: ["a.example.com".to_owned()].into(),
         wildcards: ["wild.example.com".to_owned()].into(),
+        ..MapImage::default()
     }
 }

@@ -5,6 +5,7 @@ mod e2e;
 mod filter;
 mod kernel;
 mod kernel_fixtures;
+mod kernel_forward;
 mod kernel_modes;
 mod kernel_node;
 mod kernel_restart;

@@ -385,3 +385,52 @@ fn windows() {
     client.send(&frame(GOAWAY, 0, 0, &[0; 8]));
     assert!(matches!(client.last_words(), None | Some(NO_ERROR)));
 }
+
+/// The end comes in two steps (RFC 9113 section 6.8): a word that it is near, while requests on
+/// their way are still taken, and then which was the last.
+#[test]
+fn a_drain_says_goodbye_twice() {
+    let answers = std::sync::Arc::new(std::sync::Barrier::new(2));
+    let waits = std::sync::Arc::clone(&answers);
+    let mut rig = Rig::new();
+    let web = endpoint(move |stream| {
+        read_head(stream);
+        waits.wait();
+        drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+    });
+    rig.cluster("web", &[web]);
+    rig.route("a.test", "/", "web");
+    let proxy = rig.start(|settings| settings.workers = 1);
+    let mut client = Client::new(proxy.http);
+    client.send(&request(1, &get("a.test")));
+    eventually(|| proxy.proxy.stats().total.upstream_connects == 1);
+    let draining = std::thread::spawn(move || {
+        crate::runtime().block_on(proxy.proxy.shutdown(std::time::Duration::from_secs(60)));
+    });
+    let near = client.until("the first word", |frame| frame.kind == GOAWAY);
+    assert_eq!((near.number(0), near.number(4)), (0x7fff_ffff, NO_ERROR));
+    let ping = client.until("a ping", |frame| frame.kind == PING && frame.flags & ACK == 0);
+    client.send(&frame(PING, ACK, 0, &ping.payload));
+    let last = client.until("the last word", |frame| frame.kind == GOAWAY);
+    assert_eq!((last.number(0), last.number(4)), (1, NO_ERROR));
+    answers.wait();
+    let body = client.until("the answer", |frame| frame.kind == DATA && frame.stream == 1);
+    assert_eq!(body.payload, b"ok");
+    assert_eq!(client.last_words(), None);
+    draining.join().expect("drained");
+}
+
+/// Cookies come in crumbs, and go to endpoints whole (RFC 9113 section 8.2.3).
+#[test]
+fn crumbs_are_joined() {
+    let mut rig = Rig::new();
+    rig.cluster("web", &[endpoint(echo)]);
+    rig.route("a.test", "/", "web");
+    let proxy = rig.start(|_| ());
+    let mut client = Client::new(proxy.http);
+    let crumbs = [get("a.test"), field("cookie", "a=1"), field("x", "y"), field("cookie", "b=2")].concat();
+    client.send(&request(1, &crumbs));
+    let body = client.until("the endpoint's view", |frame| frame.kind == DATA);
+    let text = String::from_utf8_lossy(&body.payload).into_owned();
+    assert!(text.contains("\r\ncookie: a=1; b=2\r\n") && text.matches("cookie").count() == 1, "{text}");
+}

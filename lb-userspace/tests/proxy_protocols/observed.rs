@@ -1,9 +1,11 @@
 //! What is known of requests afterwards: counters by route, lines of the log, traces.
 
+use std::io::{Read, Write};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use sluice::model::*;
-use sluice::proxy::{AccessLog, Measurement};
+use sluice::proxy::{AccessLog, Measurement, Tracing};
 
 use crate::rig::*;
 
@@ -125,5 +127,84 @@ fn traces_go_on_or_begin_anew() {
         let text = send(proxy.http, &GET.replace("\r\n\r\n", &format!("\r\n{lines}\r\n"))).text();
         assert_eq!(text.contains(&format!("traceparent: {good}\r\n")), goes_on, "{lines}: {text}");
         assert_eq!(text.contains("tracestate: a=1\r\n"), goes_on, "{lines}: {text}");
+    }
+}
+
+/// A collector that keeps what it is sent, and answers with `status`.
+fn collector(status: &'static str) -> (std::net::SocketAddr, Arc<Mutex<Vec<u8>>>) {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let all = Arc::clone(&kept);
+    let address = endpoint(move |stream| {
+        let Some(head) = read_head(stream) else { return };
+        let length = head.to_ascii_lowercase();
+        let length =
+            length.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+        let mut body = vec![0; length.expect("a length")];
+        stream.read_exact(&mut body).expect("a body");
+        all.lock().expect("whole").extend([head.as_bytes(), &body].concat());
+        drop(stream.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes()));
+    });
+    (address, kept)
+}
+
+#[test]
+fn spans_go_to_the_collector() {
+    let (address, kept) = collector("200 OK");
+    let mut rig = Rig::new();
+    rig.cluster("web", &[endpoint(echo)]);
+    rig.route("a.test", "/shop", "web");
+    let endpoint = format!("http://{address}/v1/traces").parse().expect("a URL");
+    let proxy = rig.start(|settings| settings.tracing = Some(Tracing { endpoint, sample: 0.0 }));
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0";
+    for (path, lines) in [
+        ("/shop/1", format!("traceparent: {parent}1\r\ntracestate: a=1\r\n")),
+        ("/shop/2", format!("traceparent: {parent}0\r\n")),
+        ("/shop/3", "traceparent: nonsense\r\ntracestate: a=1\r\n".to_owned()),
+        ("/lost", format!("traceparent: {parent}1\r\n")),
+    ] {
+        let get = GET.replace("/ H", &format!("{path} H")).replace("\r\n\r\n", &format!("\r\n{lines}\r\n"));
+        let text = send(proxy.http, &get).text();
+        if path == "/shop/1" {
+            assert!(text.contains("traceparent: 00-0af7651916cd43dd8448eb211c80319c-"), "{text}");
+            assert!(!text.contains("b7ad6b7169203331") && text.contains("tracestate: a=1\r\n"), "{text}");
+        }
+        assert_eq!(text.contains("tracestate"), path == "/shop/1", "{text}");
+    }
+    eventually(|| proxy.proxy.stats().spans_delivered == 2);
+    let kept = kept.lock().expect("whole").clone();
+    let text = String::from_utf8_lossy(&kept);
+    for says in [
+        "POST /v1/traces HTTP/1.1",
+        "application/x-protobuf",
+        "service.name",
+        "/shop/1",
+        "GET /shop",
+        "test/ingress",
+        "/lost",
+    ] {
+        assert!(text.contains(says), "{says} in {text:?}");
+    }
+    assert!(!text.contains("/shop/2") && !text.contains("/shop/3"), "{text:?}");
+    let trace = 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c_u128.to_be_bytes();
+    assert!(kept.windows(16).any(|window| window == trace), "the trace's id");
+    assert_eq!(proxy.proxy.stats().spans_lost, 0);
+}
+
+/// Requests are served as if nothing were wrong.
+#[test]
+fn a_collector_that_is_not_there() {
+    let (refusing, _) = collector("503 Service Unavailable");
+    let dead = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
+    for address in [refusing, dead] {
+        let mut rig = Rig::new();
+        rig.cluster("web", &[endpoint(echo)]);
+        rig.route("a.test", "/", "web");
+        let endpoint = format!("http://{address}/v1/traces").parse().expect("a URL");
+        let proxy = rig.start(|settings| settings.tracing = Some(Tracing { endpoint, sample: 1.0 }));
+        for _ in 0..3 {
+            assert_eq!(send(proxy.http, GET).status, 200);
+        }
+        eventually(|| proxy.proxy.stats().spans_lost == 3);
+        assert_eq!(proxy.proxy.stats().spans_delivered, 0);
     }
 }

@@ -272,3 +272,35 @@ fn what_is_sent_on_is_plain() {
         assert!(seen.contains("GET /second HTTP/1.1\r\n"), "{what}");
     }
 }
+
+/// Requests that were sent at once are answered one after the other, however long each takes.
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let mut rig = Rig::new();
+    for (name, pause) in [("slow", 100), ("quick", 0)] {
+        let address = endpoint(move |stream| {
+            while let Some(head) = read_head(stream) {
+                std::thread::sleep(std::time::Duration::from_millis(pause));
+                let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len());
+                drop(stream.write_all(answer.as_bytes()));
+            }
+        });
+        rig.cluster(name, &[address]);
+        rig.route(&host(name), "/", name);
+    }
+    let proxy = rig.start(|settings| settings.workers = 1);
+    let mut stream = connect(proxy.http);
+    let hosts = ["slow", "quick", "none", "quick", "slow", "quick"];
+    let requests = hosts.iter().enumerate();
+    let requests: String =
+        requests.map(|(n, name)| format!("GET /{n} HTTP/1.1\r\nHost: {}\r\n\r\n", host(name))).collect();
+    stream.write_all(requests.as_bytes()).expect("sent");
+    for (n, name) in hosts.iter().enumerate() {
+        let seen = read_response(&mut stream, false).expect("an answer");
+        match *name {
+            "none" => assert_eq!(seen.status, 404),
+            _ => assert_eq!(String::from_utf8_lossy(&seen.body), format!("/{n}")),
+        }
+    }
+}

@@ -10,6 +10,7 @@
 //! | `GET /maps/verify` | [`views::Verification`] |
 
 pub mod client;
+pub mod health_words;
 pub mod policy_words;
 pub mod server;
 pub mod views;

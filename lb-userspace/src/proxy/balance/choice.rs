@@ -240,9 +240,13 @@ impl<'a> Choice<'a> {
             (Some(affinity), Some(address)) if affinity.is_new() => affinity.set_cookie(*address, &facts()),
             _ => None,
         };
+        Chosen { lease: self.into_lease(), cookie }
+    }
+
+    /// What the last try has of its endpoint, to be kept as long as it lasts.
+    pub(in crate::proxy) fn into_lease(self) -> Option<Lease> {
         let lease = Lease { _measured: self.measured, _permit: self.permit };
-        let is_counted = lease._measured.is_some() || lease._permit.is_some();
-        Chosen { lease: is_counted.then_some(lease), cookie }
+        (lease._measured.is_some() || lease._permit.is_some()).then_some(lease)
     }
 
     /// A member of the group, by its number in the cluster.

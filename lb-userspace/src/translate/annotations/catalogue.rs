@@ -47,7 +47,8 @@ const GLOBAL_LIMIT: Support =
 const KEEPALIVE: Support = Ignored("Connections to the authentication server are always kept and shared.");
 const FASTCGI: Support = Refused("FastCGI is not spoken; put an HTTP server in front of the application.");
 const INFLUXDB: Support = Ignored("ingress-nginx itself dropped it; request metrics are at /metrics.");
-const TRACING: Support = Ignored("No spans are sent; trace headers of clients are passed on untouched.");
+const TRACING: Support =
+    Ignored("Valid trace headers go on to endpoints; spans are sent for all of a node (--otlp-endpoint).");
 const REMOVED_AFFINITY: Support = Ignored("ingress-nginx itself dropped it; the cookie has its own format.");
 const WAF: Support = Refused("There is no web application firewall; put one between Sluice and the Service.");
 

@@ -25,6 +25,8 @@ pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
+        // As Go's servers do: a small event must not wait for the answer to the one before.
+        let _ = stream.set_nodelay(true);
         let shared = shared.clone();
         let service = hyper::service::service_fn(move |request| {
             let shared = shared.clone();
