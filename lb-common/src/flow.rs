@@ -20,6 +20,9 @@ pub const WAYS: u32 = 8;
 pub const FIRST_PORT: u16 = 10_240;
 /// How many ports there are.
 pub const PORTS: u16 = 22_528;
+/// How much larger the port table is than the flow table. When a flood fills the one, a quarter of
+/// the other is taken.
+pub const PORT_FACTOR: u32 = 4;
 /// How many of them a new flow tries. With a quarter of them taken, one flow in 65,000 finds none.
 pub const PORT_TRIES: u32 = 8;
 
@@ -181,11 +184,12 @@ pub const fn is_reply_port(port: u16) -> bool {
     port.wrapping_sub(FIRST_PORT) < PORTS
 }
 
-/// Where in `L4_PORTS` an endpoint's port is. `endpoint` is the [`hash`] of its address and port.
+/// Where in `L4_PORTS` an endpoint's port is. `endpoint` is the [`hash`] of its address and port, and
+/// `mask` the flow table's: the port table is [`PORT_FACTOR`] times as large.
 #[inline(always)]
 pub const fn port_index(endpoint: u64, port: u16, mask: u32) -> u32 {
-    // Neighbouring ports are neighbours in the table: flows of one endpoint don't meet.
-    (endpoint as u32).wrapping_add(port as u32) & mask
+    let mixed = (endpoint ^ (port as u64) << 40 ^ port as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 32) as u32 & (mask * PORT_FACTOR + (PORT_FACTOR - 1))
 }
 
 /// The phase of a new flow.

@@ -54,6 +54,9 @@ pub trait Forward: Env {
     /// Writes the port of a flow and where it is in the port table. After [`Self::write_flow`].
     fn write_port(&self, index: u32, port: u16, place: u32);
 
+    /// Notes that replies from this port (network order) may need the VIP's address.
+    fn keep(&self, port: u16);
+
     /// An entry of the port table: a flow's index plus one, or 0.
     fn port(&self, index: u32) -> Option<u64>;
 
@@ -286,6 +289,9 @@ fn entered<E: Forward>(env: &E, new: &Pending) -> Result<u32, Reason> {
         return Err(Reason::FlowsFull);
     }
     env.write_flow(index, new, backend.generation);
+    if new.keeps {
+        env.keep(backend.port);
+    }
     if !new.keeps && !take_port(env, hash, index, &backend, now) {
         env.swap_stamp(index, busy, 0);
         return Err(Reason::PortsFull);

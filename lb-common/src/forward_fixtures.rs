@@ -11,7 +11,7 @@ use std::vec::Vec;
 use etherparse::PacketBuilder;
 
 use crate::fixtures::Host;
-use crate::flow::{self, Flow};
+use crate::flow::{self, Flow, PORT_FACTOR};
 use crate::forward::{Forward, Pending};
 use crate::maglev::{self, Member};
 use crate::maps::{
@@ -132,7 +132,8 @@ pub struct Tables {
 impl Default for Tables {
     fn default() -> Self {
         let size = 4096;
-        let (flows, ports) = (vec![Flow::default(); size].into(), vec![0; size].into());
+        let (flows, ports) =
+            (vec![Flow::default(); size].into(), vec![0; size * PORT_FACTOR as usize].into());
         Self { content: content(), flows, ports, now: 1000 }
     }
 }
@@ -195,6 +196,8 @@ impl Forward for Host {
         let flow = &mut self.l4.flows.borrow_mut()[index as usize];
         (flow.port, flow.port_index) = (port, place);
     }
+
+    fn keep(&self, _port: u16) {}
 
     fn port(&self, index: u32) -> Option<u64> {
         self.l4.ports.borrow().get(index as usize).copied()

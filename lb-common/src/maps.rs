@@ -4,7 +4,7 @@
 //! machine of 64 CPUs about 9 MiB for flows, 1 MiB for VIPs and 31 MiB for counters, plus 200
 //! bytes for each name and 100 for each listed source that is really there.
 
-use crate::flow::Flow;
+use crate::flow::{Flow, PORT_FACTOR};
 use crate::reason::Reason;
 use crate::vips::{CHUNKS, VipChunk, VipPlace};
 
@@ -66,7 +66,7 @@ pub const VIP_FORWARD: u32 = 4;
 pub const VIP_AFFINITY: u32 = 8;
 
 /// Entries of the flow table and of the port table, unless the daemon asks for another power of
-/// two: 8 MiB and 1 MiB. A quarter of them is what connections should take at most.
+/// two: 8 MiB and 4 MiB. A quarter of them is what connections should take at most.
 pub const MAX_L4_FLOWS: u32 = 131_072;
 /// Endpoints of VIPs in forward mode.
 pub const MAX_BACKENDS: u32 = 16_384;
@@ -76,6 +76,8 @@ pub const RING_CHUNK: usize = 128;
 pub const MAX_RING_CHUNKS: u32 = 16_384;
 /// Interfaces with the program on them.
 pub const MAX_UPLINKS: u32 = 64;
+/// One for each port that an endpoint may have.
+pub const KEPT_PORTS: u32 = 65_536;
 /// Ways to endpoints that a CPU remembers, a power of two.
 pub const WAY_SLOTS: u32 = 1024;
 
@@ -288,7 +290,7 @@ const fn layout<K, V>(name: &'static str, entries: u32) -> MapLayout {
 }
 
 /// The maps that live on between two runs of the daemon.
-pub const MAPS: [MapLayout; 17] = [
+pub const MAPS: [MapLayout; 18] = [
     layout::<u32, VipChunk>("VIPS", CHUNKS),
     layout::<u32, VipCounters>("VIP_COUNTERS", MAX_VIPS),
     layout::<u32, ReasonCounters>("REASONS", 1),
@@ -305,8 +307,9 @@ pub const MAPS: [MapLayout; 17] = [
     layout::<u32, RingChunk>("L4_RINGS", MAX_RING_CHUNKS),
     layout::<u32, BackendValue>("L4_BACKENDS", MAX_BACKENDS),
     layout::<u32, Flow>("L4_FLOWS", MAX_L4_FLOWS),
-    layout::<u32, u64>("L4_PORTS", MAX_L4_FLOWS),
+    layout::<u32, u64>("L4_PORTS", MAX_L4_FLOWS * PORT_FACTOR),
     layout::<u32, u32>("UPLINKS", MAX_UPLINKS),
+    layout::<u32, u32>("L4_KEPT", KEPT_PORTS),
 ];
 
 /// Raise it when the meaning of a map's bytes changes and their number does not.

@@ -16,15 +16,15 @@ use lb_common::verdict::{Action, mapped};
 
 use crate::frame::Kernel;
 use crate::maps::{
-    L4_BACKENDS, L4_FLOWS, L4_PORTS, L4_RINGS, L4_SERVICES, PENDING, UPLINKS, WAY_BACK, WAYS, opaque,
+    L4_BACKENDS, L4_FLOWS, L4_KEPT, L4_PORTS, L4_RINGS, L4_SERVICES, PENDING, UPLINKS, WAY_BACK, WAYS, opaque,
 };
 
 /// Set by the daemon, before the programs are loaded: entries of the flow table less one.
 #[unsafe(no_mangle)]
-static L4_MASK: u32 = MAX_L4_FLOWS - 1;
+pub static L4_MASK: u32 = MAX_L4_FLOWS - 1;
 /// Likewise: two to this power of the kernel's jiffies are about a second.
 #[unsafe(no_mangle)]
-static L4_TICK: u32 = 8;
+pub static L4_TICK: u32 = 8;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -106,6 +106,14 @@ impl<const FORGETFUL: bool> Forward for Kernel<FORGETFUL> {
                 (*flow).port = port;
                 (&raw mut (*flow).port_index).write_volatile(place);
             }
+        }
+    }
+
+    #[inline(always)]
+    fn keep(&self, port: u16) {
+        if let Some(kept) = L4_KEPT.get_ptr_mut(u16::from_be(port) as u32) {
+            // SAFETY: an aligned word that is only ever written with this.
+            unsafe { *kept = 1 }
         }
     }
 
@@ -287,7 +295,7 @@ fn jiffies() -> u64 {
 /// # Safety
 /// The word is an aligned one of a map.
 #[inline(always)]
-unsafe fn swap(word: *mut u64, old: u64, new: u64) -> bool {
+pub unsafe fn swap(word: *mut u64, old: u64, new: u64) -> bool {
     // SAFETY: the caller's. The target has the instruction for 64 bits but no type for it.
     unsafe { atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, old, new).1 }
 }

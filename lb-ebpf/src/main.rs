@@ -11,10 +11,12 @@
 )]
 #![allow(static_mut_refs, reason = "aya's macros")]
 
+mod egress;
 mod forward;
 mod frame;
 mod log;
 mod maps;
+mod measure;
 mod steer;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX};

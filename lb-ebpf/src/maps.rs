@@ -2,10 +2,10 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SockMap};
-use lb_common::flow::Flow;
+use lb_common::flow::{Flow, PORT_FACTOR};
 use lb_common::forward::Pending;
 use lb_common::maps::{
-    BackendValue, FlowKey, FlowState, HELLO_LEN, MAX_BACKENDS, MAX_BUDGETS, MAX_CPUS, MAX_FLOWS,
+    BackendValue, FlowKey, FlowState, HELLO_LEN, KEPT_PORTS, MAX_BACKENDS, MAX_BUDGETS, MAX_CPUS, MAX_FLOWS,
     MAX_L4_FLOWS, MAX_NAMES, MAX_RING_CHUNKS, MAX_SOURCES, MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey,
     REASON_SLOTS, ReasonCounters, RingChunk, ServiceValue, Tuning, VipCounters, VipKey, VipValue, WAY_SLOTS,
     WayValue,
@@ -50,7 +50,10 @@ pub static L4_BACKENDS: Array<BackendValue> = Array::with_max_entries(MAX_BACKEN
 #[map]
 pub static L4_FLOWS: Array<Flow> = Array::with_max_entries(MAX_L4_FLOWS, 0);
 #[map]
-pub static L4_PORTS: Array<u64> = Array::with_max_entries(MAX_L4_FLOWS, 0);
+pub static L4_PORTS: Array<u64> = Array::with_max_entries(MAX_L4_FLOWS * PORT_FACTOR, 0);
+/// Not 0: some endpoint with this port gets packets with the client's address.
+#[map]
+pub static L4_KEPT: Array<u32> = Array::with_max_entries(KEPT_PORTS, 0);
 #[map]
 pub static UPLINKS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_UPLINKS, 0);
 /// Not pinned: nothing is lost with it.

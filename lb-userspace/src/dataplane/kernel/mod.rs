@@ -6,6 +6,7 @@
 //! Dropping a [`Dataplane`] leaves it all running; [`remove`] is the way to end it.
 
 mod counters;
+mod egress;
 mod error;
 mod forwarding;
 mod links;
@@ -21,10 +22,11 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, MapData, SockMap};
-use aya::programs::{ProgramError, SkLookup, Xdp};
+use aya::programs::{ProgramError, SchedClassifier, SkLookup, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::Level;
-use lb_common::maps::{LAYOUT, LAYOUT_MAP, MAX_CPUS, MAX_WORKERS};
+use lb_common::flow::PORT_FACTOR;
+use lb_common::maps::{LAYOUT, LAYOUT_MAP, MAX_CPUS, MAX_L4_FLOWS, MAX_WORKERS};
 use serde::Serialize;
 
 pub use counters::{Counters, NameCount, VipCount};
@@ -174,6 +176,9 @@ impl Dataplane {
         // Before packets come: the forwarder asks which interfaces bring replies back here.
         links::note_uplinks(&mut uplinks, &settings)?;
         let interfaces = links::attach_xdp(xdp, &settings)?;
+        let out: &mut SchedClassifier = program(&mut programs, "egress")?;
+        out.load().map_err(KernelError::program("egress"))?;
+        egress::attach(out, &settings)?;
         let steer: &mut SkLookup = program(&mut programs, "steer")?;
         verify(|| steer.load()).map_err(KernelError::program("steer"))?;
         links::attach_steer(steer, &settings)?;
@@ -290,6 +295,15 @@ impl Dataplane {
 /// # Errors
 /// No rights, no memory.
 pub fn load(pin_dir: Option<&Path>, log: bool) -> Result<Ebpf, KernelError> {
+    load_sized(pin_dir, log, MAX_L4_FLOWS, 1)
+}
+
+/// As [`load`], with a flow table of so many entries (a power of two, from 8 on) and, for the
+/// programs that only measure, so many clients.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn load_sized(pin_dir: Option<&Path>, log: bool, flows: u32, clients: u32) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     if let Some(directory) = pin_dir {
         for name in pins::maps() {
@@ -298,9 +312,12 @@ pub fn load(pin_dir: Option<&Path>, log: bool) -> Result<Ebpf, KernelError> {
     }
     // aya-log's own default is everything. A frozen zero makes the verifier remove the calls.
     let level = if log { Level::Debug as u8 } else { 0 };
+    let (mask, tick) = (flows - 1, ticks_in_a_second());
     loader.override_global(aya_log::LEVEL, &level, true);
-    let tick = ticks_in_a_second();
+    loader.override_global("L4_MASK", &mask, true);
     loader.override_global("L4_TICK", &tick, true);
+    loader.override_global("CLIENTS", &clients, true);
+    loader.map_max_entries("L4_FLOWS", flows).map_max_entries("L4_PORTS", flows * PORT_FACTOR);
     loader.load(OBJECT).map_err(|error| KernelError::Load(Box::new(error)))
 }
 
