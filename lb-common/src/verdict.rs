@@ -201,7 +201,8 @@ fn observe<E: Env>(env: &E, packet: &Packet, flags: u8, filter: bool) -> Verdict
     // What a refused client sends besides the hello again: an alert of its own, nothing, its end.
     let bare = payload >= packet.end as usize;
     let after = bare || flags & (FIN | RST) != 0 || start.is_some_and(|start| start[0] == TLS_ALERT);
-    if !begins && !(filter && after) {
+    let looks = begins || (filter && after);
+    if !looks {
         return pass(Reason::Vip);
     }
     let state = FlowState::from(recall(env, packet));

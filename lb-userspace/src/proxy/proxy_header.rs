@@ -159,6 +159,8 @@ fn same_family(Ends { source, destination }: Ends) -> (SocketAddr, SocketAddr) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn ends(source: &str, destination: &str) -> Ends {
@@ -222,6 +224,39 @@ mod tests {
         ] {
             let got = parse(&bytes);
             assert!(got.is_err() || bytes.is_empty(), "{:?}", String::from_utf8_lossy(&bytes));
+        }
+    }
+
+    proptest! {
+        /// Whatever comes is a header of what is there, or nonsense, or asks for more than there is, but
+        /// never for more than a header may have.
+        #[test]
+        fn any_bytes(
+            begin in prop::sample::select(vec![&b""[..], b"PROXY ", b"PROXY TCP4 ", v2::PROTOCOL_PREFIX]),
+            rest in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let bytes = [begin, &rest].concat();
+            match parse(&bytes) {
+                Ok(Parsed::Header(length, _)) => prop_assert!(length <= bytes.len()),
+                Ok(Parsed::Part(whole)) => prop_assert!(whole > bytes.len() && whole <= MAX_BINARY),
+                Err(_) => {}
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_read(
+            source: SocketAddr, destination: SocketAddr, binary: bool,
+        ) {
+            let version = if binary { ProxyVersion::V2 } else { ProxyVersion::V1 };
+            let plain = |end: SocketAddr| SocketAddr::new(end.ip(), end.port());
+            let ends = Ends { source: plain(source), destination: plain(destination) };
+            let header = write(version, ends);
+            let Ok(Parsed::Header(length, Some(read))) = parse(&header) else { panic!("{header:?}") };
+            let same = |one: SocketAddr, other: SocketAddr| {
+                one.ip().to_canonical() == other.ip().to_canonical() && one.port() == other.port()
+            };
+            prop_assert!(length == header.len() && same(read.source, ends.source));
+            prop_assert!(same(read.destination, ends.destination));
         }
     }
 
