@@ -451,6 +451,8 @@ fn padded(mut reply: Vec<u8>, came: &[u8]) -> Vec<u8> {
 pub struct Host {
     /// The frame at hand.
     pub frame: RefCell<Vec<u8>>,
+    /// The forwarder's tables.
+    pub l4: crate::forward_fixtures::Tables,
     vips: HashMap<VipKey, VipValue>,
     names: HashMap<NameKey, u32>,
     wildcards: HashMap<NameKey, u32>,
@@ -467,7 +469,7 @@ impl Host {
     pub fn new() -> Self {
         let key = |name: &str| NameKey::new(name.as_bytes()).expect("fits");
         Self {
-            vips: vips().into_iter().collect(),
+            vips: vips().into_iter().chain(crate::forward_fixtures::content().vips).collect(),
             names: [(key(NAME), 0)].into(),
             wildcards: [(key(SUFFIX), 1)].into(),
             sources: sources(),

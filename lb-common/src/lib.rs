@@ -5,6 +5,7 @@
 //! ```text
 //! frame ─► packet (headers) ─► verdict (VIP? hello? which counter?) ─► hello (server name) ─► Verdict
 //!                                                                     └─► refuse (an answer in its place)
+//!                                                                    └─► forward (endpoint, flow, nat)
 //! ```
 //!
 //! [`maps`] holds the layouts of everything the daemon and the programs share, [`reason`] the
@@ -17,7 +18,11 @@ pub mod env;
 pub mod maps;
 pub mod reason;
 
+pub mod flow;
+pub mod forward;
 pub mod hello;
+pub mod maglev;
+pub mod nat;
 pub mod packet;
 pub mod refuse;
 pub mod source;
@@ -28,3 +33,5 @@ pub mod vips;
 mod corpus;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixtures;
+#[cfg(any(test, feature = "fixtures"))]
+pub mod forward_fixtures;

@@ -4,6 +4,7 @@
 //! machine of 64 CPUs about 9 MiB for flows, 1 MiB for VIPs and 31 MiB for counters, plus 200
 //! bytes for each name and 100 for each listed source that is really there.
 
+use crate::flow::{Flow, PORT_FACTOR};
 use crate::reason::Reason;
 use crate::vips::{CHUNKS, VipChunk, VipPlace};
 
@@ -58,6 +59,76 @@ pub struct VipValue {
 pub const VIP_OBSERVE_SNI: u32 = 1;
 /// And those whose name is in neither table are refused. Only together with [`VIP_OBSERVE_SNI`].
 pub const VIP_FILTER_SNI: u32 = 2;
+
+/// Connections to this VIP are forwarded to endpoints instead of going to the local stack.
+pub const VIP_FORWARD: u32 = 4;
+/// A client's connections all go to one endpoint, as long as its ring stays.
+pub const VIP_AFFINITY: u32 = 8;
+
+/// Entries of the flow table and of the port table, unless the daemon asks for another power of
+/// two: 8 MiB and 4 MiB. A quarter of them is what connections should take at most.
+pub const MAX_L4_FLOWS: u32 = 131_072;
+/// Endpoints of VIPs in forward mode.
+pub const MAX_BACKENDS: u32 = 16_384;
+/// Ring entries in a chunk, which is what the daemon writes at once.
+pub const RING_CHUNK: usize = 128;
+/// Chunks of rings: 8 MiB, room for 4,000 small Services or 31 with the largest ring.
+pub const MAX_RING_CHUNKS: u32 = 16_384;
+/// Interfaces with the program on them.
+pub const MAX_UPLINKS: u32 = 64;
+/// One for each port that an endpoint may have.
+pub const KEPT_PORTS: u32 = 65_536;
+/// Ways to endpoints that a CPU remembers, a power of two.
+pub const WAY_SLOTS: u32 = 1024;
+
+/// Where the ring of a VIP in forward mode is. Eight aligned bytes, so that it changes at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct ServiceValue {
+    /// Its first chunk.
+    pub first: u32,
+    /// How many entries it has; 0: there is no endpoint.
+    pub size: u32,
+}
+
+/// A part of a ring: slots of endpoints plus one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct RingChunk(pub [u32; RING_CHUNK]);
+
+/// An endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct BackendValue {
+    /// Its address, as in [`VipKey::address`].
+    pub address: [u32; 4],
+    /// Its port, network order.
+    pub port: u16,
+    /// The IP protocol; 0: the slot is free.
+    pub protocol: u8,
+    /// 1: takes no new connections.
+    pub draining: u8,
+    /// Rises whenever the slot gets another endpoint.
+    pub generation: u32,
+}
+
+/// A way to an endpoint that a CPU remembers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct WayValue {
+    /// Whose way it is: slot and generation.
+    pub backend: u32,
+    /// See there.
+    pub generation: u32,
+    /// Until when it holds, in the kernel's jiffies.
+    pub until: u64,
+    /// By which interface; 0: the kernel delivers.
+    pub interface: u32,
+    /// Destination and source MAC.
+    pub macs: [u32; 3],
+    /// The node's address there.
+    pub source: [u32; 4],
+}
 
 /// Counters of one VIP on one CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -219,7 +290,7 @@ const fn layout<K, V>(name: &'static str, entries: u32) -> MapLayout {
 }
 
 /// The maps that live on between two runs of the daemon.
-pub const MAPS: [MapLayout; 11] = [
+pub const MAPS: [MapLayout; 18] = [
     layout::<u32, VipChunk>("VIPS", CHUNKS),
     layout::<u32, VipCounters>("VIP_COUNTERS", MAX_VIPS),
     layout::<u32, ReasonCounters>("REASONS", 1),
@@ -232,6 +303,13 @@ pub const MAPS: [MapLayout; 11] = [
     layout::<u32, Tuning>("TUNING", 1),
     layout::<u32, u32>("CPU_WORKER", MAX_CPUS),
     layout::<u32, u32>("SOCKETS", 2 * MAX_WORKERS),
+    layout::<u32, ServiceValue>("L4_SERVICES", MAX_VIPS),
+    layout::<u32, RingChunk>("L4_RINGS", MAX_RING_CHUNKS),
+    layout::<u32, BackendValue>("L4_BACKENDS", MAX_BACKENDS),
+    layout::<u32, Flow>("L4_FLOWS", MAX_L4_FLOWS),
+    layout::<u32, u64>("L4_PORTS", MAX_L4_FLOWS * PORT_FACTOR),
+    layout::<u32, u32>("UPLINKS", MAX_UPLINKS),
+    layout::<u32, u32>("L4_KEPT", KEPT_PORTS),
 ];
 
 /// Raise it when the meaning of a map's bytes changes and their number does not.
@@ -267,7 +345,8 @@ const fn fnv(hash: u64, word: u64) -> u64 {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        FlowKey, FlowState, NameKey, ReasonCounters, Tuning, VipChunk, VipCounters, VipKey, VipValue,
+        BackendValue, Flow, FlowKey, FlowState, NameKey, ReasonCounters, RingChunk, ServiceValue, Tuning,
+        VipChunk, VipCounters, VipKey, VipValue,
     };
 
     macro_rules! pod {
@@ -277,6 +356,7 @@ mod pod {
         )*};
     }
     pod!(VipKey, VipValue, VipChunk, VipCounters, ReasonCounters, NameKey, FlowKey, FlowState, Tuning);
+    pod!(ServiceValue, RingChunk, BackendValue, Flow);
 }
 
 const _: () = assert!(size_of::<VipKey>() == 16 + 2 + 1 + 1);
@@ -284,6 +364,7 @@ const _: () = assert!(size_of::<VipPlace>() == 20 + 4 + 8);
 const _: () = assert!(size_of::<VipValue>() == 8 && size_of::<VipCounters>() == 24);
 const _: () = assert!(size_of::<Tuning>() == 16);
 const _: () = assert!(size_of::<FlowKey>() == 32 + 4);
+const _: () = assert!(size_of::<ServiceValue>() == 8 && size_of::<BackendValue>() == 24);
 
 #[cfg(test)]
 mod tests {

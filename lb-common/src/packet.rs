@@ -15,7 +15,8 @@ const SERVICE_TAG: u16 = 0x88a8;
 const ICMP: u8 = 1;
 /// TCP's protocol number.
 pub const TCP: u8 = 6;
-const UDP: u8 = 17;
+/// UDP's protocol number.
+pub const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
 /// IPv6 extension headers that are followed. RFC 8200 lists six kinds, each at most once but for

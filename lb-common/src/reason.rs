@@ -2,8 +2,9 @@
 
 /// The counters, in the order of their index in the `REASONS` map.
 ///
-/// Every frame counts in exactly one of the reasons up to [`Reason::BogusFlags`]; the `Hello…` reasons
-/// count TLS connections of observed VIPs, the `Steer…` ones connections that sk_lookup saw.
+/// Every frame counts in exactly one of the reasons up to [`Reason::BogusFlags`] and from
+/// [`Reason::Forwarded`] on; the `Hello…` reasons count TLS connections of observed VIPs, the `Steer…`
+/// ones connections that sk_lookup saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Reason {
@@ -57,11 +58,31 @@ pub enum Reason {
     Steered,
     /// A connection to a VIP for which no worker has put a listener in place.
     SteerNoSocket,
+    /// To a VIP in forward mode: on to an endpoint.
+    Forwarded,
+    /// An endpoint's reply: back to the client.
+    Returned,
+    /// To a VIP in forward mode, in a shape that is not forwarded (tags, options): dropped.
+    ForwardUnusual,
+    /// To a VIP in forward mode that has no endpoint: dropped.
+    NoBackend,
+    /// A TCP reset of no connection that is known: dropped.
+    NoFlow,
+    /// A new connection for which the flow table has no room: dropped.
+    FlowsFull,
+    /// A new connection for which no port at its endpoint is free: dropped.
+    PortsFull,
+    /// The kernel has no route to the endpoint, or does not forward: dropped.
+    NoRoute,
+    /// The next hop's MAC is not known yet: dropped, and the kernel asks for it.
+    NoNeighbour,
+    /// The way to the endpoint is of another kind than when the connection began: dropped.
+    WayChanged,
 }
 
 impl Reason {
     /// All of them, by index.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 34] = [
         Self::NotIp,
         Self::Truncated,
         Self::Malformed,
@@ -86,6 +107,16 @@ impl Reason {
         Self::HelloNameTooLong,
         Self::Steered,
         Self::SteerNoSocket,
+        Self::Forwarded,
+        Self::Returned,
+        Self::ForwardUnusual,
+        Self::NoBackend,
+        Self::NoFlow,
+        Self::FlowsFull,
+        Self::PortsFull,
+        Self::NoRoute,
+        Self::NoNeighbour,
+        Self::WayChanged,
     ];
 
     /// The counter's name in JSON, metrics and tables.
@@ -115,6 +146,16 @@ impl Reason {
             Self::HelloNameTooLong => "hello_name_too_long",
             Self::Steered => "steered",
             Self::SteerNoSocket => "steer_no_socket",
+            Self::Forwarded => "forwarded",
+            Self::Returned => "returned",
+            Self::ForwardUnusual => "forward_unusual",
+            Self::NoBackend => "no_backend",
+            Self::NoFlow => "no_flow",
+            Self::FlowsFull => "flows_full",
+            Self::PortsFull => "ports_full",
+            Self::NoRoute => "no_route",
+            Self::NoNeighbour => "no_neighbour",
+            Self::WayChanged => "way_changed",
         }
     }
 }

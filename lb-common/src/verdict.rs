@@ -1,10 +1,12 @@
 //! What becomes of a frame.
 
 use crate::env::{Bytes, Env};
+use crate::flow::is_reply_port;
+use crate::forward::{self, Forward};
 use crate::hello::{self, ServerName};
 use crate::maps::{
     FLOW_CLOSING, FLOW_REFUSED, FLOW_SEEN, FlowKey, FlowState, HELLO_LEN, NAME_LEN, VIP_FILTER_SNI,
-    VIP_OBSERVE_SNI, VipKey,
+    VIP_FORWARD, VIP_OBSERVE_SNI, VipKey, VipValue,
 };
 use crate::packet::{self, ACK, FIN, Packet, RST, SYN, TCP};
 use crate::reason::Reason;
@@ -23,6 +25,8 @@ pub enum Action {
     Drop,
     /// Out again by the interface that it came in by.
     Send,
+    /// Out by another interface, which the kernel was told.
+    Redirect,
 }
 
 /// What is done with a frame, and why.
@@ -51,11 +55,19 @@ struct Arrival {
     flags: u8,
 }
 
+impl Arrival {
+    /// Whether the headers are where they are in frames without tags, options and extensions.
+    #[inline(always)]
+    const fn usual(&self) -> bool {
+        self.packet.transport == if self.packet.v6 { 54 } else { 34 }
+    }
+}
+
 /// Judges a frame and counts it. What isn't understood is passed on, and so is nearly all that is:
-/// it goes to the local stack. A frame that is not passed, or passed as [`Reason::SniClosing`], was
-/// changed.
+/// it goes to the local stack. A frame that is not passed, or passed as [`Reason::SniClosing`] or
+/// [`Reason::Forwarded`], was changed.
 #[inline(always)]
-pub fn judge<E: Env>(env: &E) -> Verdict {
+pub fn judge<E: Forward>(env: &E) -> Verdict {
     let arrival = match packet::shape(env) {
         // Constants instead of fields, so that the kernel's reads stay at constant offsets.
         Some(packet) if !packet.v6 => v4(env, packet),
@@ -122,12 +134,13 @@ fn walked<E: Env>(env: &E) -> Result<Arrival, Reason> {
 }
 
 #[inline(always)]
-fn arrived<E: Env>(env: &E, arrival: &Arrival) -> Verdict {
+fn arrived<E: Forward>(env: &E, arrival: &Arrival) -> Verdict {
     let Arrival { packet, address, port, flags } = arrival;
     let key =
         VipKey { address: *address, port: u16::from_ne_bytes(*port), protocol: packet.protocol, zero: 0 };
     let Some(vip) = env.vip(&key) else {
-        return pass(Reason::NotVip);
+        let reply = arrival.usual() && is_reply_port(u16::from_be(key.port));
+        return if reply { returned(env, arrival) } else { pass(Reason::NotVip) };
     };
     if packet.protocol == TCP && source::is_bogus(*flags) {
         return drop(Reason::BogusFlags);
@@ -140,10 +153,29 @@ fn arrived<E: Env>(env: &E, arrival: &Arrival) -> Verdict {
         }
     }
     env.count_vip(vip.slot, packet.end as u32, opening);
+    if vip.flags & VIP_FORWARD != 0 {
+        return forwarded(env, arrival, &vip);
+    }
     if vip.flags & VIP_OBSERVE_SNI != 0 && packet.protocol == TCP {
         return observe(env, packet, *flags, vip.flags & VIP_FILTER_SNI != 0);
     }
     pass(Reason::Vip)
+}
+
+/// To a VIP in forward mode. Out of line for the same reason as [`unusual`].
+#[inline(never)]
+fn forwarded<E: Forward>(env: &E, arrival: &Arrival, vip: &VipValue) -> Verdict {
+    if !arrival.usual() {
+        return Verdict { reason: Reason::ForwardUnusual, action: Action::Drop };
+    }
+    forward::to_endpoint(env, &arrival.packet, arrival.flags, vip)
+}
+
+/// Maybe an endpoint's reply.
+#[inline(never)]
+fn returned<E: Forward>(env: &E, arrival: &Arrival) -> Verdict {
+    let reply = forward::to_client(env, &arrival.packet, arrival.flags, u16::from_ne_bytes(arrival.port));
+    reply.unwrap_or(pass(Reason::NotVip))
 }
 
 /// Counts the ClientHello of a connection once. With `filter`, one whose name nobody serves goes no
@@ -169,7 +201,8 @@ fn observe<E: Env>(env: &E, packet: &Packet, flags: u8, filter: bool) -> Verdict
     // What a refused client sends besides the hello again: an alert of its own, nothing, its end.
     let bare = payload >= packet.end as usize;
     let after = bare || flags & (FIN | RST) != 0 || start.is_some_and(|start| start[0] == TLS_ALERT);
-    if !begins && !(filter && after) {
+    let looks = begins || (filter && after);
+    if !looks {
         return pass(Reason::Vip);
     }
     let state = FlowState::from(recall(env, packet));

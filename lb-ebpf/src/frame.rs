@@ -29,6 +29,27 @@ impl<const FORGETFUL: bool> Kernel<FORGETFUL> {
     pub fn new(context: &XdpContext) -> Self {
         Self { context: context.ctx }
     }
+
+    /// The context.
+    #[inline(always)]
+    pub fn context(&self) -> *mut xdp_md {
+        self.context
+    }
+
+    /// Where N bytes at an offset are; `None`: the linear part ends before.
+    #[inline(always)]
+    pub fn place<const N: usize>(&self, offset: usize) -> Option<usize> {
+        // SAFETY: the context is valid for the run.
+        let (data, end) = unsafe { ((*self.context).data as usize, (*self.context).data_end as usize) };
+        if data + offset + N > end { None } else { Some(data + offset) }
+    }
+
+    /// The index of the interface that the frame came in by.
+    #[inline(always)]
+    pub fn interface(&self) -> u32 {
+        // SAFETY: the context is valid for the run.
+        unsafe { (*self.context).ingress_ifindex }
+    }
 }
 
 impl<const FORGETFUL: bool> Frame for Kernel<FORGETFUL> {

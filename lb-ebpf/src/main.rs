@@ -4,14 +4,22 @@
 //! a VIP to the worker of the CPU that it arrived on, `empty` is what benchmarks compare with.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![allow(
+    internal_features,
+    reason = "compare-and-swap: the target has the instruction, and core no atomic type for it"
+)]
 #![allow(static_mut_refs, reason = "aya's macros")]
 
+mod egress;
+mod forward;
 mod frame;
 mod log;
 mod maps;
+mod measure;
 mod steer;
 
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_get_numa_node_id;
 use aya_ebpf::macros::{sk_lookup, xdp};
 use aya_ebpf::programs::{SkLookupContext, XdpContext};
@@ -29,6 +37,7 @@ fn action(verdict: Verdict) -> u32 {
         Action::Pass => XDP_PASS,
         Action::Drop => XDP_DROP,
         Action::Send => XDP_TX,
+        Action::Redirect => XDP_REDIRECT,
     }
 }
 

@@ -2,9 +2,13 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SockMap};
+use lb_common::flow::{Flow, PORT_FACTOR};
+use lb_common::forward::Pending;
 use lb_common::maps::{
-    FlowKey, FlowState, HELLO_LEN, MAX_BUDGETS, MAX_CPUS, MAX_FLOWS, MAX_NAMES, MAX_SOURCES, MAX_VIPS,
-    MAX_WORKERS, NameKey, REASON_SLOTS, ReasonCounters, Tuning, VipCounters, VipKey, VipValue,
+    BackendValue, FlowKey, FlowState, HELLO_LEN, KEPT_PORTS, MAX_BACKENDS, MAX_BUDGETS, MAX_CPUS, MAX_FLOWS,
+    MAX_L4_FLOWS, MAX_NAMES, MAX_RING_CHUNKS, MAX_SOURCES, MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey,
+    REASON_SLOTS, ReasonCounters, RingChunk, ServiceValue, Tuning, VipCounters, VipKey, VipValue, WAY_SLOTS,
+    WayValue,
 };
 use lb_common::reason::Reason;
 use lb_common::vips::{self, CHUNK, CHUNKS, VipChunk};
@@ -37,6 +41,30 @@ pub static BUDGETS: LruHashMap<[u32; 4], u64> = LruHashMap::with_max_entries(MAX
 pub static CPU_WORKER: Array<u32> = Array::with_max_entries(MAX_CPUS, 0);
 #[map]
 pub static SOCKETS: SockMap = SockMap::with_max_entries(2 * MAX_WORKERS, 0);
+#[map]
+pub static L4_SERVICES: Array<ServiceValue> = Array::with_max_entries(MAX_VIPS, 0);
+#[map]
+pub static L4_RINGS: Array<RingChunk> = Array::with_max_entries(MAX_RING_CHUNKS, 0);
+#[map]
+pub static L4_BACKENDS: Array<BackendValue> = Array::with_max_entries(MAX_BACKENDS, 0);
+#[map]
+pub static L4_FLOWS: Array<Flow> = Array::with_max_entries(MAX_L4_FLOWS, 0);
+#[map]
+pub static L4_PORTS: Array<u64> = Array::with_max_entries(MAX_L4_FLOWS * PORT_FACTOR, 0);
+/// Not 0: some endpoint with this port gets packets with the client's address.
+#[map]
+pub static L4_KEPT: Array<u32> = Array::with_max_entries(KEPT_PORTS, 0);
+#[map]
+pub static UPLINKS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_UPLINKS, 0);
+/// Not pinned: nothing is lost with it.
+#[map]
+pub static WAYS: PerCpuArray<WayValue> = PerCpuArray::with_max_entries(WAY_SLOTS, 0);
+/// Room that the stack doesn't have.
+#[map]
+pub static PENDING: PerCpuArray<Pending> = PerCpuArray::with_max_entries(1, 0);
+/// Room for the way to a client.
+#[map]
+pub static WAY_BACK: PerCpuArray<WayValue> = PerCpuArray::with_max_entries(1, 0);
 /// Holds lb_common's LAYOUT, written by the daemon that made the maps.
 #[map]
 pub static LAYOUT: Array<u64> = Array::with_max_entries(1, 0);

@@ -1,5 +1,8 @@
 //! Nanoseconds per packet of the XDP program, by BPF_PROG_TEST_RUN: `cargo bench --bench xdp`,
-//! as root; `--json FILE` writes the numbers too, `--log` measures with the debug log on. The method is in bench/README.md.
+//! as root; `--json FILE` writes the numbers too, `--log` measures with the debug log on,
+//! `--forward` the forwarder alone. The method is in bench/README.md.
+
+mod xdp_forward;
 
 use std::error::Error;
 
@@ -41,6 +44,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     if !nix::unistd::geteuid().is_root() {
         return Err("BPF_PROG_TEST_RUN takes root".into());
     }
+    if arguments.iter().any(|a| a == "--forward") {
+        return xdp_forward::run();
+    }
     let log = arguments.iter().any(|a| a == "--log");
     let mut programs = load(None, log)?;
     let mut cases = cases();
@@ -78,10 +84,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     for (name, program) in programs.programs_mut() {
         let Ok(program) = <&mut Xdp>::try_from(program) else { continue };
+        if program.fd().is_err() {
+            continue;
+        }
         let info = program.info()?;
         let (bytes, jited) = (info.size_translated().unwrap_or(0), info.size_jitted());
         println!("{name}: {} instructions, {jited} bytes of machine code", bytes / 8);
     }
+    drop(programs);
+    xdp_forward::run()?;
     if let Some(path) = json {
         std::fs::write(path, serde_json::to_string_pretty(&lines)?)?;
     }

@@ -5,6 +5,7 @@ mod demo;
 mod fuzz;
 mod image;
 mod kube_tools;
+mod peers;
 mod setup;
 mod test;
 mod tidy;
@@ -56,6 +57,8 @@ enum Benchmark {
     Xdp,
     /// Time from API event to first request, memory and CPU with 5,000 Ingresses under change
     Churn,
+    /// The HTTP proxy beside nginx, haproxy, Envoy, Traefik and Caddy, on one core
+    L7,
     /// Requests that fail while all pods are replaced over and over: none
     Rollout,
 }
@@ -75,6 +78,14 @@ fn main() -> anyhow::Result<()> {
         Habit::Bench { name: Benchmark::Churn, arguments } => {
             setup::run()?;
             command::cargo(["bench", "--profile=release", "--package=lb-userspace", "--bench=churn", "--"])
+                .args(arguments)
+                .run()
+        }
+        Habit::Bench { name: Benchmark::L7, arguments } => {
+            setup::run()?;
+            peers::install();
+            // As the image has it.
+            command::cargo(["bench", "--profile=dist", "--package=lb-userspace", "--bench=l7", "--"])
                 .args(arguments)
                 .run()
         }

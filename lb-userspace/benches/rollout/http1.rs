@@ -52,7 +52,7 @@ async fn answer_all(stream: &mut TcpStream, me: &Me) -> io::Result<End> {
         if fastrand::u8(..4) == 0 {
             tokio::time::sleep(Duration::from_millis(fastrand::u64(..30))).await;
         }
-        answers_left -= 1;
+        answers_left = answers_left.saturating_sub(1);
         let ends = me.is_ending() || answers_left == 0;
         let announced = ends && if fickle { fastrand::bool() } else { me.style == Style::Polite };
         let head = format!(
@@ -62,7 +62,7 @@ async fn answer_all(stream: &mut TcpStream, me: &Me) -> io::Result<End> {
             if announced { "Connection: close\r\n" } else { "" }
         );
         stream.write_all(&[head.as_bytes(), &request].concat()).await?;
-        if ends {
+        if ends && buffer.is_empty() && is_silent(stream) {
             return Ok(End::Close);
         }
     }

@@ -25,7 +25,7 @@ const MOST: usize = 1000;
 /// A counter or gauge of the proxy's workers: field, name, help.
 type Field = (&'static str, &'static str, &'static str);
 
-const COUNTERS: [Field; 19] = [
+const COUNTERS: [Field; 20] = [
     ("accepted", "proxy_connections", "Client connections accepted"),
     ("accept_failures", "proxy_accept_failures", "Failed accepts, above all for want of file descriptors"),
     ("crowded", "proxy_connections_crowded", "Client connections closed because their client had too many"),
@@ -37,6 +37,7 @@ const COUNTERS: [Field; 19] = [
     ("requests", "proxy_requests", "Requests whose head was complete"),
     ("client_gone", "proxy_client_gone", "Requests whose client left before the answer began"),
     ("upstream_connects", "proxy_upstream_connects", "Connections opened to endpoints"),
+    ("direct", "proxy_direct_requests", "Plain requests that took the short way beside hyper"),
     ("upstream_reuses", "proxy_upstream_reuses", "Requests sent on a connection that had served another"),
     ("upstream_failures", "proxy_upstream_failures", "Connects or exchanges with endpoints that failed"),
     ("upstream_tls_failures", "proxy_upstream_tls_failures", "TLS handshakes with endpoints that failed"),

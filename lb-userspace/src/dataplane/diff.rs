@@ -3,6 +3,7 @@
 use lb_common::maps::MAX_NAMES;
 use serde::Serialize;
 
+use super::image::forward::{Backend, Forwarding, Service};
 use super::image::{MapImage, VipEntry};
 use crate::model::Vip;
 
@@ -18,6 +19,14 @@ pub enum Op {
     SetVip(Vip, VipEntry),
     /// The VIP is no longer ours.
     DeleteVip(Vip),
+    /// Makes an endpoint of VIPs in forward mode known, or says whether it takes new connections.
+    SetBackend(Backend, bool),
+    /// Makes a VIP in forward mode known, or gives it another ring.
+    SetService(Vip, Service),
+    /// A VIP in forward mode is no longer ours.
+    DeleteService(Vip),
+    /// An endpoint is gone, and its connections with it.
+    DeleteBackend(Backend),
     /// Stops counting a wildcard.
     DeleteWildcard(String),
     /// Stops counting a server name.
@@ -27,12 +36,15 @@ pub enum Op {
 /// The writes from `have` to `want`. No VIP ever refuses a name that both have: names come before the
 /// VIPs whose hellos are looked up in them and go after those. Where a table has no room for what
 /// comes and what goes together, what goes makes room first, and no VIP refuses any name meanwhile.
+/// Endpoints come before the rings that lead to them and go after them.
 pub fn diff(have: &MapImage, want: &MapImage) -> Vec<Op> {
     let room = MAX_NAMES as usize;
     let crowded = have.names.union(&want.names).nth(room).is_some()
         || have.wildcards.union(&want.wildcards).nth(room).is_some();
     let mut now = have.clone();
     let mut ops = Vec::new();
+    // Before its VIP may become another mode's.
+    ops.extend(services_that_go(have, want));
     if crowded {
         let open =
             |(vip, entry): (&Vip, &VipEntry)| Op::SetVip(*vip, VipEntry { filter_sni: false, ..*entry });
@@ -48,12 +60,29 @@ pub fn diff(have: &MapImage, want: &MapImage) -> Vec<Op> {
     if !crowded {
         ops.extend(names_that_go(have, want));
     }
+    ops.extend(services_that_come(&have.forward, &want.forward));
     ops
 }
 
 fn names_that_go<'a>(have: &'a MapImage, want: &'a MapImage) -> impl Iterator<Item = Op> + 'a {
     let wildcards = have.wildcards.difference(&want.wildcards).cloned().map(Op::DeleteWildcard);
     wildcards.chain(have.names.difference(&want.names).cloned().map(Op::DeleteName))
+}
+
+fn services_that_go(have: &MapImage, want: &MapImage) -> impl Iterator<Item = Op> {
+    let gone = have.forward.services.keys().filter(|vip| !want.forward.services.contains_key(vip));
+    gone.copied().map(Op::DeleteService)
+}
+
+/// Endpoints, the rings that lead to them, and then the endpoints that no ring leads to any more.
+fn services_that_come(have: &Forwarding, want: &Forwarding) -> impl Iterator<Item = Op> {
+    let backends = want.backends.iter().filter(|(backend, takes)| have.backends.get(backend) != Some(takes));
+    let services = want.services.iter().filter(|(vip, service)| have.services.get(vip) != Some(service));
+    let gone = have.backends.keys().filter(|backend| !want.backends.contains_key(backend));
+    backends
+        .map(|(backend, takes)| Op::SetBackend(*backend, *takes))
+        .chain(services.map(|(vip, service)| Op::SetService(*vip, service.clone())))
+        .chain(gone.copied().map(Op::DeleteBackend))
 }
 
 /// Does the writes on an image instead of the kernel's maps.
@@ -66,13 +95,17 @@ pub fn apply(ops: &[Op], image: &mut MapImage) {
             Op::DeleteVip(vip) => drop(image.vips.remove(vip)),
             Op::DeleteWildcard(suffix) => drop(image.wildcards.remove(suffix)),
             Op::DeleteName(name) => drop(image.names.remove(name)),
+            Op::SetBackend(backend, takes) => drop(image.forward.backends.insert(*backend, *takes)),
+            Op::SetService(vip, service) => drop(image.forward.services.insert(*vip, service.clone())),
+            Op::DeleteService(vip) => drop(image.forward.services.remove(vip)),
+            Op::DeleteBackend(backend) => drop(image.forward.backends.remove(backend)),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
     use proptest::prelude::*;
 
@@ -91,6 +124,20 @@ mod tests {
         })
     }
 
+    fn forwarding() -> impl Strategy<Value = Forwarding> {
+        let target = (1..5u8).prop_map(|host| SocketAddr::from(([10, 0, 0, host], 80)));
+        let targets = prop::collection::btree_set(target, 0..4);
+        prop::collection::btree_map(vip(), (targets, any::<bool>()), 0..6).prop_map(|services| {
+            let mut forwarding = Forwarding::default();
+            for (vip, (targets, affinity)) in services {
+                let backend = |address: &SocketAddr| Backend { address: *address, transport: vip.transport };
+                forwarding.backends.extend(targets.iter().map(|address| (backend(address), affinity)));
+                forwarding.services.insert(vip, Service { targets, affinity });
+            }
+            forwarding
+        })
+    }
+
     fn image() -> impl Strategy<Value = MapImage> {
         let entry = (any::<bool>(), any::<bool>())
             .prop_map(|(observe_sni, filter)| VipEntry { observe_sni, filter_sni: observe_sni && filter });
@@ -98,8 +145,14 @@ mod tests {
             prop::collection::btree_map(vip(), entry, 0..8),
             prop::collection::btree_set("[ab]{1,2}", 0..6),
             prop::collection::btree_set("[ab]{1,2}", 0..6),
+            forwarding(),
         )
-            .prop_map(|(vips, names, wildcards)| MapImage { vips, names, wildcards })
+            .prop_map(|(vips, names, wildcards, forward)| MapImage {
+                vips,
+                names,
+                wildcards,
+                forward,
+            })
     }
 
     proptest! {
@@ -110,6 +163,21 @@ mod tests {
             apply(&ops, &mut state);
             prop_assert_eq!(&state, &b);
             prop_assert_eq!(diff(&b, &state), vec![]);
+        }
+
+        #[test]
+        fn no_ring_leads_to_an_endpoint_that_is_not_there(a in image(), b in image()) {
+            let mut state = a.clone();
+            for op in diff(&a, &b) {
+                apply(std::slice::from_ref(&op), &mut state);
+                let Forwarding { backends, services } = &state.forward;
+                for (vip, service) in services {
+                    let there = |target: &SocketAddr| {
+                        backends.contains_key(&Backend { address: *target, transport: vip.transport })
+                    };
+                    prop_assert!(service.targets.iter().all(there), "{:?}", op);
+                }
+            }
         }
 
         #[test]

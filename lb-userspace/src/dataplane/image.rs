@@ -1,9 +1,13 @@
 //! The map image: what the kernel's maps shall hold, as plain data.
 
+pub mod forward;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::maps::{MAX_NAMES, MAX_VIPS, NAME_LEN};
 use serde::Serialize;
+
+use forward::Forwarding;
 
 use crate::model::{HostPattern, Protocol, Snapshot, SniMode, Vip};
 
@@ -26,6 +30,8 @@ pub struct MapImage {
     pub names: BTreeSet<String>,
     /// Suffixes of wildcards, without `*.`.
     pub wildcards: BTreeSet<String>,
+    /// VIPs in forward mode.
+    pub forward: Forwarding,
 }
 
 impl MapImage {
@@ -45,7 +51,8 @@ impl MapImage {
             })
             .take(MAX_VIPS as usize)
             .collect();
-        let mut image = Self { vips, ..Self::default() };
+        let forward = Forwarding::from_snapshot(snapshot, &vips);
+        let mut image = Self { vips, forward, ..Self::default() };
         if image.vips.values().any(|vip| vip.observe_sni) {
             let mut complete = true;
             for host in snapshot.named_hosts() {

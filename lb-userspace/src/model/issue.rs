@@ -39,6 +39,8 @@ pub enum IssueReason {
     PortNotFound,
     /// The Service has no endpoints, for a reason that can be named.
     NoEndpoints,
+    /// A Service of type LoadBalancer has no address to be reached at.
+    NoAddress,
     /// The Secret isn't there.
     SecretNotFound,
     /// The Secret holds no usable certificate.

@@ -6,7 +6,9 @@ use imbl::OrdMap;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::{Cluster, ClusterKey, HostPattern, Issue, Listener, ProxyProtocol, TlsConfig, VirtualHost};
+use super::{
+    Cluster, ClusterKey, HostPattern, Issue, L4Service, Listener, ProxyProtocol, TlsConfig, VirtualHost,
+};
 
 /// Everything that decides which route a request takes. Changes rarely; endpoints aren't in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -24,6 +26,9 @@ pub struct Snapshot {
     pub generation: u64,
     /// Sorted by VIP.
     pub listeners: Arc<[Listener]>,
+    /// VIPs in forward mode, sorted by VIP, one each.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub services: Arc<[L4Service]>,
     /// Hosts and routes.
     pub routing: Arc<Routing>,
     /// Every cluster that a route names is here; unchanged clusters keep their `Arc`.
@@ -57,6 +62,7 @@ impl Snapshot {
         Self {
             generation: 0,
             listeners: Arc::new([]),
+            services: Arc::new([]),
             routing: Arc::default(),
             clusters: OrdMap::new(),
             tls: Arc::default(),
@@ -65,4 +71,8 @@ impl Snapshot {
             issues: Arc::new([]),
         }
     }
+}
+
+fn is_empty(services: &[L4Service]) -> bool {
+    services.is_empty()
 }

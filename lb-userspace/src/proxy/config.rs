@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::balance::CanarySlot;
 use super::cluster::ClusterSlot;
+use super::direct;
 use super::measures::{Measures, Place};
 use super::policy::{Policies, Policy};
 use super::settings::Settings;
@@ -40,6 +41,8 @@ pub(super) struct Served {
     /// `None` where the route's backend is no cluster.
     pub(super) cluster: Option<Arc<ClusterSlot>>,
     pub(super) canary: Option<CanarySlot>,
+    /// Requests may take the short way ([`direct`]).
+    pub(super) is_plain: bool,
     /// Where its requests are counted, and those that its canary takes.
     pub(super) place: Place,
     pub(super) canary_place: Option<Place>,
@@ -66,6 +69,7 @@ impl Config {
                 let old = previous.map(|old| &*old.table);
                 let table = RouteTable::build_with(&snapshot.routing, old, |route| Served {
                     policy: policies.get(&route.policy, previous.map(|old| &*old.policies)),
+                    is_plain: route.canary.is_none() && direct::is_plain(&route.policy),
                     cluster: slot_of(&clusters, &route.backend),
                     canary: route.canary.as_ref().and_then(|canary| {
                         Some(CanarySlot::new(canary, slot_of(&clusters, &canary.backend)?))

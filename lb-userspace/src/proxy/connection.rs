@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::direct;
 use super::error::Error;
 use super::finish::Finish;
 use super::forwarded;
@@ -61,7 +62,7 @@ pub(super) struct Client {
     pub(super) handshake: Option<ClientTls>,
     /// The peer is a proxy whose word counts.
     pub(super) trusted: bool,
-    h2: Cell<bool>,
+    pub(super) h2: Cell<bool>,
     /// What the connection's stream has to know of its requests.
     pub(super) gate: Arc<Gate>,
     /// Requests being served.
@@ -161,15 +162,16 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
             };
             let client = client(None);
             let gate = Arc::clone(&client.gate);
+            // A connection must not keep the configuration that it began with.
+            drop(config);
             let stream = ClientStream::new(stream, prefix.freeze(), !is_h2, gate, timeouts);
-            run(Rc::new(client), stream, is_h2).await;
+            run(Rc::new(client), Box::new(stream), is_h2).await;
         }
         Protocol::Https => {
             let refuses = config.refuses_names(local);
             if refuses || config.tls.has_passthrough() {
-                let found =
-                    tokio::time::timeout(timeouts.handshake, passthrough::find(&stream, &config, refuses))
-                        .await;
+                let finding = passthrough::find(&stream, &config, refuses);
+                let found = Box::pin(tokio::time::timeout(timeouts.handshake, finding)).await;
                 match found {
                     Ok(Ok(Way::Ours)) => {}
                     Ok(Ok(Way::On(passage))) => {
@@ -184,7 +186,7 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
                     Ok(Ok(Way::Nowhere)) => {
                         worker.counters.tls_refused.add(1);
                         // The client may have gone, which is as good.
-                        let _ = tokio::time::timeout(LINGER, refusal::refuse(stream)).await;
+                        let _ = Box::pin(tokio::time::timeout(LINGER, refusal::refuse(stream))).await;
                         return;
                     }
                     Ok(Err(_)) | Err(_) => {
@@ -195,7 +197,10 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
             }
             let tls = Arc::clone(&config.tls);
             drop(config);
-            let accepted = tokio::time::timeout(timeouts.handshake, tls.accept(stream)).await;
+            // In a box, as all that does not last: an idle connection is as large as the largest of
+            // its states.
+            let accepting = Box::pin(tokio::time::timeout(timeouts.handshake, tls.accept(stream)));
+            let accepted = accepting.await;
             let Ok(Ok((stream, handshake))) = accepted else {
                 worker.counters.tls_failures.add(1);
                 return;
@@ -206,7 +211,7 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
             let client = client(Some(handshake));
             let gate = Arc::clone(&client.gate);
             let stream = ClientStream::new(stream, bytes::Bytes::new(), !is_h2, gate, timeouts);
-            run(Rc::new(client), stream, is_h2).await;
+            run(Rc::new(client), Box::new(stream), is_h2).await;
         }
     }
 }
@@ -218,7 +223,7 @@ async fn ends(worker: &Worker, config: &Held, stream: &mut TcpStream, own: Ends)
     if !forwarded::is_trusted(own.source.ip(), &rules.from) {
         return Some(own);
     }
-    let read = tokio::time::timeout(rules.header_timeout, proxy_header::read(stream)).await;
+    let read = Box::pin(tokio::time::timeout(rules.header_timeout, proxy_header::read(stream))).await;
     let why = match read {
         Ok(Ok(told)) => {
             let told = told.unwrap_or(own);
@@ -249,7 +254,7 @@ async fn read_preface(stream: &mut TcpStream) -> io::Result<(BytesMut, bool)> {
     }
 }
 
-async fn run<S>(client: Rc<Client>, stream: ClientStream<S>, is_h2: bool)
+async fn run<S>(client: Rc<Client>, stream: Box<ClientStream<S>>, is_h2: bool)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -257,8 +262,8 @@ where
     let timeouts = client.worker.settings.timeouts;
     let service_client = Rc::clone(&client);
     let service = service_fn(move |request| request::serve(Rc::clone(&service_client), request));
-    let io = TokioIo::new(stream);
     if is_h2 {
+        let io = TokioIo::new(stream);
         let connection = http2::Builder::new(Streams::new(&client.gate, timeouts.client))
             .timer(TokioTimer::new())
             .enable_connect_protocol()
@@ -272,8 +277,12 @@ where
             .keep_alive_interval(timeouts.client)
             .keep_alive_timeout(Duration::from_secs(20))
             .serve_connection(io, service);
-        drive(&client, connection, |connection| connection.graceful_shutdown(), Some(timeouts.idle)).await;
-    } else {
+        let idle = Some(timeouts.idle);
+        Box::pin(drive(&client, connection, |connection| connection.graceful_shutdown(), idle)).await;
+        return;
+    }
+    if let Some(stream) = direct::serve(&client, stream).await {
+        let io = TokioIo::new(stream);
         let connection = http1::Builder::new()
             // A client that closes its half has gone, as far as anybody can tell before the answer
             // is written: its request must not keep an endpoint busy. nginx sees it so, too.
@@ -282,10 +291,10 @@ where
             .max_headers(MAX_HEADERS + 1)
             .serve_connection(io, service)
             .with_upgrades();
-        drive(&client, connection, |connection| connection.graceful_shutdown(), None).await;
-        if let Some(status) = client.gate.refused() {
-            note_refusal(&client, status, "the request's head was refused");
-        }
+        Box::pin(drive(&client, connection, |connection| connection.graceful_shutdown(), None)).await;
+    }
+    if let Some(status) = client.gate.refused() {
+        note_refusal(&client, status, "the request's head was refused");
     }
 }
 

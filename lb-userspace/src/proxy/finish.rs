@@ -81,9 +81,9 @@ impl Drop for Finish {
                 self.client.given_up();
             }
         }
-        self.client.gate.complete_one();
-        self.client.requests.set(self.client.requests.get() - 1);
         let now = Instant::now();
+        self.client.gate.complete_one(now);
+        self.client.requests.set(self.client.requests.get() - 1);
         let took = now.duration_since(self.started);
         self.client.last_active.set(now);
         worker.measures.record(self.place, self.status, (self.status != Some(SWITCHED)).then_some(took));

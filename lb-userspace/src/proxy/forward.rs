@@ -1,5 +1,6 @@
 //! Gets a request to an endpoint that takes it.
 
+use std::io;
 use std::net::SocketAddr;
 
 use super::balance::Choice;
@@ -28,6 +29,7 @@ pub(super) async fn forward(
     let mut retries = Retries::new(&policy.upstream.retry, &worker.retries, &request.method);
     let theirs = slot.endpoints().cluster.protocol;
     let (transport, message) = message(client, theirs, policy, host, request)?;
+    let mut was_stale = false;
     let mut sending = Sending { worker, slot, transport, limits, message };
     loop {
         let next = match sending.to(address, &retries).await {
@@ -45,6 +47,12 @@ pub(super) async fn forward(
                     Some(next) => next,
                     None => return Ok((answer, address)),
                 }
+            }
+            Err(failure) if !was_stale && sending.is_stale(&failure, &retries) => {
+                was_stale = true;
+                counters.upstream_failures.add(1);
+                // Who says goodbye may end, and not be there for another connection.
+                choice.next().unwrap_or(address)
             }
             Err(failure) => {
                 note(worker, slot, address, &failure, &retries);
@@ -112,14 +120,15 @@ enum Message {
 }
 
 impl Sending<'_> {
-    /// Sends the request to one endpoint. A connection that turns out to be closed, or closing,
-    /// costs one more try there.
+    /// Sends the request to one endpoint. A connection of HTTP/1 that turns out to be closed costs one
+    /// more try there.
     async fn to(&mut self, address: SocketAddr, retries: &Retries<'_>) -> Result<Answer, Failure> {
         let Self { worker, slot, transport, limits, message } = self;
         let counters = &worker.counters;
         match message {
             Message::Http1(exchange) => {
-                if let Some(kept) = worker.pool.take(address, transport, retries.is_repeatable()) {
+                let carefully = exchange.has_body();
+                if let Some(kept) = worker.pool.take(address, transport, retries.is_repeatable(), carefully) {
                     counters.upstream_reuses.add(1);
                     match exchange.run(kept, &worker.pool, limits).await {
                         Err(failure)
@@ -129,23 +138,28 @@ impl Sending<'_> {
                     counters.upstream_failures.add(1);
                     counters.upstream_retries.add(1);
                 }
-                let upstream = Upstream::connect(address, transport, limits)
+                let mut upstream = Upstream::connect(address, transport, limits)
                     .await
                     .map_err(|error| Failure { error, unseen: true, stale: false })?;
                 counters.upstream_connects.add(1);
+                // An endpoint that ends closes connections that it has just taken: nothing was sent yet.
+                if !retries.is_repeatable() && !upstream.stream.is_open() {
+                    let error = Error::Closed { address, source: io::ErrorKind::UnexpectedEof.into() };
+                    return Err(Failure { error, unseen: true, stale: false });
+                }
                 slot.reached(address);
                 exchange.run(upstream, &worker.pool, limits).await
             }
-            Message::Http2(call) => {
-                match call.run(&worker.connections, address, transport, limits).await {
-                    Err(failure) if failure.stale && retries.is_harmless(&failure) && call.rewind() => {}
-                    outcome => return outcome,
-                }
-                counters.upstream_failures.add(1);
-                counters.upstream_retries.add(1);
-                call.run(&worker.connections, address, transport, limits).await
-            }
+            Message::Http2(call) => call.run(&worker.connections, address, transport, limits).await,
         }
+    }
+
+    /// Whether a connection of HTTP/2 ended for reasons of its own, and the request can be sent again.
+    fn is_stale(&mut self, failure: &Failure, retries: &Retries<'_>) -> bool {
+        matches!(self.message, Message::Http2(_))
+            && failure.stale
+            && retries.is_harmless(failure)
+            && self.rewind()
     }
 
     /// Gets ready to send the request again, from the begin; false if part of it is gone.

@@ -1,8 +1,10 @@
 //! What the endpoint is told about the client: `X-Forwarded-*`, `X-Real-IP`, `X-Request-ID`.
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
+use bytes::BufMut;
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
@@ -39,13 +41,7 @@ pub(super) struct Client<'a> {
 impl Client<'_> {
     /// Writes the headers that `edits` leaves. From peers that are not trusted nothing is taken over;
     /// a trusted proxy's are kept, and its address is appended to `X-Forwarded-For`.
-    pub(super) fn write(
-        &self,
-        request: &HeaderMap,
-        trusted: &[IpNet],
-        edits: &Edits,
-        out: &mut impl Extend<u8>,
-    ) {
+    pub(super) fn write(&self, request: &HeaderMap, trusted: &[IpNet], edits: &Edits, out: &mut impl BufMut) {
         let mut write = |name: &'static str, value: &[u8]| {
             if !edits.drops(name) {
                 write_line(out, name, value);
@@ -82,16 +78,17 @@ pub(super) fn real_address(request: &HeaderMap, peer: IpAddr, trusted: &[IpNet])
 }
 
 /// The proxies that the request came through, the peer last.
-fn chain(request: &HeaderMap, peer: &str, trusted: bool) -> Vec<u8> {
+fn chain<'a>(request: &HeaderMap, peer: &'a str, trusted: bool) -> Cow<'a, [u8]> {
+    if !trusted {
+        return Cow::Borrowed(peer.as_bytes());
+    }
     let mut chain = Vec::new();
-    if trusted {
-        for value in request.get_all("x-forwarded-for") {
-            chain.extend_from_slice(value.as_bytes());
-            chain.extend_from_slice(b", ");
-        }
+    for value in request.get_all("x-forwarded-for") {
+        chain.extend_from_slice(value.as_bytes());
+        chain.extend_from_slice(b", ");
     }
     chain.extend_from_slice(peer.as_bytes());
-    chain
+    Cow::Owned(chain)
 }
 
 /// Whether the peer at `ip` is a proxy whose word counts.

@@ -1,11 +1,26 @@
 //! Which headers concern only one connection, and how header lines are written.
 
+use bytes::BufMut;
 use http::HeaderName;
 use http::header;
 use smallvec::SmallVec;
 
 /// Most names that `Connection` can list: every header is compared with each of them.
 const MAX_LISTED: usize = 32;
+
+/// What [`is_hop_by_hop`] holds for.
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "keep-alive",
+    "proxy-connection",
+    "http2-settings",
+];
 
 /// What a message's `Connection` headers say (RFC 9110 section 7.6.1).
 #[derive(Debug, Default)]
@@ -35,6 +50,12 @@ impl Connection {
             }
         }
         connection
+    }
+
+    /// The same as [`Connection::drops`], for a name as it is written.
+    pub(super) fn drops_written(&self, name: &[u8]) -> bool {
+        HOP_BY_HOP.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+            || self.listed.iter().any(|listed| name.eq_ignore_ascii_case(listed.as_str().as_bytes()))
     }
 
     /// Whether a header of this message goes no further than this connection.
@@ -95,11 +116,11 @@ pub(super) fn may_be_trailer(name: &HeaderName) -> bool {
 }
 
 /// Appends `name: value` and the line's end.
-pub(super) fn write_line(out: &mut impl Extend<u8>, name: &str, value: &[u8]) {
-    out.extend(name.bytes());
-    out.extend(*b": ");
-    out.extend(value.iter().copied());
-    out.extend(*b"\r\n");
+pub(super) fn write_line(out: &mut impl BufMut, name: &str, value: &[u8]) {
+    out.put_slice(name.as_bytes());
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
 }
 
 #[cfg(test)]
@@ -127,6 +148,12 @@ mod tests {
             let parsed = Connection::parse([connection.as_bytes()].into_iter());
             let name = HeaderName::from_static(name);
             assert_eq!(parsed.drops(&name), drops, "Connection: {connection}, {name}");
+            let written = name.as_str().to_ascii_uppercase();
+            assert_eq!(
+                parsed.drops_written(written.as_bytes()),
+                drops,
+                "Connection: {connection}, {written}"
+            );
         }
     }
 }

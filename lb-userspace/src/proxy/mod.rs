@@ -22,6 +22,8 @@ mod config;
 mod connection;
 mod copy;
 mod crowd;
+mod date;
+mod direct;
 mod error;
 mod finish;
 mod forward;

@@ -51,6 +51,7 @@ pub(super) fn write_head(
 ) -> Bytes {
     let worker = &client.worker;
     let mut scratch = worker.heads.borrow_mut();
+    scratch.clear();
     scratch.reserve(1024);
     let out: &mut BytesMut = &mut scratch;
     out.extend_from_slice(parts.method.as_str().as_bytes());

@@ -118,8 +118,17 @@ async fn answer(
     let (reply, pass) = match admitted {
         Ok(mut pass) => {
             finish.held = pass.held.take();
+            let has_body = !hyper::body::Body::is_end_stream(&body);
             let sent = send(client, &mut asked, body, &found, &mut pass, finish).await;
-            let reply = sent.unwrap_or_else(|error| Reply::Answer(fail(client, &error, finish)));
+            let reply = sent.unwrap_or_else(|error| {
+                let mut response = fail(client, &error, finish);
+                // Nobody takes the rest of the body, so that the connection ends behind the answer: a
+                // client that is not told sends its next request in vain.
+                if has_body && !client.h2.get() {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Reply::Answer(response)
+            });
             (reply, Some(pass))
         }
         Err(refusal) => {
@@ -367,6 +376,7 @@ fn outgoing(
         chunked: framing == Framing::Chunked,
         expects_continue: expects_continue(parts),
         wants_upgrade: upgrading,
+        takes_lines: false,
         method: parts.method.clone(),
     })
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, LOCATION, SERVER};
 use http::{Response, StatusCode};
 
+use super::date;
 use super::error::Error;
 use crate::route::Target;
 
@@ -60,7 +61,7 @@ pub(super) fn elsewhere(url: &str) -> Result<Response<Bytes>, Error> {
 /// An answer on the wire, for requests that never became one. The connection ends with it.
 pub(super) fn refusal(status: StatusCode) -> Bytes {
     let reason = status.canonical_reason().unwrap_or_default();
-    let date = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
+    let date = date::text();
     let text = format!("the request is not valid: {}\n", reason.to_ascii_lowercase());
     Bytes::from(format!(
         "HTTP/1.1 {} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\nserver: sluice\r\n\

@@ -110,7 +110,7 @@ impl Default for Settings {
             proxy_protocol: ProxyProtocol::default(),
             max_connections: 32_768,
             max_client_connections: 0,
-            keep_alive_connections: 32,
+            keep_alive_connections: 512,
             body_memory: 32 * 1024 * 1024,
             timeouts: Timeouts::default(),
         }

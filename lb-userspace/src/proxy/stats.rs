@@ -77,6 +77,8 @@ counters! {
     tls_refused,
     /// Requests whose head was complete.
     requests,
+    /// Requests that were plain enough for the short way beside hyper.
+    direct,
     /// Requests being served now.
     requests_active,
     /// Answers 1xx (switching protocols).

@@ -55,9 +55,10 @@ impl Gate {
     }
 
     /// A request has been answered to the last byte, or given up.
-    pub(super) fn complete_one(&self) {
+    pub(super) fn complete_one(&self, now: std::time::Instant) {
         self.completed.store(self.completed.load(Relaxed) + 1, Relaxed);
-        let micros = u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let micros =
+            u64::try_from(Instant::from_std(now).duration_since(self.opened).as_micros()).unwrap_or(u64::MAX);
         self.idle_since.store(micros, Relaxed);
         self.waiting.wake();
     }
@@ -294,13 +295,18 @@ impl<S: AsyncRead + Unpin> ClientStream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
+impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
+    /// Reads while a request is being answered: nobody waits for the client, who has all time.
+    pub(super) fn poll_read_on(
+        &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
+        self.fill(cx, buf, false)
+    }
+
+    fn fill(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, patiently: bool) -> Poll<io::Result<()>> {
+        let this = self;
         let before = buf.filled().len();
         loop {
             let completed = this.gate.completed.load(Relaxed);
@@ -323,6 +329,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
                 let count = this.prefix.len().min(buf.remaining());
                 buf.put_slice(&this.prefix.split_to(count));
             } else if Pin::new(&mut this.inner).poll_read(cx, buf)?.is_pending() {
+                if !patiently {
+                    return Poll::Pending;
+                }
                 ready!(this.poll_patience(cx));
                 match this.guard().filter(|guard| guard.is_in_head()) {
                     Some(guard) => guard.refuse(Refusal::TooSlow),
@@ -342,6 +351,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.fill(cx, buf, true)
     }
 }
 

@@ -22,6 +22,8 @@ use super::buffers::Budget;
 use super::config::Config;
 use super::connection;
 use super::crowd::Crowd;
+use super::date::Date;
+use super::direct;
 use super::forwarded::RequestIds;
 use super::measures::Table;
 use super::mirror::Mirrors;
@@ -83,6 +85,9 @@ pub(super) struct Worker {
     pub(super) drain: Drain,
     /// What heads of requests to endpoints are written into.
     pub(super) heads: RefCell<BytesMut>,
+    /// What plain requests are read into.
+    pub(super) reads: RefCell<Box<[u8]>>,
+    pub(super) date: Date,
     published: Arc<ArcSwap<Config>>,
     current: RefCell<Rc<Held>>,
 }
@@ -121,6 +126,11 @@ pub(super) struct Drain {
 }
 
 impl Drain {
+    /// Whether the worker drains.
+    pub(super) fn is_begun(&self) -> bool {
+        self.draining.get()
+    }
+
     /// Waits until the worker begins to drain.
     pub(super) async fn started(&self) {
         while !self.draining.get() {
@@ -169,6 +179,8 @@ impl Seed {
             ids: RequestIds::new(),
             drain: Drain::default(),
             heads: RefCell::default(),
+            reads: RefCell::new(vec![0; direct::READ].into()),
+            date: Date::default(),
             current: RefCell::new(Rc::new(Held(self.config.load_full()))),
             published: self.config,
         });

@@ -18,6 +18,7 @@ mod class;
 mod clusters;
 mod config_map;
 mod ingress;
+mod l4;
 mod member;
 mod merge;
 mod path;
@@ -40,6 +41,7 @@ use crate::model::{Care, ClusterKey, Compat, Issue, Listener, ObjectKey, Snapsho
 use crate::objects::Objects;
 
 pub use config_map::{ClassDefaults, ClusterSettings};
+pub use l4::{LOAD_BALANCER_CLASS, VIPS};
 pub use translator::Translator;
 
 /// The name that an IngressClass's `spec.controller` has for its Ingresses to be ours.

@@ -19,6 +19,7 @@ const fn code(action: Action) -> u32 {
         Action::Drop => 1,
         Action::Pass => 2,
         Action::Send => 3,
+        Action::Redirect => 4,
     }
 }
 

@@ -72,6 +72,29 @@ impl Node {
         client
     }
 
+    /// An endpoint behind a veth pair of its own: `10.9.N.2` and `fd00:9:N::2`, behind `backN`.
+    pub fn add_endpoint(&self, number: u8) -> Client {
+        let name = format!("{}e{number}", self.name);
+        ip(&["netns", "add", &name]);
+        let endpoint = Client { name };
+        let near = format!("back{number}");
+        ip(&["link", "add", &near, "type", "veth", "peer", "name", "eth0", "netns", &endpoint.name]);
+        ip(&["addr", "add", &format!("10.9.{number}.1/24"), "dev", &near]);
+        ip(&["addr", "add", &format!("fd00:9:{number}::1/64"), "dev", &near, "nodad"]);
+        ip(&["link", "set", &near, "up"]);
+        for command in [
+            format!("addr add 10.9.{number}.2/24 dev eth0"),
+            format!("addr add fd00:9:{number}::2/64 dev eth0 nodad"),
+            "link set eth0 up".into(),
+            format!("route add default via 10.9.{number}.1"),
+            format!("route add default via fd00:9:{number}::1"),
+        ] {
+            let command: Vec<_> = command.split(' ').collect();
+            ip(&[&["-n", endpoint.name.as_str()], &command[..]].concat());
+        }
+        endpoint
+    }
+
     pub fn open(&self) -> Result<Dataplane, KernelError> {
         Dataplane::open(self.settings())
     }
@@ -149,5 +172,6 @@ pub fn image() -> MapImage {
             .collect(),
         names: ["a.example.com".to_owned()].into(),
         wildcards: ["wild.example.com".to_owned()].into(),
+        ..MapImage::default()
     }
 }

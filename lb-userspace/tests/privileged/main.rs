@@ -5,6 +5,8 @@ mod e2e;
 mod filter;
 mod kernel;
 mod kernel_fixtures;
+mod kernel_forward;
+mod kernel_forwarding;
 mod kernel_modes;
 mod kernel_node;
 mod kernel_restart;

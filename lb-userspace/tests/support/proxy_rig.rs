@@ -175,6 +175,7 @@ impl Rig {
         self.generation += 1;
         Arc::new(Snapshot {
             generation: self.generation,
+            services: Arc::new([]),
             listeners: Arc::new([listener(self.http, Protocol::Http), listener(self.https, Protocol::Https)]),
             routing,
             clusters: self.clusters.clone().into_iter().collect(),

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use aya::maps::MapInfo;
+use aya::maps::{HashMap, MapData, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, ProgramInfo, SkLookup, Xdp, XdpMode as AyaMode, loaded_programs};
@@ -66,6 +66,25 @@ pub(super) fn attach_xdp(program: &mut Xdp, settings: &Settings) -> Result<Vec<I
         }
     }
     Ok(interfaces)
+}
+
+/// Writes down which interfaces have, or are about to have, the program, and nothing else.
+pub(super) fn note_uplinks(
+    uplinks: &mut HashMap<MapData, u32, u32>,
+    settings: &Settings,
+) -> Result<(), KernelError> {
+    let error = KernelError::map("UPLINKS");
+    let mut wanted = BTreeSet::new();
+    for name in &settings.interface {
+        let index = if_nametoindex(name.as_str()).map_err(|_| KernelError::NoInterface(name.clone()))?;
+        uplinks.insert(index, 1, 0).map_err(&error)?;
+        wanted.insert(index);
+    }
+    let there: Vec<u32> = uplinks.keys().collect::<Result<_, _>>().map_err(&error)?;
+    for index in there.into_iter().filter(|index| !wanted.contains(index)) {
+        uplinks.remove(&index).map_err(&error)?;
+    }
+    Ok(())
 }
 
 /// bpffs allows no dots, interface names do; so the pin's name has the interface's index.

@@ -6,7 +6,9 @@
 //! Dropping a [`Dataplane`] leaves it all running; [`remove`] is the way to end it.
 
 mod counters;
+mod egress;
 mod error;
+mod forwarding;
 mod links;
 mod logs;
 mod pins;
@@ -19,11 +21,12 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, MapData, SockMap};
-use aya::programs::{ProgramError, SkLookup, Xdp};
+use aya::maps::{Array, HashMap, MapData, SockMap};
+use aya::programs::{ProgramError, SchedClassifier, SkLookup, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::Level;
-use lb_common::maps::{LAYOUT, LAYOUT_MAP, MAX_CPUS, MAX_WORKERS};
+use lb_common::flow::PORT_FACTOR;
+use lb_common::maps::{LAYOUT, LAYOUT_MAP, MAX_CPUS, MAX_L4_FLOWS, MAX_WORKERS};
 use serde::Serialize;
 
 pub use counters::{Counters, NameCount, VipCount};
@@ -104,6 +107,12 @@ impl std::fmt::Display for Difference {
             Op::DeleteVip(vip) => write!(f, "VIPS: {vip} should not be there"),
             Op::DeleteWildcard(suffix) => write!(f, "WILDCARDS: *.{suffix} should not be there"),
             Op::DeleteName(name) => write!(f, "NAMES: {name} should not be there"),
+            Op::SetBackend(backend, _) => {
+                write!(f, "L4_BACKENDS: {backend} is missing or drains differently")
+            }
+            Op::SetService(vip, _) => write!(f, "VIPS: {vip} is missing, or its ring is another one"),
+            Op::DeleteService(vip) => write!(f, "VIPS: {vip} should not be there"),
+            Op::DeleteBackend(backend) => write!(f, "L4_BACKENDS: {backend} should not be there"),
         }
     }
 }
@@ -160,10 +169,16 @@ impl Dataplane {
         let rules = Rules::take(&mut programs)?;
         let sockets = take(&mut programs, "SOCKETS")?;
         let cpu_worker = take(&mut programs, "CPU_WORKER")?;
+        let mut uplinks: HashMap<_, u32, u32> = take(&mut programs, "UPLINKS")?;
 
         let xdp: &mut Xdp = program(&mut programs, "sluice")?;
         verify(|| xdp.load()).map_err(KernelError::program("sluice"))?;
+        // Before packets come: the forwarder asks which interfaces bring replies back here.
+        links::note_uplinks(&mut uplinks, &settings)?;
         let interfaces = links::attach_xdp(xdp, &settings)?;
+        let out: &mut SchedClassifier = program(&mut programs, "egress")?;
+        out.load().map_err(KernelError::program("egress"))?;
+        egress::attach(out, &settings)?;
         let steer: &mut SkLookup = program(&mut programs, "steer")?;
         verify(|| steer.load()).map_err(KernelError::program("steer"))?;
         links::attach_steer(steer, &settings)?;
@@ -210,13 +225,21 @@ impl Dataplane {
     /// The first write that fails; those before it stay done, and the next call goes on from there.
     pub fn apply(&mut self, want: &MapImage) -> Result<Applied, KernelError> {
         self.tables.refresh()?;
-        let have = self.tables.read()?;
+        let have = self.tables.know()?;
         let mut applied = Applied::default();
         for op in diff(&have, want) {
             self.tables.write(&op)?;
             match op {
-                Op::AddName(_) | Op::AddWildcard(_) | Op::SetVip(..) => applied.set += 1,
-                Op::DeleteName(_) | Op::DeleteWildcard(_) | Op::DeleteVip(_) => applied.deleted += 1,
+                Op::AddName(_)
+                | Op::AddWildcard(_)
+                | Op::SetVip(..)
+                | Op::SetBackend(..)
+                | Op::SetService(..) => applied.set += 1,
+                Op::DeleteName(_)
+                | Op::DeleteWildcard(_)
+                | Op::DeleteVip(_)
+                | Op::DeleteService(_)
+                | Op::DeleteBackend(_) => applied.deleted += 1,
             }
         }
         Ok(applied)
@@ -272,6 +295,15 @@ impl Dataplane {
 /// # Errors
 /// No rights, no memory.
 pub fn load(pin_dir: Option<&Path>, log: bool) -> Result<Ebpf, KernelError> {
+    load_sized(pin_dir, log, MAX_L4_FLOWS, 1)
+}
+
+/// As [`load`], with a flow table of so many entries (a power of two, from 8 on) and, for the
+/// programs that only measure, so many clients.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn load_sized(pin_dir: Option<&Path>, log: bool, flows: u32, clients: u32) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     if let Some(directory) = pin_dir {
         for name in pins::maps() {
@@ -280,7 +312,12 @@ pub fn load(pin_dir: Option<&Path>, log: bool) -> Result<Ebpf, KernelError> {
     }
     // aya-log's own default is everything. A frozen zero makes the verifier remove the calls.
     let level = if log { Level::Debug as u8 } else { 0 };
+    let (mask, tick) = (flows - 1, ticks_in_a_second());
     loader.override_global(aya_log::LEVEL, &level, true);
+    loader.override_global("L4_MASK", &mask, true);
+    loader.override_global("L4_TICK", &tick, true);
+    loader.override_global("CLIENTS", &clients, true);
+    loader.map_max_entries("L4_FLOWS", flows).map_max_entries("L4_PORTS", flows * PORT_FACTOR);
     loader.load(OBJECT).map_err(|error| KernelError::Load(Box::new(error)))
 }
 
@@ -297,6 +334,15 @@ fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), Prog
         result = load();
     }
     result
+}
+
+/// The power of two of jiffies that is nearest to a second: the forwarder's clock. The coarse clock
+/// ticks once in a jiffy, which is the only place where the kernel tells how long one is.
+fn ticks_in_a_second() -> u32 {
+    let tick = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE);
+    let jiffy = tick.map(std::time::Duration::from).unwrap_or(std::time::Duration::from_millis(4));
+    let jiffies = 1_000_000_000 / jiffy.as_nanos().max(1);
+    (jiffies as f64).log2().round() as u32
 }
 
 fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(

@@ -125,7 +125,8 @@ pub fn remove(directory: &Path) -> Result<(), KernelError> {
 /// Links first: a program must not run on while its maps go.
 fn clear(directory: &Path) -> Result<(), KernelError> {
     let mut names = names(directory)?;
-    names.sort_by_key(|name| (!name.starts_with("xdp-") && !name.starts_with("steer"), name.clone()));
+    let is_link = |name: &str| ["xdp-", "steer", "egress-"].iter().any(|link| name.starts_with(link));
+    names.sort_by_key(|name| (!is_link(name), name.clone()));
     for name in names {
         let path = directory.join(name);
         fs::remove_file(&path).map_err(KernelError::pin_dir(path))?;

@@ -3,20 +3,22 @@
 //! Counters lie in arrays of their own, found by a slot number in the VIP's or name's entry. The
 //! slots in use are read back from the kernel, so they survive the daemon.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use lb_common::maps::{
-    MAX_NAMES, MAX_VIPS, NameKey, ReasonCounters, VIP_FILTER_SNI, VIP_OBSERVE_SNI, VipCounters, VipKey,
-    VipValue,
+    MAX_NAMES, MAX_VIPS, NameKey, ReasonCounters, VIP_AFFINITY, VIP_FILTER_SNI, VIP_FORWARD, VIP_OBSERVE_SNI,
+    VipCounters, VipKey, VipValue,
 };
 use lb_common::reason::Reason;
 
+use super::forwarding::Forwarding;
 use super::{Counters, KernelError, NameCount, VipCount, VipTable, take};
 use crate::dataplane::diff::Op;
+use crate::dataplane::image::forward::{self, Service};
 use crate::dataplane::image::{MapImage, VipEntry};
 use crate::model::{Transport, Vip};
 
@@ -27,6 +29,9 @@ pub(super) struct Tables {
     wildcards: HashMap<MapData, NameKey, u32>,
     name_counters: PerCpuArray<MapData, u64>,
     reasons: PerCpuArray<MapData, ReasonCounters>,
+    forwarding: Forwarding,
+    /// Of VIPs in forward mode, as this process wrote them.
+    services: BTreeMap<Vip, Service>,
     free_vips: BTreeSet<u32>,
     free_names: BTreeSet<u32>,
     cpus: usize,
@@ -34,8 +39,13 @@ pub(super) struct Tables {
 
 impl Tables {
     pub(super) fn take(programs: &mut Ebpf) -> Result<Self, KernelError> {
+        let vips = VipTable::take(programs)?;
+        let forwarded: Vec<_> =
+            vips.entries()?.iter().filter(|(_, v)| is_forwarded(v)).map(|(_, v)| v.slot).collect();
         let mut tables = Self {
-            vips: VipTable::take(programs)?,
+            forwarding: Forwarding::take(programs, &forwarded)?,
+            services: BTreeMap::new(),
+            vips,
             vip_counters: take(programs, "VIP_COUNTERS")?,
             names: take(programs, "NAMES")?,
             wildcards: take(programs, "WILDCARDS")?,
@@ -53,11 +63,13 @@ impl Tables {
                 tables.free_names.remove(&slot);
             }
         }
+        tables.services = tables.read_services()?;
         Ok(tables)
     }
 
     /// Looks at what somebody else may have changed.
     pub(super) fn refresh(&mut self) -> Result<(), KernelError> {
+        self.forwarding.wake();
         self.vips.refresh()
     }
 
@@ -66,16 +78,72 @@ impl Tables {
         let names = |name, map| -> Result<_, KernelError> {
             Ok(entries(name, map)?.into_iter().map(|(key, _)| text(&key)).collect())
         };
+        let proxied = vips.into_iter().filter(|(_, value)| !is_forwarded(value));
         Ok(MapImage {
-            vips: vips.into_iter().map(|(key, value)| (vip(&key), entry(value))).collect(),
+            vips: proxied.map(|(key, value)| (vip(&key), entry(value))).collect(),
             names: names("NAMES", &self.names)?,
             wildcards: names("WILDCARDS", &self.wildcards)?,
+            forward: forward::Forwarding {
+                backends: self.forwarding.backends()?,
+                services: self.read_services()?,
+            },
         })
+    }
+
+    /// As [`Self::read`], but for rings and endpoints: of these there are thousands, so what this
+    /// process wrote is believed as long as their VIPs are there.
+    pub(super) fn know(&self) -> Result<MapImage, KernelError> {
+        let vips = self.vips.entries()?;
+        let there: BTreeSet<_> =
+            vips.iter().filter(|(_, v)| is_forwarded(v)).map(|(key, _)| vip(key)).collect();
+        let services = self.services.iter().filter(|(vip, _)| there.contains(vip));
+        let services = services.map(|(vip, service)| (*vip, service.clone())).collect();
+        let proxied = vips.into_iter().filter(|(_, value)| !is_forwarded(value));
+        let names = |name, map| -> Result<_, KernelError> {
+            Ok(entries(name, map)?.into_iter().map(|(key, _)| text(&key)).collect())
+        };
+        Ok(MapImage {
+            vips: proxied.map(|(key, value)| (vip(&key), entry(value))).collect(),
+            names: names("NAMES", &self.names)?,
+            wildcards: names("WILDCARDS", &self.wildcards)?,
+            forward: forward::Forwarding { backends: self.forwarding.known_backends(), services },
+        })
+    }
+
+    fn read_services(&self) -> Result<BTreeMap<Vip, Service>, KernelError> {
+        let mut services = BTreeMap::new();
+        for (key, value) in self.vips.entries()? {
+            if is_forwarded(&value)
+                && let Some(service) = self.forwarding.service(value.slot, value.flags)?
+            {
+                services.insert(vip(&key), service);
+            }
+        }
+        Ok(services)
     }
 
     pub(super) fn write(&mut self, op: &Op) -> Result<(), KernelError> {
         match op {
             Op::SetVip(vip, entry) => self.set_vip(vip, *entry),
+            Op::SetBackend(backend, takes) => self.forwarding.set_backend(backend, *takes),
+            Op::DeleteBackend(backend) => self.forwarding.delete_backend(backend),
+            Op::SetService(vip, service) => {
+                let flags = VIP_FORWARD | if service.affinity { VIP_AFFINITY } else { 0 };
+                let (slot, known) = self.vip_slot(vip)?;
+                // The ring first: no packet is to find the VIP without one.
+                self.forwarding.set_service(vip, slot, service, known)?;
+                self.put_vip(vip, VipValue { slot, flags }, known)?;
+                self.services.insert(*vip, service.clone());
+                Ok(())
+            }
+            Op::DeleteService(vip) => {
+                self.services.remove(vip);
+                if let Some(value) = self.vips.remove(&vip_key(vip))? {
+                    self.forwarding.delete_service(value.slot)?;
+                    self.free_vips.insert(value.slot);
+                }
+                Ok(())
+            }
             Op::DeleteVip(vip) => {
                 if let Some(value) = self.vips.remove(&vip_key(vip))? {
                     self.free_vips.insert(value.slot);
@@ -132,21 +200,27 @@ impl Tables {
     }
 
     fn set_vip(&mut self, vip: &Vip, entry: VipEntry) -> Result<(), KernelError> {
-        let key = vip_key(vip);
-        let (slot, known) = match self.vips.get(&key) {
-            Some(value) => (value.slot, true),
-            None => {
-                let slot = self.free_vips.pop_first().ok_or(KernelError::Full("VIPS"))?;
-                let zeros = vec![VipCounters::default(); self.cpus];
-                reset("VIP_COUNTERS", &mut self.vip_counters, slot, zeros)?;
-                (slot, false)
-            }
-        };
+        let (slot, known) = self.vip_slot(vip)?;
         let flag = |on, flag| if on { flag } else { 0 };
         let flags = flag(entry.observe_sni, VIP_OBSERVE_SNI) | flag(entry.filter_sni, VIP_FILTER_SNI);
-        let inserted = self.vips.insert(&key, VipValue { slot, flags });
+        self.put_vip(vip, VipValue { slot, flags }, known)
+    }
+
+    /// The slot of a VIP, and whether it had one before.
+    fn vip_slot(&mut self, vip: &Vip) -> Result<(u32, bool), KernelError> {
+        if let Some(value) = self.vips.get(&vip_key(vip)) {
+            return Ok((value.slot, true));
+        }
+        let slot = self.free_vips.pop_first().ok_or(KernelError::Full("VIPS"))?;
+        let zeros = vec![VipCounters::default(); self.cpus];
+        reset("VIP_COUNTERS", &mut self.vip_counters, slot, zeros)?;
+        Ok((slot, false))
+    }
+
+    fn put_vip(&mut self, vip: &Vip, value: VipValue, known: bool) -> Result<(), KernelError> {
+        let inserted = self.vips.insert(&vip_key(vip), value);
         if inserted.is_err() && !known {
-            self.free_vips.insert(slot);
+            self.free_vips.insert(value.slot);
         }
         inserted
     }
@@ -200,7 +274,11 @@ fn entries<K: aya::Pod, V: aya::Pod>(
     map.iter().collect::<Result<_, _>>().map_err(KernelError::map(name))
 }
 
-fn vip_key(vip: &Vip) -> VipKey {
+fn is_forwarded(value: &VipValue) -> bool {
+    value.flags & VIP_FORWARD != 0
+}
+
+pub(super) fn vip_key(vip: &Vip) -> VipKey {
     let address = match vip.address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,

@@ -20,6 +20,8 @@ pub(in crate::proxy) struct Request {
     pub(in crate::proxy) chunked: bool,
     pub(in crate::proxy) expects_continue: bool,
     pub(in crate::proxy) wants_upgrade: bool,
+    /// Whoever asks takes the answer's head as [`Lines`]. Only HTTP/1.1 has them.
+    pub(in crate::proxy) takes_lines: bool,
 }
 
 /// What came back.
@@ -34,9 +36,21 @@ pub(in crate::proxy) enum Answer {
 #[derive(Debug)]
 pub(in crate::proxy) struct ResponseHead {
     pub(in crate::proxy) status: StatusCode,
+    /// Empty if there are lines.
     pub(in crate::proxy) headers: HeaderMap,
+    /// The same in another form, for those who have asked for it.
+    pub(in crate::proxy) lines: Option<Lines>,
     /// For 101: what is spoken from here on.
     pub(in crate::proxy) upgrade: Option<HeaderValue>,
+}
+
+/// The head of an answer as an HTTP/1.1 client gets it, as far as it comes from the endpoint: the
+/// status line and headers, without the empty line.
+#[derive(Debug, Default)]
+pub(in crate::proxy) struct Lines {
+    pub(in crate::proxy) text: Bytes,
+    pub(in crate::proxy) has_date: bool,
+    pub(in crate::proxy) has_server: bool,
 }
 
 /// Why nothing came back.

@@ -19,7 +19,7 @@ mod verify;
 pub(super) use http1::Exchange;
 pub(super) use http2::{Call, Connections};
 pub(super) use limits::Limits;
-pub(super) use message::{Answer, Failure, Request, UpstreamBody};
+pub(super) use message::{Answer, Failure, Lines, Request, ResponseHead, UpstreamBody};
 pub(super) use pool::{Pool, Upstream};
 pub(super) use retry::{Retries, RetryBudget};
 pub(super) use rewrite::rewrite;

@@ -1,10 +1,10 @@
 //! Connections to endpoints: opening them, keeping them, and reading from them.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use ahash::AHashMap;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::{Limits, Stream, Transport};
@@ -37,6 +37,8 @@ pub(in crate::proxy) struct Upstream {
     pub(in crate::proxy) unread: Bytes,
     /// It served a request before.
     pub(in crate::proxy) reused: bool,
+    /// For waiting. Kept with the connection: to move a timer costs less than to set another.
+    pub(super) timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// One worker's connections to endpoints that wait for a request.
@@ -48,26 +50,39 @@ pub(in crate::proxy) struct Pool {
     /// What all connections of the worker read into; bodies are slices of it, so an idle
     /// connection holds no buffer.
     scratch: RefCell<BytesMut>,
+    /// What heads of answers are written into for those who take them as lines.
+    lines: RefCell<BytesMut>,
 }
 
 #[derive(Debug)]
 struct Idle {
     stream: Stream,
+    timer: Option<Pin<Box<Sleep>>>,
     since: Instant,
 }
 
 impl Pool {
     pub(in crate::proxy) fn new(limit: usize, keep_alive: Duration) -> Self {
-        Self { idle: RefCell::default(), limit, keep_alive, scratch: RefCell::default() }
+        Self {
+            idle: RefCell::default(),
+            limit,
+            keep_alive,
+            scratch: RefCell::default(),
+            lines: RefCell::default(),
+        }
     }
 
     /// A kept connection to `address` that its endpoint has not closed, the youngest first. For a
     /// request that is not `repeatable`, one that will hardly be closed under it.
+    ///
+    /// What can't be sent again has the kernel itself asked, `carefully`: what the event loop knows
+    /// may be a moment old.
     pub(in crate::proxy) fn take(
         &self,
         address: SocketAddr,
         transport: &Transport,
         repeatable: bool,
+        carefully: bool,
     ) -> Option<Upstream> {
         let mut idle = self.idle.borrow_mut();
         let transport = transport.clone();
@@ -80,10 +95,12 @@ impl Pool {
                 kept.iter().position(|one| SAFE.contains(&one.since.elapsed())).map(|at| kept.remove(at))
             }
         };
-        while let Some(Idle { mut stream, since }) = next() {
-            if since.elapsed() < self.keep_alive && stream.is_open() {
+        while let Some(Idle { mut stream, since, timer }) = next() {
+            let seems_open = repeatable && !carefully && stream.seems_open();
+            if (seems_open || stream.is_open()) && since.elapsed() < self.keep_alive {
                 let (address, transport) = key;
-                return Some(Upstream { address, transport, stream, unread: Bytes::new(), reused: true });
+                let unread = Bytes::new();
+                return Some(Upstream { address, transport, stream, unread, reused: true, timer });
             }
         }
         None
@@ -102,7 +119,8 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         let kept = idle.entry((upstream.address, upstream.transport)).or_default();
         if kept.len() < self.limit {
-            kept.push(Idle { stream: upstream.stream, since: Instant::now() });
+            let Upstream { stream, timer, .. } = upstream;
+            kept.push(Idle { stream, since: Instant::now(), timer });
         }
     }
 
@@ -116,11 +134,17 @@ impl Pool {
         idle.values().map(Vec::len).sum()
     }
 
+    /// What the head of an answer is written into.
+    pub(super) fn lines(&self) -> RefMut<'_, BytesMut> {
+        self.lines.borrow_mut()
+    }
+
     /// Reads once, appending to `unread`. `Ok(0)` is the end of the stream.
     pub(super) fn poll_read(&self, upstream: &mut Upstream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut scratch = self.scratch.borrow_mut();
-        scratch.reserve(READ / 4);
-        if scratch.capacity() < READ / 4 {
+        // Enough for the usual 16 KiB with their head in one read. Where all that was read before is
+        // gone, this takes the same memory again.
+        if scratch.capacity() < READ / 2 {
             scratch.reserve(READ);
         }
         let read = pin!(upstream.stream.read_buf(&mut *scratch)).poll(cx);
@@ -139,6 +163,11 @@ impl Pool {
 }
 
 impl Upstream {
+    /// The timer, which runs for no less than `limit` from now on if it is new.
+    pub(super) fn take_timer(&mut self, limit: Duration) -> Pin<Box<Sleep>> {
+        self.timer.take().unwrap_or_else(|| Box::pin(tokio::time::sleep(limit)))
+    }
+
     /// Opens a connection. TLS may take as long again as TCP.
     pub(in crate::proxy) async fn connect(
         address: SocketAddr,
@@ -146,7 +175,8 @@ impl Upstream {
         limits: &Limits,
     ) -> Result<Self, Error> {
         let stream = connect(address, transport, limits.connect).await?;
-        Ok(Self { address, transport: transport.clone(), stream, unread: Bytes::new(), reused: false })
+        let transport = transport.clone();
+        Ok(Self { address, transport, stream, unread: Bytes::new(), reused: false, timer: None })
     }
 }
 
@@ -199,10 +229,10 @@ mod tests {
             let since = Instant::now() - Duration::from_millis(*age);
             let mut idle = pool.idle.borrow_mut();
             let kept = idle.entry((address, Transport::Plain)).or_default();
-            kept.push(Idle { stream: Stream::Plain(stream), since });
+            kept.push(Idle { stream: Stream::Plain(stream), since, timer: None });
         }
         let mut taken = Vec::new();
-        while let Some(upstream) = pool.take(address, &Transport::Plain, repeatable) {
+        while let Some(upstream) = pool.take(address, &Transport::Plain, repeatable, true) {
             let port = upstream.stream.socket().local_addr().expect("a port");
             taken.extend(ports.iter().find(|(known, _)| *known == port).map(|(_, age)| *age));
         }

@@ -16,7 +16,8 @@ pub(in crate::proxy) struct Retries<'a> {
     budget: &'a RetryBudget,
     /// The request may be done twice (RFC 9110 section 9.2.2), or the route says so.
     repeatable: bool,
-    started: Instant,
+    /// Only where tries have a time limit.
+    started: Option<Instant>,
     tries: u32,
     /// Endpoints that refused the connection. While a rolling update has all endpoints end before
     /// new ones are ready, many that are still listed do; asking the next one takes no time.
@@ -31,7 +32,8 @@ impl<'a> Retries<'a> {
     pub(in crate::proxy) fn new(rules: &'a Retry, budget: &'a RetryBudget, method: &Method) -> Self {
         budget.deposit();
         let repeatable = method.is_idempotent() || rules.on.contains(&RetryOn::NonIdempotent);
-        Self { rules, budget, repeatable, started: Instant::now(), tries: 1, refused: 0 }
+        let started = (!rules.timeout.is_zero()).then(Instant::now);
+        Self { rules, budget, repeatable, started, tries: 1, refused: 0 }
     }
 
     /// Whether the request may be done twice.
@@ -71,7 +73,7 @@ impl<'a> Retries<'a> {
         let is_free = refused
             && tries != 1
             && self.refused < MOST_REFUSED
-            && (timeout.is_zero() || self.started.elapsed() < timeout);
+            && self.started.is_none_or(|started| started.elapsed() < timeout);
         self.refused += u32::from(is_free);
         is_free
     }
@@ -84,7 +86,7 @@ impl<'a> Retries<'a> {
     fn begin(&mut self, costs: bool) -> bool {
         let Retry { tries, timeout, .. } = *self.rules;
         let allowed = (tries == 0 || self.tries < tries)
-            && (timeout.is_zero() || self.started.elapsed() < timeout)
+            && self.started.is_none_or(|started| started.elapsed() < timeout)
             && (!costs || self.budget.withdraw());
         self.tries += u32::from(allowed);
         allowed

@@ -26,8 +26,14 @@ impl Stream {
         }
     }
 
+    /// Whether nothing came on a connection without a request as far as the event loop knows, which
+    /// costs no call of the kernel. Not the end either.
+    pub(super) fn seems_open(&self) -> bool {
+        self.socket().poll_read_ready(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
     /// Whether a connection without a request is still open and silent.
-    pub(super) fn is_open(&mut self) -> bool {
+    pub(in crate::proxy) fn is_open(&mut self) -> bool {
         if is_silent(self.socket()) {
             return true;
         }

@@ -18,6 +18,7 @@ use super::class::Classes;
 use super::clusters::Clusters;
 use super::config_map::cluster_settings;
 use super::ingress::Rank;
+use super::l4::L4Services;
 use super::member::Member;
 use super::merge::Built;
 use super::report::{self, issue};
@@ -42,6 +43,9 @@ pub struct Translator {
     hosts: BTreeMap<HostPattern, Box<Host>>,
     tls_hosts: TlsHosts,
     clusters: Clusters,
+    l4: L4Services,
+    /// Of Services that ask for the same VIP.
+    l4_conflicts: Vec<Issue>,
     /// The Ingresses that ask for aliases or `www` redirects.
     standing_in: BTreeSet<Rank>,
     stand_ins: StandIns,
@@ -97,6 +101,7 @@ struct Work {
     secrets: bool,
     tls: bool,
     issues: bool,
+    l4: bool,
 }
 
 /// Names the node's settings among the users of clusters.
@@ -144,18 +149,25 @@ impl Translator {
         if rerouted || work.stand_ins || self.made.is_none() {
             self.routing = self.build_routing(&previous.routing);
         }
+        let mut listeners = settings.listeners.clone();
+        listeners.sort_unstable();
+        listeners.dedup();
+        let mut services = Arc::clone(&previous.services);
+        if work.l4 || self.made.is_none() {
+            self.l4_conflicts.clear();
+            services = keep(&previous.services, self.l4.services(&listeners, &mut self.l4_conflicts));
+            work.issues = true;
+        }
         if work.issues || self.made.is_none() {
             self.issues = keep(&previous.issues, self.all_issues());
         }
         self.annotations.sweep();
         self.policies.sweep();
 
-        let mut listeners = settings.listeners.clone();
-        listeners.sort_unstable();
-        listeners.dedup();
         let mut next = Snapshot {
             generation: previous.generation,
             listeners: keep(&previous.listeners, listeners),
+            services,
             routing: self.routing.clone(),
             clusters: self.clusters.served(),
             tls: self.tls.as_ref().map(|tls| tls.config.clone()).unwrap_or_default(),
@@ -202,6 +214,7 @@ impl Translator {
             self.hosts.values().filter_map(|host| host.built.as_ref()).flat_map(|built| &built.issues);
         let all = self.outer_issues.iter().chain(known).chain(hosts).chain(&self.stand_ins.issues);
         let all = all.chain(self.clusters.issues()).chain(self.tls.iter().flat_map(|tls| &tls.issues));
+        let all = all.chain(self.l4.issues()).chain(&self.l4_conflicts);
         report::finish(all.cloned().chain(default).collect())
     }
 }
@@ -236,6 +249,7 @@ fn keep<T: PartialEq>(old: &Arc<[T]>, new: Vec<T>) -> Arc<[T]> {
 /// Whether anything but issues differs. Equal parts are the same `Arc` by now.
 fn differs(a: &Snapshot, b: &Snapshot) -> bool {
     !Arc::ptr_eq(&a.listeners, &b.listeners)
+        || !Arc::ptr_eq(&a.services, &b.services)
         || !Arc::ptr_eq(&a.routing, &b.routing)
         || !Arc::ptr_eq(&a.tls, &b.tls)
         || a.trusted_proxies != b.trusted_proxies

@@ -1,14 +1,13 @@
 //! The body of an endpoint's answer, read as the client takes it.
 
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Frame;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::chunked::{Chunked, Piece};
 use super::send::Sender;
@@ -33,7 +32,6 @@ pub(in crate::proxy) struct Body {
     keep: bool,
     pool: Rc<Pool>,
     limit: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
 }
 
@@ -47,7 +45,7 @@ impl Body {
         limits: &Limits,
     ) -> Self {
         let (upstream, limit) = (Some(upstream), limits.read);
-        let mut body = Self { upstream, sender, source, keep, pool, limit, timer: None, waiting: false };
+        let mut body = Self { upstream, sender, source, keep, pool, limit, waiting: false };
         if matches!(body.source, Source::Length(0)) {
             body.finish();
         }
@@ -118,12 +116,14 @@ impl Body {
             }
         }
         let limit = self.limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        let mut timer = upstream.take_timer(limit);
         if !self.waiting {
             self.waiting = true;
             timer.as_mut().reset(Instant::now() + limit);
         }
-        match timer.as_mut().poll(cx) {
+        let polled = timer.as_mut().poll(cx);
+        upstream.timer = Some(timer);
+        match polled {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) => self.fail(Error::ReadTimeout(address)),
         }

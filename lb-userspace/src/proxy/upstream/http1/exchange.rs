@@ -1,13 +1,13 @@
 //! One request and the head of its answer.
 
+use std::cell::RefMut;
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
@@ -34,6 +34,7 @@ pub(in crate::proxy) struct Exchange {
     held: bool,
     method: Method,
     wants_upgrade: bool,
+    takes_lines: bool,
     sender: Sender,
     /// An answer's body goes on sending.
     handed_on: bool,
@@ -41,10 +42,15 @@ pub(in crate::proxy) struct Exchange {
 
 impl Exchange {
     pub(in crate::proxy) fn new(request: Request) -> Self {
-        let Request { head, method, body, chunked, expects_continue, wants_upgrade } = request;
+        let Request { head, method, body, chunked, expects_continue, wants_upgrade, takes_lines } = request;
         let held = expects_continue && !matches!(body, RequestBody::None);
         let sender = Sender::new(head.clone(), body, chunked, held);
-        Self { head, held, method, wants_upgrade, sender, handed_on: false }
+        Self { head, held, method, wants_upgrade, takes_lines, sender, handed_on: false }
+    }
+
+    /// Whether more than a head is to be sent, which may not be there a second time.
+    pub(in crate::proxy) fn has_body(&self) -> bool {
+        self.sender.has_body()
     }
 
     /// Gets ready to send the request again, from the begin; false if part of it is gone.
@@ -68,7 +74,7 @@ impl Exchange {
         let mut answered = false;
         // What the timer runs for; anything else makes it start anew.
         let mut waits_for = None;
-        let mut timer = pin!(tokio::time::sleep(limits.read));
+        let mut timer = upstream.take_timer(limits.read);
 
         let outcome = poll_fn(|cx| {
             loop {
@@ -92,9 +98,11 @@ impl Exchange {
                     Poll::Ready(Ok(_)) => {
                         answered = true;
                         waits_for = None;
+                        let taker = self.takes_lines.then(|| pool.lines());
                         match next_head(
                             &mut upstream.unread,
                             &self.method,
+                            taker,
                             limits,
                             &mut sender.held,
                             &mut interim,
@@ -127,6 +135,7 @@ impl Exchange {
             }
         })
         .await;
+        upstream.timer = Some(timer);
 
         let failure = |error| Failure { error, unseen: false, stale: false };
         match outcome {
@@ -168,12 +177,15 @@ impl Exchange {
 fn next_head(
     unread: &mut Bytes,
     method: &Method,
+    mut lines: Option<RefMut<'_, BytesMut>>,
     limits: &Limits,
     held: &mut bool,
     interim: &mut usize,
 ) -> Result<Option<(ResponseHead, Framing)>, &'static str> {
     while !unread.is_empty() {
-        let Some((head, framing)) = take_head(unread, method, limits.head)? else { return Ok(None) };
+        let Some((head, framing)) = take_head(unread, method, lines.as_deref_mut(), limits.head)? else {
+            return Ok(None);
+        };
         if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Some((head, framing)));
         }

@@ -64,6 +64,11 @@ impl Sender {
         }
     }
 
+    /// Whether more than a head is to be sent.
+    pub(super) fn has_body(&self) -> bool {
+        !matches!(self.body, RequestBody::None)
+    }
+
     /// Whether an endpoint may have seen something of the request.
     pub(super) fn has_written(&self) -> bool {
         self.wrote

@@ -149,7 +149,7 @@ fn answer_of(
         true => Body::none(),
         false => Body::new(stream, rest, length, lease, address, limits),
     };
-    let head = ResponseHead { status, headers, upgrade: None };
+    let head = ResponseHead { status, headers, lines: None, upgrade: None };
     Ok(Answer::Response(head, Box::new(UpstreamBody::Http2(body))))
 }
 
@@ -158,11 +158,13 @@ fn failure(error: h2::Error, address: SocketAddr, lease: &Lease) -> Failure {
     let is_refused = error.is_reset() && error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM);
     // Only streams that the endpoint's GOAWAY leaves out end with it.
     let is_gone = error.is_go_away() && error.is_remote();
-    let unseen = is_refused || is_gone;
+    // Nobody began to serve the connection: it waited in the queue of a listener that was closed.
+    let is_mute = error.is_io() && !lease.has_heard();
+    let unseen = is_refused || is_gone || is_mute;
     if !error.is_reset() {
         lease.retire();
     }
-    let stale = unseen || (lease.reused && error.is_io());
+    let stale = is_refused || is_gone || (lease.reused && error.is_io());
     let error = if error.is_library() {
         Error::Protocol { address, what: "broken HTTP/2" }
     } else {

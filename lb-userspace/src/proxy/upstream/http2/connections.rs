@@ -13,6 +13,7 @@ use futures::FutureExt;
 use futures::future::{LocalBoxFuture, Shared};
 use h2::client::SendRequest;
 
+use super::heard::Heard;
 use crate::proxy::error::Error;
 use crate::proxy::stats::Counters;
 use crate::proxy::upstream::Transport;
@@ -56,6 +57,8 @@ struct Connection {
     has_served: Cell<bool>,
     /// It takes no more requests.
     retired: Cell<bool>,
+    /// Its endpoint has said something.
+    heard: Rc<Cell<bool>>,
 }
 
 /// The right to one request on a connection.
@@ -148,6 +151,7 @@ impl Connection {
     async fn open((address, transport): &Key, limit: Duration) -> Result<Rc<Self>, Error> {
         let address = *address;
         let stream = connect(address, transport, limit).await?;
+        let heard = Rc::<Cell<bool>>::default();
         let (sender, connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(WINDOW)
@@ -155,7 +159,7 @@ impl Connection {
             .initial_connection_window_size(WINDOW * MAX_STREAMS as u32)
             .max_header_list_size(MAX_HEAD)
             .max_send_buffer_size(WINDOW as usize)
-            .handshake(stream)
+            .handshake(Heard::new(stream, &heard))
             .await
             .map_err(|error| Error::Closed { address, source: io::Error::other(error) })?;
         let this = Rc::new(Self {
@@ -164,6 +168,7 @@ impl Connection {
             idle_since: Cell::new(Instant::now()),
             has_served: Cell::new(false),
             retired: Cell::new(false),
+            heard,
         });
         let driven = Rc::downgrade(&this);
         tokio::task::spawn_local(async move {
@@ -181,6 +186,12 @@ impl Connection {
 impl Lease {
     pub(super) fn sender(&self) -> SendRequest<Bytes> {
         self.connection.sender.clone()
+    }
+
+    /// Whether the endpoint has said anything on this connection. SETTINGS is the first that servers
+    /// say (RFC 9113 section 3.4), before they look at a request.
+    pub(super) fn has_heard(&self) -> bool {
+        self.connection.heard.get()
     }
 
     /// The connection gets no more requests. Those that it has go on.

@@ -6,6 +6,7 @@ mod body;
 mod call;
 mod connections;
 mod head;
+mod heard;
 mod upload;
 
 pub(in crate::proxy) use body::Body;

@@ -1,0 +1,324 @@
+//! Flows: connections that the forwarder remembers, and where in the tables they are.
+//!
+//! Two tables. `L4_FLOWS` holds the flows themselves, one cache line each, in buckets of
+//! [`WAYS`] that the client's address and port choose. `L4_PORTS` leads from a reply, which shows
+//! nothing of the client, back to its flow: by the endpoint it comes from and the port it comes to.
+//!
+//! Neither is a hash map of the kernel's. An element of an array is found without a call, which
+//! is what most of a packet's time goes to; an entry is taken with one compare-and-swap, so that
+//! no two flows ever have the same port at the same endpoint, without a lock; and what may be
+//! thrown out is decided here rather than by an LRU that a flood of SYNs turns over.
+
+use crate::maglev::mix;
+use crate::packet::TCP;
+
+/// Entries of a bucket.
+pub const WAYS: u32 = 8;
+
+/// The ports that replies come to: below the kernel's own for outgoing connections (32768 and up,
+/// `net.ipv4.ip_local_port_range`) and above most that programs listen on.
+pub const FIRST_PORT: u16 = 10_240;
+/// How many ports there are.
+pub const PORTS: u16 = 22_528;
+/// How much larger the port table is than the flow table. When a flood fills the one, a quarter of
+/// the other is taken.
+pub const PORT_FACTOR: u32 = 4;
+/// How many of them a new flow tries. With a quarter of them taken, one flow in 65,000 finds none.
+pub const PORT_TRIES: u32 = 8;
+
+/// What is known of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow {
+    /// [`Stamp`]; 0: the entry is free. The only word that two CPUs may write.
+    pub stamp: u64,
+    /// The client, as in [`crate::maps::VipKey::address`].
+    pub client: [u32; 4],
+    /// The VIP.
+    pub vip: [u32; 4],
+    /// The client's port, network order.
+    pub client_port: u16,
+    /// The VIP's port, network order.
+    pub vip_port: u16,
+    /// The port that replies come to, network order; 0: the client's address and port are kept.
+    pub port: u16,
+    /// The IP protocol.
+    pub protocol: u8,
+    /// Always 0.
+    pub zero: u8,
+    /// The endpoint's slot.
+    pub backend: u32,
+    /// Its slot's generation: another one, and the endpoint is gone.
+    pub generation: u32,
+    /// Where in `L4_PORTS` the flow is, if it has a port.
+    pub port_index: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+const _: () = assert!(size_of::<Flow>() == 64);
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// Being written; nobody may read it.
+    Busy = 1,
+    /// Only the client spoke.
+    Opening,
+    /// The endpoint answered.
+    Answered,
+    /// The client answered that: no flood of SYNs does.
+    Open,
+    /// UDP.
+    Datagrams,
+    /// FIN or RST was seen.
+    Closing,
+}
+
+/// By phase, 0 being a free entry: for how many ticks after its last packet a flow is kept. Open
+/// connections: twice the two hours after which TCP asks whether the other side is still there.
+///
+/// Tables instead of branches: the verifier follows each branch, in each round of a loop.
+const KEPT: [u32; 8] = [0, 2, 60, 60, 4 * 3600, 180, 60, 0];
+/// For how many ticks a full bucket leaves it alone: connections that may be alive longest.
+const SPARED: [u32; 8] = [0, 2, 0, 0, 300, 30, 0, 0];
+/// What is given up first once it may be: half-open ones, whatever their age.
+const FIRST: [u32; 8] = [1 << 30, 0, 1 << 24, 1 << 24, 0, 0, 1 << 24, 1 << 30];
+
+/// When a flow's last packet came, and its phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp(pub u64);
+
+impl Stamp {
+    /// Of a flow whose packet came at this tick.
+    #[inline(always)]
+    pub const fn new(phase: Phase, tick: u32) -> Self {
+        Self(tick as u64 | (phase as u64) << 32)
+    }
+
+    /// The phase; `None`: the entry is free.
+    #[inline(always)]
+    pub const fn phase(self) -> Option<Phase> {
+        match (self.0 >> 32) as u8 {
+            1 => Some(Phase::Busy),
+            2 => Some(Phase::Opening),
+            3 => Some(Phase::Answered),
+            4 => Some(Phase::Open),
+            5 => Some(Phase::Datagrams),
+            6 => Some(Phase::Closing),
+            _ => None,
+        }
+    }
+
+    /// Ticks since then. A clock of another CPU that is a little ahead counts as none.
+    #[inline(always)]
+    pub const fn age(self, now: u32) -> u32 {
+        let age = now.wrapping_sub(self.0 as u32);
+        // Bounded, for what is added to it.
+        if age > u32::MAX / 2 {
+            0
+        } else if age > 1 << 20 {
+            1 << 20
+        } else {
+            age
+        }
+    }
+
+    #[inline(always)]
+    const fn index(self) -> usize {
+        (self.0 >> 32) as usize & 7
+    }
+
+    /// Whether the entry holds a flow, be it one that is being written.
+    #[inline(always)]
+    pub const fn taken(self, now: u32) -> bool {
+        // An age of 0 counts as 1: what is free is kept for none.
+        self.age(now) < KEPT[self.index()]
+    }
+
+    /// Whether the entry holds a flow that can be read.
+    #[inline(always)]
+    pub const fn alive(self, now: u32) -> bool {
+        // A tick less than what makes the entry free: whoever reads has time to end.
+        self.index() != Phase::Busy as usize && self.age(now) + 1 < KEPT[self.index()]
+    }
+
+    /// How readily the entry is given to another flow: the higher the sooner; 0: not at all.
+    #[inline(always)]
+    pub const fn worth(self, now: u32) -> u32 {
+        let age = self.age(now);
+        let at = self.index();
+        let over = (age >= KEPT[at]) as u32;
+        let unspared = (age >= SPARED[at]) as u32;
+        (over << 29) + unspared * (FIRST[at] + 1 + age)
+    }
+}
+
+/// What a client's address, port and protocol choose a bucket by.
+#[inline(always)]
+pub const fn hash(client: &[u32; 4], port: u16, protocol: u8) -> u64 {
+    let low = client[0] as u64 | (client[1] as u64) << 32;
+    let high = client[2] as u64 | (client[3] as u64) << 32;
+    let word = low.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31) ^ high;
+    mix(word.wrapping_mul(0xd6e8_feb8_6659_fd93) ^ (port as u64) << 8 ^ protocol as u64)
+}
+
+/// The first entry of the bucket, and the entry in it that is looked at first.
+#[inline(always)]
+pub const fn bucket(hash: u64, mask: u32) -> (u32, u32) {
+    (hash as u32 & mask & !(WAYS - 1), (hash >> 32) as u32 & (WAYS - 1))
+}
+
+/// The port of a flow's `attempt`, host order.
+#[inline(always)]
+pub const fn port(hash: u64, attempt: u32) -> u16 {
+    let spread = (hash >> 16) as u32;
+    let spread = spread.wrapping_add(attempt.wrapping_mul(0x9e37_79b9));
+    FIRST_PORT + ((spread as u64 * PORTS as u64) >> 32) as u16
+}
+
+/// Whether replies may come to a port (host order).
+#[inline(always)]
+pub const fn is_reply_port(port: u16) -> bool {
+    port.wrapping_sub(FIRST_PORT) < PORTS
+}
+
+/// Where in `L4_PORTS` an endpoint's port is. `endpoint` is the [`hash`] of its address and port, and
+/// `mask` the flow table's: the port table is [`PORT_FACTOR`] times as large.
+#[inline(always)]
+pub const fn port_index(endpoint: u64, port: u16, mask: u32) -> u32 {
+    let mixed = (endpoint ^ (port as u64) << 40 ^ port as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 32) as u32 & (mask * PORT_FACTOR + (PORT_FACTOR - 1))
+}
+
+/// The phase of a new flow.
+#[inline(always)]
+pub const fn first_phase(protocol: u8) -> Phase {
+    if protocol == TCP { Phase::Opening } else { Phase::Datagrams }
+}
+
+/// TCP flags that end a connection.
+const FIN: u8 = 0x01;
+const RST: u8 = 0x04;
+const SYN: u8 = 0x02;
+
+/// The phase after a packet of the client's.
+#[inline(always)]
+pub const fn after_client(phase: Phase, flags: u8) -> Phase {
+    match phase {
+        Phase::Datagrams => phase,
+        _ if flags & (FIN | RST) != 0 => Phase::Closing,
+        Phase::Answered if flags & SYN == 0 => Phase::Open,
+        _ => phase,
+    }
+}
+
+/// The phase after a packet of the endpoint's.
+#[inline(always)]
+pub const fn after_endpoint(phase: Phase, flags: u8) -> Phase {
+    match phase {
+        Phase::Datagrams => phase,
+        _ if flags & (FIN | RST) != 0 => Phase::Closing,
+        Phase::Opening => Phase::Answered,
+        _ => phase,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn phases() {
+        use Phase::*;
+        const ACK: u8 = 0x10;
+        for (before, flags, client, endpoint) in [
+            (Opening, SYN, Opening, Answered),
+            (Opening, ACK, Opening, Answered),
+            (Answered, SYN, Answered, Answered),
+            (Answered, ACK, Open, Answered),
+            (Open, ACK, Open, Open),
+            (Open, FIN | ACK, Closing, Closing),
+            (Opening, RST, Closing, Closing),
+            (Closing, ACK, Closing, Closing),
+            (Datagrams, RST, Datagrams, Datagrams),
+        ] {
+            assert_eq!(after_client(before, flags), client, "{before:?} {flags:#x}");
+            assert_eq!(after_endpoint(before, flags), endpoint, "{before:?} {flags:#x}");
+        }
+        for phase in [Busy, Opening, Answered, Open, Datagrams, Closing] {
+            assert_eq!(Stamp::new(phase, 7).phase(), Some(phase));
+        }
+        assert_eq!(Stamp(0).phase(), None);
+    }
+
+    #[test]
+    fn a_full_bucket_gives_up_what_is_least_likely_to_live() {
+        let at = |phase, age: u32| Stamp::new(phase, 100_000 - age).worth(100_000);
+        let order = [
+            Stamp(0).worth(100_000),
+            at(Phase::Datagrams, 181),
+            at(Phase::Opening, 5),
+            at(Phase::Answered, 1),
+            at(Phase::Open, 4000),
+            at(Phase::Datagrams, 100),
+        ];
+        assert!(order.windows(2).all(|pair| pair[0] > pair[1]), "{order:?}");
+        for (phase, age) in [(Phase::Open, 299), (Phase::Datagrams, 29), (Phase::Busy, 1)] {
+            assert_eq!(at(phase, age), 0, "{phase:?} {age}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_is_never_what_is_free() {
+        for phase in [Phase::Busy, Phase::Opening, Phase::Open, Phase::Datagrams, Phase::Closing] {
+            for age in 0..20_000 {
+                let stamp = Stamp::new(phase, 5u32.wrapping_sub(age));
+                assert!(stamp.taken(5) || !stamp.alive(5), "{phase:?} {age}");
+            }
+        }
+        assert_eq!(Stamp::new(Phase::Open, 10).age(9), 0, "another CPU's clock is ahead");
+        assert_eq!(Stamp::new(Phase::Open, u32::MAX).age(4), 5, "the clock wraps");
+    }
+
+    #[test]
+    fn clients_spread_over_buckets() {
+        let mask = 4096 * WAYS - 1;
+        let mut buckets = BTreeMap::<u32, u32>::new();
+        // Neighbours in address and port, as clients behind one gateway are.
+        for client in 0..64u32 {
+            for port in 0..128u16 {
+                let address = [0, 0, 0xffff_0000, 0x0a00_0000 + (client << 24)];
+                let (first, way) = bucket(hash(&address, (40_000 + port).to_be(), TCP), mask);
+                assert!(first % WAYS == 0 && first <= mask && way < WAYS);
+                *buckets.entry(first).or_default() += 1;
+            }
+        }
+        // 8,192 in 4,096 buckets of 8: by chance, one bucket in 4,000 has more.
+        let over = buckets.values().filter(|n| **n > WAYS).count();
+        assert!(over < 10, "{over} buckets are over-full");
+        assert!(buckets.len() > 3300, "{} buckets are used", buckets.len());
+    }
+
+    proptest! {
+        #[test]
+        fn ports_are_reply_ports_and_tries_differ(hash: u64) {
+            let ports: BTreeSet<_> = (0..PORT_TRIES).map(|attempt| port(hash, attempt)).collect();
+            prop_assert!(ports.iter().all(|port| is_reply_port(*port)));
+            prop_assert_eq!(ports.len(), PORT_TRIES as usize);
+        }
+    }
+
+    #[test]
+    fn reply_ports() {
+        for (port, expect) in [(10_239, false), (10_240, true), (32_767, true), (32_768, false), (0, false)] {
+            assert_eq!(is_reply_port(port), expect, "{port}");
+        }
+    }
+}

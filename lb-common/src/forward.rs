@@ -1,0 +1,442 @@
+//! VIPs in forward mode: from a client's packet to an endpoint's, and back.
+//!
+//! ```text
+//! client ─► VIP      flow known? else Maglev ring ─► endpoint, flow entered
+//!                    endpoint behind a NIC that runs this program: ─► source: node, port of the flow
+//!                    else (a pod of this node, a tunnel): the client's address stays, the kernel delivers
+//! endpoint ─► node   port ─► flow ─► VIP ─► client
+//! ```
+//!
+//! Which of the two it is follows from the way to the endpoint, because the reply has to come by
+//! here: a reply that comes in by the NIC is turned back by this program, one that the kernel
+//! forwards is turned back by the program at the NIC's egress.
+
+use core::ops::{Deref, DerefMut};
+
+use crate::env::Env;
+use crate::flow::{self, Flow, PORT_TRIES, Phase, Stamp, WAYS, after_client, after_endpoint, first_phase};
+use crate::maps::{BackendValue, RING_CHUNK, ServiceValue, VIP_AFFINITY, VipValue, WayValue};
+use crate::nat::Change;
+use crate::packet::{ACK, Packet, RST, SYN, TCP};
+use crate::reason::Reason;
+use crate::verdict::{Action, Verdict, mapped, words};
+
+/// The tables of the forwarder, and the frame to write to.
+pub trait Forward: Env {
+    /// The time in ticks of about a second.
+    fn tick(&self) -> u32;
+
+    /// The ring of a VIP.
+    fn service(&self, slot: u32) -> Option<ServiceValue>;
+
+    /// An endpoint.
+    fn backend(&self, slot: u32) -> Option<BackendValue>;
+
+    /// An entry of the rings: a slot plus one, or 0.
+    fn ring(&self, chunk: u32, at: u32) -> Option<u32>;
+
+    /// How many entries the flow and port tables have, less one: a power of two less one.
+    fn mask(&self) -> u32;
+
+    /// An entry of the flow table.
+    fn flow(&self, index: u32) -> Option<impl Deref<Target = Flow>>;
+
+    /// Puts `new` in place of `old` in a flow's stamp; false if it was no longer `old`.
+    fn swap_stamp(&self, index: u32, old: u64, new: u64) -> bool;
+
+    /// Room for what is known of a packet, which the stack doesn't have.
+    fn pending(&self) -> Option<impl DerefMut<Target = Pending>>;
+
+    /// Writes a flow, without a port yet, but for its stamp. The caller has made it
+    /// [`Phase::Busy`].
+    fn write_flow(&self, index: u32, new: &Pending, generation: u32);
+
+    /// Writes the port of a flow and where it is in the port table. After [`Self::write_flow`].
+    fn write_port(&self, index: u32, port: u16, place: u32);
+
+    /// Notes that replies from this port (network order) may need the VIP's address.
+    fn keep(&self, port: u16);
+
+    /// An entry of the port table: a flow's index plus one, or 0.
+    fn port(&self, index: u32) -> Option<u64>;
+
+    /// Puts `new` in place of `old` in the port table; false if it was no longer `old`.
+    fn swap_port(&self, index: u32, old: u64, new: u64) -> bool;
+
+    /// The way to an endpoint. Without an interface, the kernel delivers.
+    fn way_to_backend(
+        &self,
+        slot: u32,
+        backend: &BackendValue,
+    ) -> Result<impl Deref<Target = WayValue>, Reason>;
+
+    /// The way to a client, for a packet with this source and length. `None`: the kernel has to
+    /// find it.
+    fn way_to_client(
+        &self,
+        client: &[u32; 4],
+        source: &[u32; 4],
+        length: u32,
+    ) -> Option<impl Deref<Target = WayValue>>;
+
+    /// Writes bytes at a constant offset; false: the frame ends before.
+    fn set<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> bool;
+
+    /// Puts the MACs of a way in front of the frame, and says how it leaves.
+    fn leave(&self, way: &WayValue) -> Action;
+}
+
+/// A packet of a VIP in forward mode, which may begin a flow.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Pending {
+    /// Its ends.
+    pub ends: Ends,
+    /// [`flow::hash`] of its source.
+    pub hash: u64,
+    /// The slot of its endpoint.
+    pub backend: u32,
+    /// The time.
+    pub now: u32,
+    /// The entry of a flow between the same ends that can't go on.
+    pub old: u32,
+    /// The IP protocol.
+    pub protocol: u8,
+    /// Whether its endpoint sees the client's address.
+    pub keeps: bool,
+}
+
+/// The two ends of a packet: addresses, and ports in network order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Ends {
+    /// Where it is from.
+    pub source: [u32; 4],
+    /// Where it is to.
+    pub target: [u32; 4],
+    /// The port it is from.
+    pub source_port: u16,
+    /// The port it is to.
+    pub target_port: u16,
+}
+
+/// A packet to a VIP in forward mode. `packet` is one of the shapes that lie at constant offsets.
+#[inline(always)]
+pub fn to_endpoint<E: Forward>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verdict {
+    let Some(mut new) = env.pending() else { return drop(Reason::FlowsFull) };
+    let Some(ends) = ends(env, packet.v6) else { return drop(Reason::Truncated) };
+    let now = env.tick();
+    let hash = flow::hash(&ends.source, ends.source_port, packet.protocol);
+    let known = find(env, hash, now, packet.protocol, &ends);
+    new.ends = ends;
+    let mut index = known;
+    if index == NONE || !go_on(env, index, flags, now) {
+        // The last word of a connection that nobody knows makes none.
+        if packet.protocol == TCP && flags & RST != 0 {
+            return drop(Reason::NoFlow);
+        }
+        let Some(slot) = choose(env, hash, vip, &new.ends) else { return drop(Reason::NoBackend) };
+        let Some(backend) = env.backend(slot) else { return drop(Reason::NoBackend) };
+        // Here and not in `enter`: the stacks of nested calls add up.
+        let keeps = match env.way_to_backend(slot, &backend) {
+            Ok(way) => way.interface == 0,
+            Err(reason) => return drop(reason),
+        };
+        new.hash = hash;
+        new.now = now;
+        new.old = known;
+        new.protocol = packet.protocol;
+        new.backend = slot;
+        new.keeps = keeps;
+        let (entered, reason) = unpack(enter(env, &new));
+        if let Some(reason) = reason {
+            return drop(reason);
+        }
+        index = entered;
+    }
+    send(env, packet, index, &new.ends)
+}
+
+/// Writes the packet of a flow anew, for its endpoint.
+#[inline(always)]
+fn send<E: Forward>(env: &E, packet: &Packet, index: u32, old: &Ends) -> Verdict {
+    let Some(flow) = env.flow(index) else { return drop(Reason::NoFlow) };
+    let Some(backend) = env.backend(flow.backend) else { return drop(Reason::NoBackend) };
+    let way = match env.way_to_backend(flow.backend, &backend) {
+        Ok(way) => way,
+        Err(reason) => return drop(reason),
+    };
+    let mut new = Ends { target: backend.address, target_port: backend.port, ..*old };
+    // A flow keeps what it began with for life, the client's address or the node's: the endpoint
+    // knows the connection by it.
+    if flow.port != 0 {
+        if way.interface == 0 {
+            return drop(Reason::WayChanged);
+        }
+        new.source = way.source;
+        new.source_port = flow.port;
+    }
+    if !rewrite(env, packet, old, &new) {
+        return drop(Reason::Truncated);
+    }
+    let action = if flow.port == 0 { Action::Pass } else { env.leave(&way) };
+    Verdict { reason: Reason::Forwarded, action }
+}
+
+/// A packet that is to none of our VIPs but to one of the ports that replies come to: maybe an
+/// endpoint's reply. `None`: it is not.
+#[inline(always)]
+pub fn to_client<E: Forward>(env: &E, packet: &Packet, flags: u8, port: u16) -> Option<Verdict> {
+    let ends = ends(env, packet.v6)?;
+    let endpoint = flow::hash(&ends.source, ends.source_port, packet.protocol);
+    let place = flow::port_index(endpoint, u16::from_be(port), env.mask());
+    let index = (env.port(place)? as u32).checked_sub(1)?;
+    let flow = env.flow(index)?;
+    let now = env.tick();
+    if flow.port != port || flow.protocol != packet.protocol || !Stamp(flow.stamp).alive(now) {
+        return None;
+    }
+    let backend = env.backend(flow.backend)?;
+    if backend.address != ends.source
+        || backend.port != ends.source_port
+        || backend.generation != flow.generation
+    {
+        return None;
+    }
+    refresh(env, index, &flow, after_endpoint, flags, now);
+    let new = Ends {
+        source: flow.vip,
+        target: flow.client,
+        source_port: flow.vip_port,
+        target_port: flow.client_port,
+    };
+    let way = env.way_to_client(&new.target, &new.source, packet.end as u32 - packet.ip as u32);
+    if !rewrite(env, packet, &ends, &new) {
+        return Some(drop(Reason::Truncated));
+    }
+    let action = way.map_or(Action::Pass, |way| env.leave(&way));
+    Some(Verdict { reason: Reason::Returned, action })
+}
+
+const fn drop(reason: Reason) -> Verdict {
+    Verdict { reason, action: Action::Drop }
+}
+
+/// The entry of the flow that a client's packet belongs to.
+#[inline(always)]
+fn find<E: Forward>(env: &E, hash: u64, now: u32, protocol: u8, ends: &Ends) -> u32 {
+    let (first, way) = flow::bucket(hash, env.mask());
+    for step in 0..WAYS {
+        let index = first | ((way + step) & (WAYS - 1));
+        let Some(flow) = env.flow(index) else { return NONE };
+        if flow.client_port == ends.source_port
+            && flow.vip_port == ends.target_port
+            && flow.client == ends.source
+            && flow.vip == ends.target
+            && flow.protocol == protocol
+            && Stamp(flow.stamp).alive(now)
+        {
+            return index;
+        }
+    }
+    NONE
+}
+
+/// Notes the packet in its flow. False: the flow can't go on, as its endpoint is gone, or about to
+/// go, and the packet begins a new connection over the same ports.
+#[inline(always)]
+fn go_on<E: Forward>(env: &E, index: u32, flags: u8, now: u32) -> bool {
+    let Some(flow) = env.flow(index) else { return false };
+    let Some(backend) = env.backend(flow.backend) else { return false };
+    let opening = flow.protocol == TCP && flags & (SYN | ACK) == SYN;
+    let old = matches!(Stamp(flow.stamp).phase(), Some(Phase::Open | Phase::Closing));
+    if backend.generation != flow.generation || (opening && old && backend.draining != 0) {
+        return false;
+    }
+    refresh(env, index, &flow, after_client, flags, now);
+    true
+}
+
+/// No entry. In place of `Option`: what it would hold besides is one more thing for the verifier to
+/// tell apart.
+const NONE: u32 = u32::MAX;
+
+/// Enters a flow and its port: says where, or, in the upper half, why not. Out of line: established
+/// flows should not pay for its registers.
+#[inline(never)]
+fn enter<E: Forward>(env: &E, new: &Pending) -> u64 {
+    match entered(env, new) {
+        Ok(index) => index as u64,
+        Err(reason) => (reason as u64 + 1) << 32,
+    }
+}
+
+#[inline(always)]
+fn unpack(outcome: u64) -> (u32, Option<Reason>) {
+    let reason = (outcome >> 32) as usize;
+    (outcome as u32, if reason == 0 { None } else { Reason::ALL.get(reason - 1).copied() })
+}
+
+#[inline(always)]
+fn entered<E: Forward>(env: &E, new: &Pending) -> Result<u32, Reason> {
+    let Pending { hash, now, .. } = *new;
+    let backend = env.backend(new.backend).ok_or(Reason::NoBackend)?;
+    let index = if new.old == NONE { room(env, hash, now) } else { new.old };
+    let old = env.flow(index).ok_or(Reason::FlowsFull)?.stamp;
+    let busy = Stamp::new(Phase::Busy, now).0;
+    if !env.swap_stamp(index, old, busy) {
+        // Another CPU took it; the client sends again.
+        return Err(Reason::FlowsFull);
+    }
+    env.write_flow(index, new, backend.generation);
+    if new.keeps {
+        env.keep(backend.port);
+    }
+    if !new.keeps && !take_port(env, hash, index, &backend, now) {
+        env.swap_stamp(index, busy, 0);
+        return Err(Reason::PortsFull);
+    }
+    env.swap_stamp(index, busy, Stamp::new(first_phase(new.protocol), now).0);
+    Ok(index)
+}
+
+/// The entry of the bucket that a new flow may have.
+#[inline(always)]
+fn room<E: Forward>(env: &E, hash: u64, now: u32) -> u32 {
+    let (first, way) = flow::bucket(hash, env.mask());
+    let mut room = NONE;
+    let mut best = 0;
+    for step in 0..WAYS {
+        let index = first | ((way + step) & (WAYS - 1));
+        let Some(flow) = env.flow(index) else { return NONE };
+        let worth = Stamp(flow.stamp).worth(now);
+        if worth > best {
+            best = worth;
+            room = index;
+        }
+    }
+    room
+}
+
+/// The ring's word on a new flow.
+#[inline(always)]
+fn choose<E: Forward>(env: &E, hash: u64, vip: &VipValue, ends: &Ends) -> Option<u32> {
+    let hash = if vip.flags & VIP_AFFINITY != 0 { flow::hash(&ends.source, 0, 0) } else { hash };
+    let service = env.service(vip.slot)?;
+    if service.size == 0 {
+        return None;
+    }
+    let at = (((hash >> 32) * service.size as u64) >> 32) as u32;
+    env.ring(service.first + at / RING_CHUNK as u32, at % RING_CHUNK as u32)?.checked_sub(1)
+}
+
+/// Finds a port at the endpoint that no other flow has.
+#[inline(always)]
+fn take_port<E: Forward>(env: &E, hash: u64, index: u32, backend: &BackendValue, now: u32) -> bool {
+    let endpoint = flow::hash(&backend.address, backend.port, backend.protocol);
+    for attempt in 0..PORT_TRIES {
+        let port = flow::port(hash, attempt);
+        let place = flow::port_index(endpoint, port, env.mask());
+        let Some(taken) = env.port(place) else { return false };
+        if let Some(owner) = (taken as u32).checked_sub(1)
+            && let Some(owner) = env.flow(owner)
+            && owner.port_index == place
+            && Stamp(owner.stamp).taken(now)
+        {
+            continue;
+        }
+        // Before the swap: whoever sees the port taken has to see by whom.
+        env.write_port(index, port.to_be(), place);
+        if env.swap_port(place, taken, index as u64 + 1) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Notes that a flow had a packet, at most once in a tick unless its phase changes.
+#[inline(always)]
+fn refresh<E: Forward>(
+    env: &E,
+    index: u32,
+    flow: &Flow,
+    after: impl Fn(Phase, u8) -> Phase,
+    flags: u8,
+    now: u32,
+) {
+    let Some(phase) = Stamp(flow.stamp).phase() else { return };
+    // A new connection over the ports of an old one begins anew.
+    let opening = flow.protocol == TCP && flags & (SYN | ACK) == SYN;
+    let next = if opening && matches!(phase, Phase::Closing) { Phase::Opening } else { after(phase, flags) };
+    let stamp = Stamp::new(next, now).0;
+    if stamp != flow.stamp {
+        // Whoever was faster wrote the same, or something newer.
+        env.swap_stamp(index, flow.stamp, stamp);
+    }
+}
+
+const V4_TRANSPORT: usize = 34;
+const V6_TRANSPORT: usize = 54;
+
+#[inline(always)]
+fn ends<E: Forward>(env: &E, v6: bool) -> Option<Ends> {
+    let (source, target, ports) = if v6 {
+        (words(env.near::<16>(22)?), words(env.near::<16>(38)?), env.near::<4>(V6_TRANSPORT)?)
+    } else {
+        (mapped(env.near::<4>(26)?), mapped(env.near::<4>(30)?), env.near::<4>(V4_TRANSPORT)?)
+    };
+    let source_port = u16::from_ne_bytes([ports[0], ports[1]]);
+    let target_port = u16::from_ne_bytes([ports[2], ports[3]]);
+    Some(Ends { source, target, source_port, target_port })
+}
+
+/// Writes the new ends and the checksums that follow. False: the frame is too short for its own
+/// headers, and is as it was.
+#[inline(always)]
+fn rewrite<E: Forward>(env: &E, packet: &Packet, old: &Ends, new: &Ends) -> bool {
+    let transport = if packet.v6 { V6_TRANSPORT } else { V4_TRANSPORT };
+    let tcp = packet.protocol == TCP;
+    let sum = if packet.v6 {
+        let (tcp_sum, udp_sum) = (V6_TRANSPORT + 16, V6_TRANSPORT + 6);
+        if tcp { env.near::<2>(tcp_sum) } else { env.near::<2>(udp_sum) }
+    } else {
+        let (tcp_sum, udp_sum) = (V4_TRANSPORT + 16, V4_TRANSPORT + 6);
+        if tcp { env.near::<2>(tcp_sum) } else { env.near::<2>(udp_sum) }
+    };
+    let Some(sum) = sum else { return false };
+    let ports = Change::NONE.half(old.source_port, new.source_port).half(old.target_port, new.target_port);
+    let p = u16::to_ne_bytes;
+    let [a, b] = p(new.source_port);
+    let [c, d] = p(new.target_port);
+    let all = if packet.v6 {
+        let all = ports.address(old.source, new.source).address(old.target, new.target);
+        if !env.set(22, bytes(new.source)) || !env.set(38, bytes(new.target)) {
+            return false;
+        }
+        all
+    } else {
+        let addresses = Change::NONE.word(old.source[3], new.source[3]).word(old.target[3], new.target[3]);
+        let Some(header) = env.near::<2>(24) else { return false };
+        let header = addresses.apply(u16::from_ne_bytes(header));
+        let (source, target) = (new.source[3].to_ne_bytes(), new.target[3].to_ne_bytes());
+        if !env.set(24, p(header)) || !env.set(26, source) || !env.set(30, target) {
+            return false;
+        }
+        ports.word(old.source[3], new.source[3]).word(old.target[3], new.target[3])
+    };
+    let sum = u16::from_ne_bytes(sum);
+    let sum = p(if tcp { all.apply(sum) } else { all.apply_udp(sum) });
+    match (transport, tcp) {
+        (V4_TRANSPORT, true) => env.set(V4_TRANSPORT, [a, b, c, d]) && env.set(V4_TRANSPORT + 16, sum),
+        (V4_TRANSPORT, false) => env.set(V4_TRANSPORT, [a, b, c, d]) && env.set(V4_TRANSPORT + 6, sum),
+        (_, true) => env.set(V6_TRANSPORT, [a, b, c, d]) && env.set(V6_TRANSPORT + 16, sum),
+        (_, false) => env.set(V6_TRANSPORT, [a, b, c, d]) && env.set(V6_TRANSPORT + 6, sum),
+    }
+}
+
+/// An address as it lies on the wire.
+#[inline(always)]
+fn bytes(address: [u32; 4]) -> [u8; 16] {
+    let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = address.map(u32::to_ne_bytes);
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+}

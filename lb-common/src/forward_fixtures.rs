@@ -1,0 +1,431 @@
+//! Frames to VIPs in forward mode and back, in order: one table for host functions and loaded program.
+
+extern crate std;
+
+use core::ops::{Deref, DerefMut};
+use std::boxed::Box;
+use std::cell::RefCell;
+use std::vec;
+use std::vec::Vec;
+
+use etherparse::PacketBuilder;
+
+use crate::fixtures::Host;
+use crate::flow::{self, Flow, PORT_FACTOR};
+use crate::forward::{Forward, Pending};
+use crate::maglev::{self, Member};
+use crate::maps::{
+    BackendValue, RING_CHUNK, RingChunk, ServiceValue, VIP_AFFINITY, VIP_FORWARD, VipKey, VipValue, WayValue,
+};
+use crate::packet::{TCP, UDP};
+use crate::reason::Reason;
+use crate::verdict::{Action, Verdict, mapped, words};
+
+/// The forwarded VIP.
+pub const VIP4: [u8; 4] = [198, 51, 100, 20];
+/// Its IPv6 sister.
+pub const VIP6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20];
+/// Endpoints behind the NIC, and, with 9 in front of the last part, one that the kernel delivers to.
+pub const BACKENDS4: [[u8; 4]; 3] = [[10, 9, 0, 2], [10, 9, 0, 3], [10, 9, 9, 2]];
+/// The same in IPv6.
+pub const BACKENDS6: [[u8; 16]; 3] = [v6(0, 2), v6(0, 3), v6(9, 2)];
+/// The node's address towards the endpoints and the clients.
+pub const NODE4: [u8; 4] = [10, 9, 0, 1];
+/// The same in IPv6.
+pub const NODE6: [u8; 16] = v6(0, 1);
+/// The clients, who are in the same network here.
+pub const CLIENT4: [u8; 4] = [10, 9, 0, 100];
+/// The same in IPv6.
+pub const CLIENT6: [u8; 16] = v6(0, 0x64);
+/// Everybody's MAC but the node's.
+pub const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+/// The node's.
+pub const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+const fn v6(net: u8, host: u8) -> [u8; 16] {
+    [0xfd, 0, 0, 9, 0, net, 0, 0, 0, 0, 0, 0, 0, 0, 0, host]
+}
+
+/// Slots in the VIP table, beyond those of the other fixtures.
+const FIRST_SLOT: u32 = 100;
+/// The ring is the same for all VIPs of a family, protocol and port.
+const TARGET_PORT: u16 = 8080;
+
+/// A frame and its fate.
+pub struct Step {
+    /// What it is.
+    pub description: &'static str,
+    /// From the Ethernet header on.
+    pub frame: Vec<u8>,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// How it leaves; `None`: as it came.
+    pub becomes: Option<Vec<u8>>,
+}
+
+/// What the maps hold.
+pub struct Content {
+    /// VIPs.
+    pub vips: Vec<(VipKey, VipValue)>,
+    /// Rings of VIPs, by slot.
+    pub services: Vec<(u32, ServiceValue)>,
+    /// All rings.
+    pub chunks: Vec<RingChunk>,
+    /// Endpoints, by slot.
+    pub backends: Vec<BackendValue>,
+}
+
+/// Ports of the VIPs: two endpoints; the same with affinity; an endpoint that the kernel delivers to; none.
+pub const PORT: u16 = 80;
+/// See [`PORT`].
+pub const AFFINE: u16 = 81;
+/// See [`PORT`].
+pub const NEAR: u16 = 82;
+/// See [`PORT`].
+pub const EMPTY: u16 = 83;
+
+/// The content of the maps.
+pub fn content() -> Content {
+    let mut content = Content { vips: vec![], services: vec![], chunks: vec![], backends: vec![] };
+    let mut slot = FIRST_SLOT;
+    for v6 in [false, true] {
+        for protocol in [TCP, UDP] {
+            let first = content.backends.len() as u32;
+            for n in 0..3 {
+                let address = if v6 { words(BACKENDS6[n]) } else { mapped(BACKENDS4[n]) };
+                let port = TARGET_PORT.to_be();
+                content.backends.push(BackendValue { address, port, protocol, draining: 0, generation: 1 });
+            }
+            for (port, members) in [(PORT, 0..2), (AFFINE, 0..2), (NEAR, 2..3), (EMPTY, 0..0)] {
+                let address = if v6 { words(VIP6) } else { mapped(VIP4) };
+                let flags = VIP_FORWARD | if port == AFFINE { VIP_AFFINITY } else { 0 };
+                let key = VipKey { address, port: port.to_be(), protocol, zero: 0 };
+                content.vips.push((key, VipValue { slot, flags }));
+                let members: Vec<_> =
+                    members.map(|n| Member { identity: n.into(), weight: 1, value: first + n + 1 }).collect();
+                let chunk = content.chunks.len() as u32;
+                let size = if members.is_empty() { 0 } else { maglev::size(members.len() as u32) };
+                let mut ring = vec![0; size as usize];
+                maglev::fill(&mut ring, &members, &mut vec![0; members.len()]);
+                for part in ring.chunks(RING_CHUNK) {
+                    let mut chunk = RingChunk([0; RING_CHUNK]);
+                    chunk.0[..part.len()].copy_from_slice(part);
+                    content.chunks.push(chunk);
+                }
+                content.services.push((slot, ServiceValue { first: chunk, size }));
+                slot += 1;
+            }
+        }
+    }
+    content
+}
+
+/// The forwarder's tables made of vectors.
+pub struct Tables {
+    content: Content,
+    flows: RefCell<Vec<Flow>>,
+    ports: RefCell<Vec<u64>>,
+    /// The time in ticks.
+    pub now: u32,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        let size = 4096;
+        let (flows, ports) =
+            (vec![Flow::default(); size].into(), vec![0; size * PORT_FACTOR as usize].into());
+        Self { content: content(), flows, ports, now: 1000 }
+    }
+}
+
+impl Forward for Host {
+    fn tick(&self) -> u32 {
+        self.l4.now
+    }
+
+    fn service(&self, slot: u32) -> Option<ServiceValue> {
+        self.l4.content.services.iter().find(|(other, _)| *other == slot).map(|(_, service)| *service)
+    }
+
+    fn backend(&self, slot: u32) -> Option<BackendValue> {
+        self.l4.content.backends.get(slot as usize).copied()
+    }
+
+    fn ring(&self, chunk: u32, at: u32) -> Option<u32> {
+        self.l4.content.chunks.get(chunk as usize)?.0.get(at as usize).copied()
+    }
+
+    fn mask(&self) -> u32 {
+        self.l4.flows.borrow().len() as u32 - 1
+    }
+
+    fn flow(&self, index: u32) -> Option<impl Deref<Target = Flow>> {
+        // A copy: the entry may be written to while the caller looks at it.
+        self.l4.flows.borrow().get(index as usize).copied().map(Box::new)
+    }
+
+    fn swap_stamp(&self, index: u32, old: u64, new: u64) -> bool {
+        let mut flows = self.l4.flows.borrow_mut();
+        let stamp = &mut flows[index as usize].stamp;
+        *stamp == old && std::mem::replace(stamp, new) == old
+    }
+
+    fn pending(&self) -> Option<impl DerefMut<Target = Pending>> {
+        Some(Box::new(Pending::default()))
+    }
+
+    fn write_flow(&self, index: u32, new: &Pending, generation: u32) {
+        let place = &mut self.l4.flows.borrow_mut()[index as usize];
+        *place = Flow {
+            stamp: place.stamp,
+            client: new.ends.source,
+            vip: new.ends.target,
+            client_port: new.ends.source_port,
+            vip_port: new.ends.target_port,
+            port: 0,
+            protocol: new.protocol,
+            zero: 0,
+            backend: new.backend,
+            generation,
+            port_index: u32::MAX,
+            pad: 0,
+        };
+    }
+
+    fn write_port(&self, index: u32, port: u16, place: u32) {
+        let flow = &mut self.l4.flows.borrow_mut()[index as usize];
+        (flow.port, flow.port_index) = (port, place);
+    }
+
+    fn keep(&self, _port: u16) {}
+
+    fn port(&self, index: u32) -> Option<u64> {
+        self.l4.ports.borrow().get(index as usize).copied()
+    }
+
+    fn swap_port(&self, index: u32, old: u64, new: u64) -> bool {
+        let port = &mut self.l4.ports.borrow_mut()[index as usize];
+        *port == old && std::mem::replace(port, new) == old
+    }
+
+    fn way_to_backend(
+        &self,
+        _slot: u32,
+        backend: &BackendValue,
+    ) -> Result<impl Deref<Target = WayValue>, Reason> {
+        let near = [mapped(BACKENDS4[2]), words(BACKENDS6[2])].contains(&backend.address);
+        let source = if backend.address[0] == 0 { mapped(NODE4) } else { words(NODE6) };
+        let interface = if near { 0 } else { 7 };
+        Ok(Box::new(WayValue { interface, macs: macs(), source, ..WayValue::default() }))
+    }
+
+    fn way_to_client(
+        &self,
+        _client: &[u32; 4],
+        _source: &[u32; 4],
+        _length: u32,
+    ) -> Option<impl Deref<Target = WayValue>> {
+        Some(Box::new(WayValue { interface: 7, macs: macs(), ..WayValue::default() }))
+    }
+
+    fn set<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> bool {
+        let mut frame = self.frame.borrow_mut();
+        frame.get_mut(offset..offset + N).map(|place| place.copy_from_slice(&bytes)).is_some()
+    }
+
+    fn leave(&self, way: &WayValue) -> Action {
+        let mut bytes = [0; 12];
+        for (part, word) in bytes.chunks_mut(4).zip(way.macs) {
+            part.copy_from_slice(&word.to_ne_bytes());
+        }
+        if self.set(0, bytes) { Action::Redirect } else { Action::Drop }
+    }
+}
+
+fn macs() -> [u32; 3] {
+    let bytes = [PEER_MAC, NODE_MAC].concat();
+    let mut words = bytes.chunks(4).map(|part| u32::from_ne_bytes(part.try_into().expect("four")));
+    [(); 3].map(|()| words.next().expect("three words"))
+}
+
+/// What kind of segment it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Syn,
+    SynAck,
+    Ack,
+    Rst,
+    Datagram,
+}
+
+#[derive(Clone, Copy)]
+struct End<'a> {
+    mac: [u8; 6],
+    address: &'a [u8],
+    port: u16,
+}
+
+/// A frame from one end to another, whole with checksums.
+fn frame(from: End<'_>, to: End<'_>, kind: Kind) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2(from.mac, to.mac);
+    let ip = match (<[u8; 4]>::try_from(from.address), <[u8; 4]>::try_from(to.address)) {
+        (Ok(from), Ok(to)) => ethernet.ipv4(from, to, 64),
+        _ => {
+            let sixteen = |a: &[u8]| a.try_into().expect("sixteen");
+            ethernet.ipv6(sixteen(from.address), sixteen(to.address), 64)
+        }
+    };
+    let mut out = Vec::new();
+    if kind == Kind::Datagram {
+        ip.udp(from.port, to.port).write(&mut out, b"question").expect("a Vec takes everything");
+        return out;
+    }
+    let tcp = ip.tcp(from.port, to.port, 1000, 5000);
+    let tcp = match kind {
+        Kind::Syn => tcp.syn(),
+        Kind::SynAck => tcp.syn().ack(1),
+        Kind::Rst => tcp.rst(),
+        _ => tcp.ack(1),
+    };
+    let payload: &[u8] = if kind == Kind::Ack { b"hello" } else { b"" };
+    tcp.write(&mut out, payload).expect("a Vec takes everything");
+    out
+}
+
+/// The table. Each step's outcome depends on those before.
+pub fn steps() -> Vec<Step> {
+    let mut steps = Vec::new();
+    for v6 in [false, true] {
+        let pick = |four: &'static [u8], six: &'static [u8]| if v6 { six } else { four };
+        let client = |port| End { mac: PEER_MAC, address: pick(&CLIENT4, &CLIENT6), port };
+        let vip = |port| End { mac: NODE_MAC, address: pick(&VIP4, &VIP6), port };
+        let node = |port| End { mac: NODE_MAC, address: pick(&NODE4, &NODE6), port };
+        let backend = |n: usize| End {
+            mac: PEER_MAC,
+            address: if v6 { &BACKENDS6[n] } else { &BACKENDS4[n] },
+            port: TARGET_PORT,
+        };
+        let address = if v6 { words(CLIENT6) } else { mapped(CLIENT4) };
+        // The end of the way and the port there, by the same functions as the program's.
+        let chosen = |port: u16, protocol: u8, affine: bool| {
+            let hash = flow::hash(&address, port.to_be(), protocol);
+            let by = if affine { flow::hash(&address, 0, 0) } else { hash };
+            let members = [0, 1].map(|n| Member { identity: n, weight: 1, value: n as u32 });
+            let mut ring = vec![0; maglev::size(2) as usize];
+            maglev::fill(&mut ring, &members, &mut [0; 2]);
+            let at = ((by >> 32) * ring.len() as u64) >> 32;
+            (ring[at as usize] as usize, flow::port(hash, 0))
+        };
+        let mut step = |description, frame, reason, action, becomes| {
+            steps.push(Step { description, frame, verdict: Verdict { reason, action }, becomes });
+        };
+        let out = Action::Redirect;
+        for (protocol, kinds, answer) in
+            [(TCP, [Kind::Syn, Kind::Ack], Kind::SynAck), (UDP, [Kind::Datagram; 2], Kind::Datagram)]
+        {
+            for (port, affine) in [(PORT, false), (AFFINE, true)] {
+                for source in [0, 1, 2].map(|n| 40_000 + port * 10 + n) {
+                    let (n, node_port) = chosen(source, protocol, affine);
+                    // From the node, to the endpoint, with the peer's MAC.
+                    let there = |kind| frame(node(node_port), backend(n), kind);
+                    let back = frame(vip(port), client(source), answer);
+                    let first = frame(client(source), vip(port), kinds[0]);
+                    step("a connection's first", first, Reason::Forwarded, out, Some(there(kinds[0])));
+                    let reply = frame(backend(n), node(node_port), answer);
+                    step("its answer", reply, Reason::Returned, out, Some(back));
+                    let next = frame(client(source), vip(port), kinds[1]);
+                    step("its next", next, Reason::Forwarded, out, Some(there(kinds[1])));
+                }
+            }
+            let near = frame(client(41_000), vip(NEAR), kinds[0]);
+            let kept = frame(client(41_000), End { mac: NODE_MAC, ..backend(2) }, kinds[0]);
+            step("to an endpoint of the kernel's", near, Reason::Forwarded, Action::Pass, Some(kept));
+            let nowhere = frame(client(42_000), vip(EMPTY), kinds[0]);
+            step("to a VIP without endpoints", nowhere, Reason::NoBackend, Action::Drop, None);
+            let stray = frame(backend(0), node(20_000), answer);
+            step("a reply of no flow", stray, Reason::NotVip, Action::Pass, None);
+            let (n, node_port) = chosen(40_000 + PORT * 10, protocol, false);
+            let other = frame(backend(1 - n), node(node_port), answer);
+            step("another endpoint's reply", other, Reason::NotVip, Action::Pass, None);
+        }
+        let reset = frame(client(43_000), vip(PORT), Kind::Rst);
+        step("a reset of no flow", reset, Reason::NoFlow, Action::Drop, None);
+        let mut tagged = frame(client(43_001), vip(PORT), Kind::Syn);
+        tagged.splice(12..12, [0x81, 0, 0, 6]);
+        step("a VLAN tag", tagged, Reason::ForwardUnusual, Action::Drop, None);
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::judge;
+
+    #[test]
+    fn the_host_takes_every_step() {
+        let mut host = Host::new();
+        for step in steps() {
+            host.frame = step.frame.clone().into();
+            assert_eq!(judge(&host), step.verdict, "{}", step.description);
+            if step.verdict.action != Action::Drop {
+                let becomes = step.becomes.unwrap_or(step.frame);
+                assert_eq!(*host.frame.borrow(), becomes, "{}", step.description);
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_flows_share_a_port_at_an_endpoint() {
+        let mut host = Host::new();
+        let mut forwarded = 0;
+        for port in 1024..3024u16 {
+            let client = End { mac: PEER_MAC, address: &CLIENT4, port };
+            let vip = End { mac: NODE_MAC, address: &VIP4, port: PORT };
+            host.frame = frame(client, vip, Kind::Syn).into();
+            forwarded += usize::from(judge(&host).reason == Reason::Forwarded);
+        }
+        // Half of the table: a few buckets are full.
+        assert!(forwarded > 1900, "{forwarded} of 2,000");
+        let flows = host.l4.flows.borrow();
+        let mut ports: Vec<_> =
+            flows.iter().filter(|flow| flow.stamp != 0).map(|flow| (flow.backend, flow.port)).collect();
+        ports.sort_unstable();
+        let all = ports.len();
+        ports.dedup();
+        assert_eq!(ports.len(), all);
+        assert!(all > 1900, "{all} flows are left");
+    }
+
+    #[test]
+    fn a_connection_stays_where_it_is_while_the_ring_moves() {
+        let mut host = Host::new();
+        let client = End { mac: PEER_MAC, address: &CLIENT4, port: 40_080 };
+        let vip = End { mac: NODE_MAC, address: &VIP4, port: PORT };
+        let target = |host: &mut Host, kind| {
+            host.frame = frame(client, vip, kind).into();
+            assert_eq!(judge(host).reason, Reason::Forwarded);
+            host.frame.borrow()[33]
+        };
+        let first = target(&mut host, Kind::Syn);
+        let (old, new) = if first == 2 { (0, 1) } else { (1, 0) };
+        // The ring has only the other endpoint from here on, and the old one is on its way out.
+        let members = [Member { identity: new, weight: 1, value: new as u32 + 1 }];
+        let mut ring = vec![0; 509];
+        maglev::fill(&mut ring, &members, &mut [0]);
+        for (chunk, part) in host.l4.content.chunks.iter_mut().zip(ring.chunks(RING_CHUNK)) {
+            chunk.0[..part.len()].copy_from_slice(part);
+        }
+        host.l4.content.backends[old as usize].draining = 1;
+        assert_eq!(target(&mut host, Kind::Ack), first);
+        // A new connection over the same ports is not sent there once the old one was closed.
+        host.frame = frame(client, vip, Kind::Rst).into();
+        assert_eq!(judge(&host).reason, Reason::Forwarded);
+        assert_ne!(target(&mut host, Kind::Syn), first);
+        // And when the endpoint is gone altogether, so are its flows.
+        host.l4.content.backends[new as usize].generation += 1;
+        host.l4.content.services.iter_mut().for_each(|(_, service)| service.size = 0);
+        host.frame = frame(client, vip, Kind::Ack).into();
+        assert_eq!(judge(&host).reason, Reason::NoBackend);
+    }
+}

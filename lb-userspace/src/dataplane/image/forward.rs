@@ -1,0 +1,192 @@
+//! The forwarder's part of the map image: rings, and the endpoints in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use lb_common::maglev::{self, Member};
+use lb_common::maps::{MAX_BACKENDS, MAX_RING_CHUNKS, MAX_VIPS, RING_CHUNK};
+use serde::Serialize;
+
+use super::VipEntry;
+use crate::model::{L4Service, Snapshot, Transport, Vip};
+
+/// An endpoint of VIPs in forward mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Backend {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The protocol.
+    pub transport: Transport,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, transport } = self;
+        Vip { address: address.ip(), port: address.port(), transport: *transport }.fmt(f)
+    }
+}
+
+impl Serialize for Backend {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+/// What the kernel shall know of a VIP in forward mode.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Service {
+    /// Endpoints in its ring.
+    pub targets: BTreeSet<SocketAddr>,
+    /// Whether a client's connections all go to one of them.
+    pub affinity: bool,
+}
+
+impl Service {
+    /// The ring: each entry is an index into [`Self::targets`] as they are sorted. Empty without
+    /// targets. It depends on nothing but the targets, so every node has the same.
+    pub fn ring(&self) -> Vec<u32> {
+        if self.targets.is_empty() {
+            return Vec::new();
+        }
+        let targets = self.targets.iter().zip(0..);
+        let members: Vec<_> =
+            targets.map(|(target, value)| Member { identity: identity(target), weight: 1, value }).collect();
+        let mut ring = vec![0; maglev::size(members.len() as u32) as usize];
+        maglev::fill(&mut ring, &members, &mut vec![0; members.len()]);
+        ring
+    }
+
+    /// How many chunks the ring takes.
+    pub fn chunks(&self) -> usize {
+        if self.targets.is_empty() {
+            return 0;
+        }
+        (maglev::size(self.targets.len() as u32) as usize).div_ceil(RING_CHUNK)
+    }
+}
+
+/// Names a target to Maglev.
+fn identity(target: &SocketAddr) -> u64 {
+    let address = match target.ip() {
+        IpAddr::V4(v4) => u128::from(v4.to_ipv6_mapped()),
+        IpAddr::V6(v6) => u128::from(v6),
+    };
+    let upper = maglev::mix((address >> 64) as u64 ^ u64::from(target.port()));
+    maglev::mix(upper ^ address as u64)
+}
+
+/// Everything in the forwarder's maps that follows from a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Forwarding {
+    /// Endpoints, and whether they take new connections.
+    #[serde(serialize_with = "backends")]
+    pub backends: BTreeMap<Backend, bool>,
+    /// VIPs.
+    #[serde(serialize_with = "services")]
+    pub services: BTreeMap<Vip, Service>,
+}
+
+impl Forwarding {
+    /// Of a snapshot, besides VIPs in proxy mode. What doesn't fit the maps is left out whole: a
+    /// VIP is forwarded to all of its endpoints or not at all.
+    pub fn from_snapshot(snapshot: &Snapshot, proxied: &BTreeMap<Vip, VipEntry>) -> Self {
+        let mut forwarding = Self::default();
+        // Rings are replaced, not changed: the old one stays while the new one is written.
+        let mut chunks = MAX_RING_CHUNKS as usize / 2;
+        for one in snapshot.services.iter().filter(|one| !proxied.contains_key(&one.vip)) {
+            let service = Service { targets: one.targets.iter().copied().collect(), affinity: one.affinity };
+            let fits = forwarding.services.len() + proxied.len() < MAX_VIPS as usize
+                && forwarding.backends.len() + one.targets.len() + one.draining.len() < MAX_BACKENDS as usize;
+            if !fits || service.chunks() > chunks {
+                continue;
+            }
+            chunks -= service.chunks();
+            forwarding.add(one, service);
+        }
+        forwarding
+    }
+
+    fn add(&mut self, one: &L4Service, service: Service) {
+        let backend = |address: &SocketAddr| Backend { address: *address, transport: one.vip.transport };
+        for address in one.draining.iter() {
+            self.backends.entry(backend(address)).or_insert(false);
+        }
+        for address in &service.targets {
+            self.backends.insert(backend(address), true);
+        }
+        self.services.insert(one.vip, service);
+    }
+}
+
+fn backends<S: serde::Serializer>(backends: &BTreeMap<Backend, bool>, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_map(backends.iter().map(|(backend, takes)| (backend.to_string(), takes)))
+}
+
+fn services<S: serde::Serializer>(services: &BTreeMap<Vip, Service>, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_map(services.iter().map(|(vip, service)| (vip.to_string(), service)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ObjectKey;
+
+    fn service(vip: &str, targets: &[&str], draining: &[&str]) -> L4Service {
+        let parse = |all: &[&str]| all.iter().map(|one| one.parse().expect("an address")).collect();
+        let vip: SocketAddr = vip.parse().expect("an address");
+        L4Service {
+            vip: Vip { address: vip.ip(), port: vip.port(), transport: Transport::Tcp },
+            service: ObjectKey::new("default", "web"),
+            targets: parse(targets),
+            draining: parse(draining),
+            affinity: false,
+        }
+    }
+
+    #[test]
+    fn images() {
+        let services = [
+            service("192.0.2.1:80", &["10.0.0.1:80", "10.0.0.2:80"], &["10.0.0.3:80"]),
+            service("192.0.2.2:80", &["10.0.0.3:80"], &["10.0.0.1:80"]),
+            service("192.0.2.3:80", &[], &[]),
+        ];
+        let snapshot = Snapshot { services: services.into(), ..Snapshot::empty() };
+        let forwarding = Forwarding::from_snapshot(&snapshot, &BTreeMap::new());
+        let shown: Vec<_> = forwarding.backends.iter().map(|(b, takes)| format!("{b} {takes}")).collect();
+        // What drains in one Service may take connections of another.
+        assert_eq!(shown, ["10.0.0.1:80/tcp true", "10.0.0.2:80/tcp true", "10.0.0.3:80/tcp true"]);
+        let sizes: Vec<_> = forwarding.services.values().map(|s| (s.ring().len(), s.chunks())).collect();
+        assert_eq!(sizes, [(509, 4), (509, 4), (0, 0)]);
+
+        let proxied = BTreeMap::from([(snapshot.services[0].vip, VipEntry::default())]);
+        let without = Forwarding::from_snapshot(&snapshot, &proxied);
+        assert_eq!(without.services.len(), 2, "a listener has the VIP");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_whole() {
+        let targets: Vec<_> = (0..60u8).map(|n| format!("10.0.0.{n}:80")).collect();
+        let targets: Vec<_> = targets.iter().map(String::as_str).collect();
+        let services: Vec<_> = (1..40).map(|n| service(&format!("192.0.2.{n}:80"), &targets, &[])).collect();
+        let snapshot = Snapshot { services: services.into(), ..Snapshot::empty() };
+        let forwarding = Forwarding::from_snapshot(&snapshot, &BTreeMap::new());
+        let chunks: usize = forwarding.services.values().map(Service::chunks).sum();
+        assert_eq!(forwarding.services.len(), 15);
+        assert!(chunks <= MAX_RING_CHUNKS as usize / 2, "{chunks}");
+    }
+
+    #[test]
+    fn a_ring_depends_on_its_targets_alone() {
+        let one = Service {
+            targets: (1..4u8).map(|n| SocketAddr::from(([10, 0, 0, n], 80))).collect(),
+            affinity: false,
+        };
+        let ring = one.ring();
+        assert_eq!(ring, Service { affinity: true, ..one.clone() }.ring());
+        for value in 0..3 {
+            let share = ring.iter().filter(|at| **at == value).count();
+            assert!((160..180).contains(&share), "{share} of 509");
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! VIPs in forward mode: Services of type LoadBalancer whose packets the kernel sends on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{ObjectKey, Vip};
+
+/// One port of such a Service at one address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct L4Service {
+    /// Where clients connect.
+    pub vip: Vip,
+    /// The Service.
+    pub service: ObjectKey,
+    /// Endpoints that take new connections, of the VIP's address family, sorted. Empty: packets are
+    /// dropped.
+    pub targets: Arc<[SocketAddr]>,
+    /// Endpoints that keep the connections they have, sorted.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub draining: Arc<[SocketAddr]>,
+    /// All connections of a client go to one endpoint (`sessionAffinity: ClientIP`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub affinity: bool,
+}
+
+fn is_empty(addresses: &[SocketAddr]) -> bool {
+    addresses.is_empty()
+}

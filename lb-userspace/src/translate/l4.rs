@@ -1,0 +1,263 @@
+//! Services of type LoadBalancer whose class is ours: VIPs in forward mode.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+
+use super::report::issue;
+use crate::model::{Issue, IssueReason, L4Service, Listener, ObjectKey, Severity, Transport, Vip};
+use crate::objects::{Objects, SERVICE_NAME_LABEL, Slice, SliceAddress, excerpt};
+
+/// `spec.loadBalancerClass` of Services that are ours.
+pub const LOAD_BALANCER_CLASS: &str = "sluice.dev/xdp";
+/// Annotation of such a Service: the addresses that it is reached at, separated by commas.
+pub const VIPS: &str = "sluice.dev/vips";
+
+/// Services that are ours, kept from one translation to the next.
+#[derive(Default)]
+pub(super) struct L4Services {
+    known: BTreeMap<ObjectKey, Known>,
+}
+
+#[derive(Default, PartialEq)]
+struct Known {
+    services: Vec<L4Service>,
+    issues: Vec<Issue>,
+}
+
+impl L4Services {
+    /// Reads a Service that differs, in itself or in its endpoints. Whether what follows differs.
+    pub(super) fn read(&mut self, objects: &Objects, key: &ObjectKey) -> bool {
+        let ours = objects.services.get(key).filter(|service| is_ours(service));
+        let known = ours.map(|service| read(objects, key, service));
+        if self.known.get(key) == known.as_ref() {
+            return false;
+        }
+        match known {
+            Some(known) => drop(self.known.insert(key.clone(), known)),
+            None => drop(self.known.remove(key)),
+        }
+        true
+    }
+
+    /// All of them, by VIP. Of two Services with the same VIP, the first by name has it; listeners
+    /// come before both.
+    pub(super) fn services(&self, listeners: &[Listener], issues: &mut Vec<Issue>) -> Vec<L4Service> {
+        let mut owners: BTreeMap<Vip, &L4Service> = BTreeMap::new();
+        for service in self.known.values().flat_map(|known| &known.services) {
+            let taken = |by: String| {
+                let message =
+                    format!("{} is {by} already; give the Service another address or port.", service.vip);
+                let (severity, reason) = (Severity::Error, IssueReason::Conflict);
+                issue(severity, reason, "Service", &service.service, "spec.ports", message)
+            };
+            if listeners.iter().any(|listener| covers(&listener.vip, &service.vip)) {
+                issues.push(taken("a listener of the node".into()));
+            } else if let Some(first) = owners.get(&service.vip) {
+                issues.push(taken(format!("Service {}'s", first.service)));
+            } else {
+                owners.insert(service.vip, service);
+            }
+        }
+        owners.into_values().cloned().collect()
+    }
+
+    /// What is wrong with them, but for conflicts.
+    pub(super) fn issues(&self) -> impl Iterator<Item = &Issue> {
+        self.known.values().flat_map(|known| &known.issues)
+    }
+}
+
+/// Whether a listener has the VIP, be it that it listens on every address.
+fn covers(listener: &Vip, vip: &Vip) -> bool {
+    let address = listener.address == vip.address
+        || listener.address.is_unspecified() && listener.address.is_ipv4() == vip.address.is_ipv4();
+    address && (listener.port, listener.transport) == (vip.port, vip.transport)
+}
+
+fn is_ours(service: &Service) -> bool {
+    service.spec.as_ref().is_some_and(|spec| {
+        spec.type_.as_deref() == Some("LoadBalancer")
+            && spec.load_balancer_class.as_deref() == Some(LOAD_BALANCER_CLASS)
+    })
+}
+
+fn read(objects: &Objects, key: &ObjectKey, service: &Service) -> Known {
+    let mut known = Known::default();
+    let spec = service.spec.clone().unwrap_or_default();
+    let addresses = addresses(key, service, &mut known.issues);
+    let warning = |reason, field: String, message: String| {
+        issue(Severity::Warning, reason, "Service", key, field, message)
+    };
+    let affinity = match spec.session_affinity.as_deref() {
+        None | Some("" | "None") => false,
+        Some("ClientIP") => true,
+        Some(other) => {
+            let message =
+                format!("{:?} is not supported and is ignored; write None or ClientIP.", excerpt(other));
+            known.issues.push(warning(IssueReason::Unsupported, "spec.sessionAffinity".into(), message));
+            false
+        }
+    };
+    if spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()) {
+        // Serving everybody would be the opposite of what was asked for.
+        let message = "is not supported yet, so the Service is not served; remove it, or filter in front.";
+        known.issues.push(issue(
+            Severity::Error,
+            IssueReason::Unsupported,
+            "Service",
+            key,
+            "spec.loadBalancerSourceRanges",
+            message,
+        ));
+        return known;
+    }
+    for (p, port) in spec.ports.iter().flatten().enumerate() {
+        let field = format!("spec.ports[{p}]");
+        let transport = match port.protocol.as_deref() {
+            None | Some("" | "TCP") => Transport::Tcp,
+            Some("UDP") => Transport::Udp,
+            Some(other) => {
+                let message = format!("{:?} is not forwarded; TCP and UDP are.", excerpt(other));
+                known.issues.push(warning(IssueReason::Unsupported, format!("{field}.protocol"), message));
+                continue;
+            }
+        };
+        let Some(number) = port_number(port.port) else {
+            let message = format!("{} is no port and is ignored; write one from 1 to 65535.", port.port);
+            known.issues.push(warning(IssueReason::InvalidField, format!("{field}.port"), message));
+            continue;
+        };
+        let endpoints = Endpoints::read(objects, key, port, transport);
+        if endpoints.is_empty() && !addresses.is_empty() {
+            let message = format!(
+                "no EndpointSlice lists a usable endpoint of this port, so its packets are dropped; slices need \
+                 the label {SERVICE_NAME_LABEL}: {} and a port of the same name and protocol.",
+                excerpt(&key.name)
+            );
+            let note = issue(Severity::Note, IssueReason::NoEndpoints, "Service", key, field, message);
+            known.issues.push(note);
+        }
+        for address in &addresses {
+            let vip = Vip { address: *address, port: number, transport };
+            let of_family = |all: &BTreeSet<SocketAddr>| {
+                all.iter().filter(|one| one.is_ipv4() == address.is_ipv4()).copied().collect()
+            };
+            known.services.push(L4Service {
+                vip,
+                service: key.clone(),
+                targets: of_family(&endpoints.ready),
+                draining: of_family(&endpoints.draining),
+                affinity,
+            });
+        }
+    }
+    known
+}
+
+/// Where the Service is reached: what it asks for, else what somebody who hands out addresses wrote
+/// into its status.
+fn addresses(key: &ObjectKey, service: &Service, issues: &mut Vec<Issue>) -> BTreeSet<IpAddr> {
+    let annotation = service.metadata.annotations.as_ref().and_then(|all| all.get(VIPS));
+    let asked = service.spec.as_ref().and_then(|spec| spec.load_balancer_ip.as_deref());
+    let given = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
+    let (field, texts): (_, Vec<&str>) = match (annotation, asked.filter(|text| !text.is_empty())) {
+        (Some(list), _) => {
+            ("metadata.annotations[sluice.dev/vips]", list.split(',').map(str::trim).collect())
+        }
+        (None, Some(one)) => ("spec.loadBalancerIP", vec![one]),
+        (None, None) => (
+            "status.loadBalancer.ingress",
+            given.into_iter().flatten().filter_map(|ingress| ingress.ip.as_deref()).collect(),
+        ),
+    };
+    let mut addresses = BTreeSet::new();
+    for text in &texts {
+        match text.parse::<IpAddr>() {
+            Ok(ip) if !ip.is_unspecified() && !ip.is_multicast() && !ip.is_loopback() => {
+                addresses.insert(ip.to_canonical());
+            }
+            _ => issues.push(issue(
+                Severity::Warning,
+                IssueReason::InvalidField,
+                "Service",
+                key,
+                field,
+                format!(
+                    "{:?} is no address that clients can connect to, and is ignored; correct it.",
+                    excerpt(text)
+                ),
+            )),
+        }
+    }
+    if texts.is_empty() {
+        issues.push(issue(
+            Severity::Warning,
+            IssueReason::NoAddress,
+            "Service",
+            key,
+            "",
+            format!(
+                "has no address and is not served; write one into spec.loadBalancerIP or the annotation {VIPS}, \
+                 or let a controller that hands out addresses fill in its status."
+            ),
+        ));
+    }
+    addresses
+}
+
+#[derive(Default)]
+struct Endpoints {
+    ready: BTreeSet<SocketAddr>,
+    draining: BTreeSet<SocketAddr>,
+}
+
+impl Endpoints {
+    /// The endpoints of a port. Those that terminate and still serve keep their connections, and
+    /// take new ones where no other endpoint is left.
+    fn read(objects: &Objects, key: &ObjectKey, port: &ServicePort, transport: Transport) -> Self {
+        let mut found = Self::default();
+        for (_, slice) in objects.slices_of(key) {
+            found.add(slice, port, transport);
+        }
+        let Self { ready, draining } = &mut found;
+        draining.retain(|address| !ready.contains(address));
+        for v4 in [true, false] {
+            if !ready.iter().any(|address| address.is_ipv4() == v4) {
+                ready.extend(draining.extract_if(.., |address| address.is_ipv4() == v4));
+            }
+        }
+        found
+    }
+
+    fn add(&mut self, slice: &Slice, port: &ServicePort, transport: Transport) {
+        if slice.fqdn {
+            return;
+        }
+        let name = port.name.as_deref().unwrap_or_default();
+        let protocol = if transport == Transport::Udp { "UDP" } else { "TCP" };
+        let numbers = slice.ports.iter().filter(|candidate| {
+            *candidate.name == *name && candidate.protocol.as_deref().unwrap_or("TCP") == protocol
+        });
+        for number in numbers.filter_map(|candidate| port_number(candidate.number?)) {
+            for endpoint in &slice.endpoints {
+                let SliceAddress::Ip(ip) = endpoint.address else { continue };
+                let address = SocketAddr::new(ip.to_canonical(), number);
+                if endpoint.ready {
+                    self.ready.insert(address);
+                } else if endpoint.serving && endpoint.terminating {
+                    self.draining.insert(address);
+                }
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.draining.is_empty()
+    }
+}
+
+fn port_number(number: i32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|number| *number != 0)
+}

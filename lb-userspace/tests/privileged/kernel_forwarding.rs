@@ -1,0 +1,251 @@
+//! VIPs in forward mode with real sockets: a client, a node and two endpoints, each in a namespace.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
+
+use aya::Ebpf;
+use aya::programs::Xdp;
+use aya::programs::xdp::XdpMode as AyaMode;
+use sluice::dataplane::image::MapImage;
+use sluice::dataplane::image::forward::{Backend, Forwarding, Service};
+use sluice::dataplane::kernel::{Dataplane, Settings, load};
+use sluice::model::{Transport, Vip};
+
+use crate::kernel_node::{Client, Node};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+const VIPS: [&str; 2] = ["198.51.100.20", "2001:db8:2::20"];
+const PORT: u16 = 8080;
+
+struct Place {
+    dataplane: Dataplane,
+    endpoints: Vec<Client>,
+    client: Client,
+    node: Node,
+    _far: Vec<Ebpf>,
+}
+
+impl Place {
+    /// With the program on the client's side only, or on the endpoints' too.
+    fn new(everywhere: bool) -> Self {
+        let node = Node::new();
+        for (key, value) in [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")] {
+            std::fs::write(format!("/proc/sys/net/{key}"), value).expect("sysctl");
+        }
+        let client = node.add_client();
+        let endpoints: Vec<_> = [1, 2].map(|number| node.add_endpoint(number)).into();
+        client.run(None, || whole_checksums("far"));
+        let mut far = vec![client.run(None, || listen_to_redirects("far"))];
+        for (endpoint, number) in endpoints.iter().zip(1u8..) {
+            endpoint.run(None, || whole_checksums("eth0"));
+            far.push(endpoint.run(None, || listen_to_redirects("eth0")));
+            serve(endpoint, number);
+            // The node learns who its neighbours are.
+            for address in [format!("10.9.{number}.2:{PORT}"), format!("[fd00:9:{number}::2]:{PORT}")] {
+                let address = address.parse().expect("an address");
+                TcpStream::connect_timeout(&address, PATIENCE).expect("the endpoint answers the node");
+            }
+        }
+        let back = ["back1".to_owned(), "back2".to_owned()];
+        let interface =
+            if everywhere { [&["nic".to_owned()][..], &back].concat() } else { vec!["nic".into()] };
+        let dataplane = Dataplane::open(Settings { interface, ..node.settings() }).expect("open");
+        Self { dataplane, endpoints, client, node, _far: far }
+    }
+
+    /// Forwards to the endpoints with these numbers; others keep what they have.
+    fn forward_to(&mut self, numbers: &[u8]) {
+        let mut forward = Forwarding::default();
+        for (vip, v6) in VIPS.iter().zip([false, true]) {
+            for transport in [Transport::Tcp, Transport::Udp] {
+                let target = |number: u8| -> SocketAddr {
+                    let ip: IpAddr =
+                        if v6 { format!("fd00:9:{number}::2") } else { format!("10.9.{number}.2") }
+                            .parse()
+                            .expect("an address");
+                    SocketAddr::new(ip, PORT)
+                };
+                let targets: BTreeSet<_> = numbers.iter().map(|number| target(*number)).collect();
+                for number in [1, 2] {
+                    let backend = Backend { address: target(number), transport };
+                    forward.backends.insert(backend, numbers.contains(&number));
+                }
+                let vip = Vip { address: vip.parse().expect("an address"), port: 80, transport };
+                forward.services.insert(vip, Service { targets, affinity: false });
+            }
+        }
+        let image = MapImage { forward, ..MapImage::default() };
+        self.dataplane.apply(&image).expect("apply");
+        assert_eq!(self.dataplane.verify(&image).expect("verify"), vec![]);
+    }
+
+    fn counted(&self, reason: &str) -> u64 {
+        self.dataplane.counters().expect("counters").verdicts[reason]
+    }
+}
+
+/// A connection of the client's to a VIP: says something and hears who answers, and whom that one sees.
+struct Talk(TcpStream);
+
+impl Talk {
+    fn open(place: &Place, vip: &str) -> Self {
+        let address = SocketAddr::new(vip.parse().expect("an address"), 80);
+        let stream = place.client.run(None, || TcpStream::connect_timeout(&address, PATIENCE));
+        let stream = stream.unwrap_or_else(|error| {
+            panic!("{vip}: {error}; {:?}", place.dataplane.counters().expect("counters").verdicts)
+        });
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Self(stream)
+    }
+
+    fn say(&mut self) -> String {
+        self.0.write_all(b"?").expect("sent");
+        let mut answer = [0; 64];
+        self.0.read_exact(&mut answer).expect("an answer");
+        String::from_utf8_lossy(&answer).trim().to_owned()
+    }
+}
+
+/// One question and its answer over UDP.
+fn ask(place: &Place, vip: &str) -> String {
+    let any = if vip.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = place.client.run(None, || UdpSocket::bind(any)).expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket.send_to(b"?", SocketAddr::new(vip.parse().expect("an address"), 80)).expect("sent");
+    let mut answer = [0; 64];
+    let (length, _) = socket.recv_from(&mut answer).unwrap_or_else(|error| {
+        panic!("{vip}: {error}; {:?}", place.dataplane.counters().expect("counters").verdicts)
+    });
+    String::from_utf8_lossy(&answer[..length]).trim().to_owned()
+}
+
+/// An endpoint that answers with its number and the address of who asks.
+fn serve(endpoint: &Client, number: u8) {
+    let (tcp, udp) = endpoint.run(None, || {
+        let tcp = TcpListener::bind(("::", PORT)).expect("a listener");
+        (tcp, UdpSocket::bind(("::", PORT)).expect("a socket"))
+    });
+    let answer = move |peer: SocketAddr| format!("{:<64}", format!("{number} {}", peer.ip().to_canonical()));
+    std::thread::spawn(move || {
+        for stream in tcp.incoming() {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                let Ok(peer) = stream.peer_addr() else { return };
+                let mut byte = [0];
+                while stream.read_exact(&mut byte).is_ok()
+                    && stream.write_all(answer(peer).as_bytes()).is_ok()
+                {}
+            });
+        }
+    });
+    std::thread::spawn(move || {
+        let mut byte = [0];
+        while let Ok((_, peer)) = udp.recv_from(&mut byte) {
+            let _ = udp.send_to(answer(peer).as_bytes(), peer);
+        }
+    });
+}
+
+/// A veth takes redirected frames while there is a program at its end, too.
+fn listen_to_redirects(interface: &str) -> Ebpf {
+    let mut programs = load(None, false).expect("load");
+    let program: &mut Xdp = programs.program_mut("empty").expect("program").try_into().expect("XDP");
+    program.load().expect("verifier");
+    program.attach(interface, AyaMode::Driver).expect("attach");
+    programs
+}
+
+/// What leaves has its checksums whole, as on a wire: veths leave them to nobody.
+fn whole_checksums(interface: &str) {
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    #[repr(C)]
+    struct Request {
+        name: [u8; 16],
+        value: *mut Value,
+        rest: [u8; 16],
+    }
+    const SIOCETHTOOL: nix::libc::c_ulong = 0x8946;
+    const ETHTOOL_STXCSUM: u32 = 0x17;
+    let socket = UdpSocket::bind("[::]:0").expect("a socket");
+    let mut value = Value { command: ETHTOOL_STXCSUM, data: 0 };
+    let mut request = Request { name: [0; 16], value: &raw mut value, rest: [0; 16] };
+    request.name[..interface.len()].copy_from_slice(interface.as_bytes());
+    // SAFETY: the request has the layout of the kernel's ifreq, and its pointer that of an
+    // ethtool_value; both live until the call returns.
+    let done = unsafe { nix::libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+    assert_eq!(done, 0, "{interface}: {}", std::io::Error::last_os_error());
+}
+
+/// Everything that holds whatever the way to the endpoints is. `seen`: whom endpoints see, by family.
+fn check(place: &mut Place, seen: [&str; 2]) {
+    place.forward_to(&[1, 2]);
+    let mut kept = Vec::new();
+    for (vip, seen) in VIPS.iter().zip(seen) {
+        let mut answers = BTreeSet::new();
+        for _ in 0..24 {
+            let mut talk = Talk::open(place, vip);
+            let answer = talk.say();
+            let (number, peer) = answer.split_once(' ').expect("two words");
+            assert!(seen.is_empty() || peer == seen, "{vip}: the endpoint sees {peer}");
+            answers.insert(number.to_owned());
+            kept.push((talk, answer));
+            assert!(!ask(place, vip).is_empty());
+        }
+        assert_eq!(answers.len(), 2, "both endpoints are asked");
+    }
+    assert!(place.counted("forwarded") > 0 && place.counted("returned") > 0);
+    // One endpoint takes no more: what it has goes on, what is new goes to the other.
+    place.forward_to(&[1]);
+    for (talk, answer) in &mut kept {
+        assert_eq!(talk.say(), *answer);
+    }
+    for vip in VIPS {
+        for _ in 0..12 {
+            assert!(Talk::open(place, vip).say().starts_with("1 "));
+            assert!(ask(place, vip).starts_with("1 "));
+        }
+    }
+    // It comes back: nothing moves that was there.
+    place.forward_to(&[1, 2]);
+    for (talk, answer) in &mut kept {
+        assert_eq!(talk.say(), *answer);
+    }
+    assert_eq!((place.counted("flows_full"), place.counted("ports_full")), (0, 0));
+}
+
+#[test]
+fn endpoints_behind_the_program_see_the_node() {
+    let mut place = Place::new(true);
+    check(&mut place, ["", ""]);
+    let mut talk = Talk::open(&place, VIPS[0]);
+    let answer = talk.say();
+    assert!(answer.ends_with(".1") && answer.contains(" 10.9."), "{answer}");
+    // The daemon is gone; its program is not.
+    let Place { dataplane, endpoints, client, node, _far } = place;
+    drop(dataplane);
+    assert_eq!(talk.say(), answer);
+    let dataplane = Dataplane::open(Settings {
+        interface: vec!["nic".into(), "back1".into(), "back2".into()],
+        ..node.settings()
+    });
+    let place = Place { dataplane: dataplane.expect("open again"), endpoints, client, node, _far };
+    assert_eq!(talk.say(), answer);
+    assert!(place.dataplane.read().expect("read").forward.services.len() == 4);
+    drop(talk);
+    assert_eq!(place.endpoints.len(), 2);
+    assert!(place.node.pin_dir.exists());
+}
+
+#[test]
+fn endpoints_that_the_kernel_delivers_to_see_the_client() {
+    let mut place = Place::new(false);
+    check(&mut place, ["192.0.2.2", "2001:db8:1::2"]);
+}
