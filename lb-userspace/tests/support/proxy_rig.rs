@@ -270,8 +270,13 @@ pub fn mirror(stream: &mut TcpStream) {
     while let Some(head) = read_head(stream) {
         let head = head.to_ascii_lowercase();
         let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
-        if head.contains("100-continue") && stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").is_err() {
-            return;
+        if head.contains("100-continue") {
+            // Sent together with the answer, it would be of no use to anybody, and nobody would see it.
+            let asked =
+                stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").and_then(|()| stream.peek(&mut [0]));
+            if asked.is_err() {
+                return;
+            }
         }
         if stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").is_err() {
             return;

@@ -47,8 +47,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let worker = &client.worker;
-    // A trusted proxy's words are weighed, and the log wants to know everything.
-    if client.trusted || worker.log.is_some() {
+    // A trusted proxy's words are weighed; the log and spans want to know everything.
+    if client.trusted || worker.log.is_some() || worker.tracer.is_some() {
         return Some(Rewound::new(Bytes::new(), stream));
     }
     let mut draining = pin!(worker.drain.started());

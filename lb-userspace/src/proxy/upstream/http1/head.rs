@@ -61,7 +61,12 @@ pub(super) fn take_head(
     );
     let mut length = Length::default();
     let head = match lines {
-        Some(out) => write_lines(status, response.headers, &connection, &mut length, out)?,
+        Some(out) => {
+            // There it would say something of another answer's body.
+            let lengthless = status == StatusCode::NO_CONTENT
+                || (status == StatusCode::NOT_MODIFIED && *method != Method::HEAD);
+            write_lines(status, response.headers, &connection, &mut length, lengthless, out)?
+        }
         None => map(status, response.headers, &connection, &mut length, input)?,
     };
     if length.chunked && (length.told.is_some() || version == 0) {
@@ -137,12 +142,13 @@ fn map(
     Ok(ResponseHead { status, headers, lines: None, upgrade })
 }
 
-/// The head as lines, written one after the other into `out`.
+/// The head as lines, written one after the other into `out`; without Content-Length if `lengthless`.
 fn write_lines(
     status: StatusCode,
     lines: &[httparse::Header<'_>],
     connection: &Connection,
     length: &mut Length,
+    lengthless: bool,
     out: &mut BytesMut,
 ) -> Result<ResponseHead, &'static str> {
     out.clear();
@@ -164,7 +170,7 @@ fn write_lines(
             14 if is("content-length") => {
                 let again = length.told.is_some();
                 length.tell(line.value)?;
-                if again || status == StatusCode::NO_CONTENT {
+                if again || lengthless {
                     continue;
                 }
             }
