@@ -95,7 +95,8 @@ impl Kind {
         let output = Command::new(self.program(sluice)?).arg(argument).output().ok()?;
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
-        let is_version = |word: &&str| word.contains('.') && word.contains(|c: char| c.is_ascii_digit());
+        let is_version =
+            |word: &&str| word.matches('.').count() > 1 && word.contains(|c: char| c.is_ascii_digit());
         let word = text.split_whitespace().find(is_version)?;
         Some(word.rsplit('/').find(|part| part.contains('.')).unwrap_or(word).to_owned())
     }
