@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use aya::Ebpf;
@@ -14,6 +13,7 @@ use sluice::dataplane::image::forward::{Backend, Forwarding, Service};
 use sluice::dataplane::kernel::{Dataplane, Settings, load};
 use sluice::model::{Transport, Vip};
 
+use crate::checksums;
 use crate::kernel_node::{Client, Node};
 
 /// Longer than anything here takes.
@@ -38,10 +38,10 @@ impl Place {
         }
         let client = node.add_client();
         let endpoints: Vec<_> = [1, 2].map(|number| node.add_endpoint(number)).into();
-        client.run(None, || whole_checksums("far"));
+        client.run(None, || checksums::are_whole("far"));
         let mut far = vec![client.run(None, || listen_to_redirects("far"))];
         for (endpoint, number) in endpoints.iter().zip(1u8..) {
-            endpoint.run(None, || whole_checksums("eth0"));
+            endpoint.run(None, || checksums::are_whole("eth0"));
             far.push(endpoint.run(None, || listen_to_redirects("eth0")));
             serve(endpoint, number);
             // The node learns who its neighbours are.
@@ -157,31 +157,6 @@ fn listen_to_redirects(interface: &str) -> Ebpf {
     program.load().expect("verifier");
     program.attach(interface, AyaMode::Driver).expect("attach");
     programs
-}
-
-/// What leaves has its checksums whole, as on a wire: veths leave them to nobody.
-fn whole_checksums(interface: &str) {
-    #[repr(C)]
-    struct Value {
-        command: u32,
-        data: u32,
-    }
-    #[repr(C)]
-    struct Request {
-        name: [u8; 16],
-        value: *mut Value,
-        rest: [u8; 16],
-    }
-    const SIOCETHTOOL: nix::libc::c_ulong = 0x8946;
-    const ETHTOOL_STXCSUM: u32 = 0x17;
-    let socket = UdpSocket::bind("[::]:0").expect("a socket");
-    let mut value = Value { command: ETHTOOL_STXCSUM, data: 0 };
-    let mut request = Request { name: [0; 16], value: &raw mut value, rest: [0; 16] };
-    request.name[..interface.len()].copy_from_slice(interface.as_bytes());
-    // SAFETY: the request has the layout of the kernel's ifreq, and its pointer that of an
-    // ethtool_value; both live until the call returns.
-    let done = unsafe { nix::libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
-    assert_eq!(done, 0, "{interface}: {}", std::io::Error::last_os_error());
 }
 
 /// Everything that holds whatever the way to the endpoints is. `seen`: whom endpoints see, by family.

@@ -1,6 +1,7 @@
 //! Tests that need root: network namespaces, XDP, bpffs. Without root each fails and says so.
 
 mod app;
+mod checksums;
 mod e2e;
 mod filter;
 mod kernel;

@@ -304,7 +304,7 @@ fn every_setting_of_a_cluster_is_listed() {
 /// Options that the daemon doesn't have would be passed over without a word.
 #[test]
 fn every_variable_is_an_option_of_the_daemon() {
-    let cli = deploy().join("../lb-userspace/src/app/cli.rs");
+    let cli = deploy().join("../lb-userspace/src/app/cli/run.rs");
     let cli = fs::read_to_string(cli).expect("the command line's grammar");
     let chart =
         fs::read_to_string(deploy().join("helm/sluice/templates/configmap.yaml")).expect("a template");
