@@ -261,11 +261,12 @@ fn a_client_that_leaves_takes_its_request_along() {
     assert_eq!(proxy.proxy.stats().total.requests_active, 0);
 }
 
-#[test]
-fn what_is_sent_again_on_a_stale_connection() {
+/// Sends a request over the connection that another one has left, to an endpoint that answers the first
+/// request of a connection, and takes the second and leaves without an answer. Says the status and how many
+/// requests came to the endpoint, or nothing if the proxy took another connection.
+fn over_a_stale_connection(method: &str) -> Option<(u16, usize)> {
     let served = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&served);
-    // Answers the first request of a connection; takes the second and leaves without an answer.
     let proxy = single(
         move |stream| {
             if rig::read_head(stream).is_some() {
@@ -278,14 +279,19 @@ fn what_is_sent_again_on_a_stale_connection() {
         },
         |_| (),
     );
-    for (method, status, arrivals) in [("GET", 200, 3), ("POST", 502, 2)] {
-        served.store(0, SeqCst);
-        assert_eq!(send(proxy.http, &GET.replace("GET /", "PUT /first")).status, 200, "a fresh connection");
-        let seen = send(proxy.http, &GET.replace("GET", method));
-        assert_eq!((seen.status, served.load(SeqCst)), (status, arrivals), "{method}");
-        // What is kept now is used up, so that the next row begins anew.
-        send(proxy.http, GET);
-        send(proxy.http, &GET.replace("GET", "POST"));
+    assert_eq!(send(proxy.http, GET).status, 200, "a fresh connection");
+    // What can't be sent twice takes neither a connection that was just left, nor an old one.
+    std::thread::sleep(Duration::from_millis(50));
+    let seen = send(proxy.http, &GET.replace("GET", method));
+    let reused = proxy.proxy.stats().total.upstream_reuses > 0;
+    reused.then(|| (seen.status, served.load(SeqCst)))
+}
+
+#[test]
+fn what_is_sent_again_on_a_stale_connection() {
+    for (method, expect) in [("GET", (200, 3)), ("POST", (502, 2))] {
+        let seen = (0..100).find_map(|_| over_a_stale_connection(method));
+        assert_eq!(seen, Some(expect), "{method}");
     }
 }
 

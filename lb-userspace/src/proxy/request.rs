@@ -50,11 +50,11 @@ pub(super) async fn serve(
         Reply::Answer(mut response) => {
             finish.status = Some(response.status().as_u16());
             response.headers_mut().entry(header::SERVER).or_insert(respond::SERVER_NAME);
-            let response = if is_grpc { for_grpc(response) } else { response };
-            response.map(|content| match content {
-                Content::Own(_) if is_head => ResponseBody::new(Content::Own(Bytes::new()), finish),
-                content => ResponseBody::new(content, finish),
-            })
+            let mut response = if is_grpc { for_grpc(response) } else { response };
+            if is_head {
+                without_own_body(&mut response);
+            }
+            response.map(|content| ResponseBody::new(content, finish))
         }
         Reply::Switched(response, tunnel) => {
             // Over HTTP/2 the client gets 200; it is the same to whoever reads logs and counters.
@@ -68,6 +68,16 @@ pub(super) async fn serve(
             response.map(|()| ResponseBody::empty())
         }
     })
+}
+
+/// Leaves only the length that the body would have.
+fn without_own_body(response: &mut Response<Content>) {
+    if let Content::Own(body) = response.body_mut()
+        && !body.is_empty()
+    {
+        let length = std::mem::take(body).len();
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
 }
 
 enum Reply {
