@@ -3,6 +3,7 @@
 //! Sources fill an [`Objects`] store: from manifests through [`parse`], from the API with typed
 //! objects. `translate` reads it. Pure: whoever does I/O hands in what it read.
 
+mod kept;
 mod kind;
 mod parse;
 mod references;
@@ -11,6 +12,7 @@ mod slim;
 mod store;
 mod v1beta1;
 
+pub use kept::Kept;
 pub use kind::{Kind, Object};
 pub use parse::{Parsed, parse};
 pub use references::{

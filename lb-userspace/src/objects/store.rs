@@ -7,7 +7,7 @@ use imbl::ordmap::DiffItem;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret, Service};
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
-use super::{Kind, Object, Slice};
+use super::{Kept, Kind, Object, Slice};
 use crate::model::ObjectKey;
 
 /// Objects of one kind in the order of their keys. A clone is one pointer; a change of it copies
@@ -48,15 +48,22 @@ impl Objects {
             Object::Ingress(o) => put(&mut self.ingresses, key, o),
             Object::IngressClass(o) => put(&mut self.classes, key, o),
             Object::Service(o) => put(&mut self.services, key, o),
-            Object::EndpointSlice(o) => self.insert_slice(key, Slice::from(&*o)),
+            Object::EndpointSlice(o) => self.insert_slice(key, Arc::new(Slice::from(&*o))),
             Object::Endpoints(o) => put(&mut self.endpoints, key, o),
             Object::Secret(o) => put(&mut self.secrets, key, o),
             Object::ConfigMap(o) => put(&mut self.config_maps, key, o),
         }
     }
 
-    fn insert_slice(&mut self, key: ObjectKey, slice: Slice) -> bool {
-        let slice = Arc::new(slice);
+    /// The same as [`Objects::insert`], without a copy of what is kept.
+    pub fn insert_kept(&mut self, object: &Kept) -> bool {
+        match object {
+            Kept::Slice(key, slice) => self.insert_slice(key.clone(), Arc::clone(slice)),
+            Kept::Other(object) => self.insert(object.clone()),
+        }
+    }
+
+    fn insert_slice(&mut self, key: ObjectKey, slice: Arc<Slice>) -> bool {
         let old = self.slices.get(&key).cloned();
         if old.as_ref() == Some(&slice) {
             return false;

@@ -1,22 +1,24 @@
 //! One client connection: TLS or plain, HTTP/1.1 or HTTP/2, until it ends or the worker drains.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use http::HeaderMap;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::time::Sleep;
 
 use super::direct;
 use super::error::Error;
@@ -27,7 +29,7 @@ use super::passthrough::{self, Way};
 use super::proxy_header::{self, Ends};
 use super::refusal;
 use super::request;
-use super::stream::{ClientStream, Gate};
+use super::stream::{ClientStream, Gate, Wire};
 use super::streams::Streams;
 use super::tls::ClientTls;
 use super::worker::{Held, Worker};
@@ -115,9 +117,14 @@ impl Client {
     }
 }
 
-/// Serves a connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
-    let Ok(local) = stream.local_addr() else { return };
+/// Serves a connection to its end. `local` is where it came to, if that is known.
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    local: Option<SocketAddr>,
+) {
+    let Some(local) = local.or_else(|| stream.local_addr().ok()) else { return };
     let (local, peer) = (canonical(local), canonical(peer));
     let config = worker.config();
     let Some(protocol) = config.protocol(local) else {
@@ -155,16 +162,13 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
     let timeouts = worker.settings.timeouts;
     match protocol {
         Protocol::Http => {
-            let Ok(Ok((prefix, is_h2))) =
-                tokio::time::timeout(timeouts.header, read_preface(&mut stream)).await
-            else {
-                return;
-            };
+            let mut timer = None;
+            let Ok((prefix, is_h2)) = read_preface(&worker, &mut stream, &mut timer).await else { return };
             let client = client(None);
             let gate = Arc::clone(&client.gate);
             // A connection must not keep the configuration that it began with.
             drop(config);
-            let stream = ClientStream::new(stream, prefix.freeze(), !is_h2, gate, timeouts);
+            let stream = ClientStream::new(stream, prefix, !is_h2, gate, timeouts).with_timer(timer);
             run(Rc::new(client), Box::new(stream), is_h2).await;
         }
         Protocol::Https => {
@@ -210,7 +214,7 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
             drop(tls);
             let client = client(Some(handshake));
             let gate = Arc::clone(&client.gate);
-            let stream = ClientStream::new(stream, bytes::Bytes::new(), !is_h2, gate, timeouts);
+            let stream = ClientStream::new(stream, Bytes::new(), !is_h2, gate, timeouts);
             run(Rc::new(client), Box::new(stream), is_h2).await;
         }
     }
@@ -237,26 +241,41 @@ async fn ends(worker: &Worker, config: &Held, stream: &mut TcpStream, own: Ends)
     None
 }
 
-/// Reads until it is clear whether the client starts HTTP/2 with prior knowledge.
-async fn read_preface(stream: &mut TcpStream) -> io::Result<(BytesMut, bool)> {
-    let mut read = BytesMut::with_capacity(4096);
-    loop {
-        if stream.read_buf(&mut read).await? == 0 {
-            return Ok((read, false));
+/// Reads until it is clear whether the client starts HTTP/2 with prior knowledge. `timer` is set
+/// where the client has to be waited for.
+async fn read_preface(
+    worker: &Worker,
+    stream: &mut TcpStream,
+    timer: &mut Option<Pin<Box<Sleep>>>,
+) -> io::Result<(Bytes, bool)> {
+    let mut read = Bytes::new();
+    poll_fn(|cx| {
+        loop {
+            let mut space = worker.reads.borrow_mut();
+            let mut buffer = ReadBuf::new(&mut space);
+            if Pin::new(&mut *stream).poll_read(cx, &mut buffer)?.is_pending() {
+                let limit = worker.settings.timeouts.header;
+                let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+                return timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+            }
+            let new = buffer.filled();
+            let is_end = new.is_empty();
+            read = match read.is_empty() {
+                true => Bytes::copy_from_slice(new),
+                false => [&read, new].concat().into(),
+            };
+            if is_end || read.len() >= H2_PREFACE.len() || !H2_PREFACE.starts_with(&read) {
+                let is_h2 = read.starts_with(H2_PREFACE);
+                return Poll::Ready(Ok((std::mem::take(&mut read), is_h2)));
+            }
         }
-        if read.len() >= H2_PREFACE.len() {
-            let is_h2 = read.starts_with(H2_PREFACE);
-            return Ok((read, is_h2));
-        }
-        if !H2_PREFACE.starts_with(&read) {
-            return Ok((read, false));
-        }
-    }
+    })
+    .await
 }
 
 async fn run<S>(client: Rc<Client>, stream: Box<ClientStream<S>>, is_h2: bool)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Wire + Send + 'static,
 {
     client.h2.set(is_h2);
     let timeouts = client.worker.settings.timeouts;
