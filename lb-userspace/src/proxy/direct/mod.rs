@@ -182,7 +182,7 @@ where
         }
         Err(error) => {
             finish.status = Some(error.status().as_u16());
-            writer.own(&error, &mut finish.bytes).await
+            Box::pin(writer.own(&error, &mut finish.bytes)).await
         }
     };
     drop(finish);
@@ -218,7 +218,7 @@ where
             && writer.stream().takes_pipes()
             && let Some(pipe) = worker.pipes.take()
         {
-            return bulk::pass_on(writer.stream(), body, pipe, finish, ahead).await;
+            return Box::pin(bulk::pass_on(writer.stream(), body, pipe, finish, ahead)).await;
         }
         // The head goes out with the first piece, but waits for none.
         let mut waits = writer.has_begun();
