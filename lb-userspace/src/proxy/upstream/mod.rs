@@ -9,6 +9,7 @@ mod http1;
 mod http2;
 mod limits;
 mod message;
+mod patience;
 mod pool;
 mod retry;
 mod rewrite;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Frame;
-use tokio::time::Instant;
 
 use super::chunked::{Chunked, Piece};
 use super::send::Sender;
@@ -167,9 +166,9 @@ impl Body {
         let mut timer = upstream.take_timer(limit);
         if !self.waiting {
             self.waiting = true;
-            timer.as_mut().reset(Instant::now() + limit);
+            timer.restart(limit);
         }
-        let polled = timer.as_mut().poll(cx);
+        let polled = timer.poll(cx);
         upstream.timer = Some(timer);
         match polled {
             Poll::Pending => Poll::Pending,
