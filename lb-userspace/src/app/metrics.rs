@@ -48,8 +48,9 @@ const COUNTERS: [Field; 20] = [
     ("log_dropped", "proxy_log_dropped", "Access log lines dropped because the writer did not keep up"),
 ];
 
-const BYTES: [Field; 2] = [
+const BYTES: [Field; 3] = [
     ("response_bytes", "proxy_response", "Bytes of response bodies passed to clients"),
+    ("spliced_bytes", "proxy_spliced", "Those of them that went from socket to socket"),
     ("tunnel_bytes", "proxy_tunnel", "Bytes that went through closed tunnels, both ways together"),
 ];
 

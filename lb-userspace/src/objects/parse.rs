@@ -173,6 +173,10 @@ fn typed(kind: Kind, document: Value) -> Result<Object, WrongField> {
             Some(namespace) => namespace,
         };
         let namespace = namespace.to_owned();
+        // To know where in the document the reader is costs as much as to read.
+        if let Ok(object) = K::deserialize(&document) {
+            return Ok(object.into());
+        }
         match serde_path_to_error::deserialize::<_, K>(document) {
             Ok(object) => Ok(object.into()),
             Err(error) => {

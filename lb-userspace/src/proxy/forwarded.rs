@@ -48,7 +48,10 @@ impl Client<'_> {
             }
         };
         let theirs = |name: &str| {
-            let value = request.get(name).filter(|_| self.trusted)?;
+            if !self.trusted {
+                return None;
+            }
+            let value = request.get(name)?;
             (!value.is_empty()).then_some(value.as_bytes())
         };
         let chain = chain(request, self.ip, self.trusted);

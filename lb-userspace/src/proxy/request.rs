@@ -33,7 +33,8 @@ use super::websocket::Handshake;
 use crate::model::{Backend, RoutePolicy, Variable};
 use crate::route::{Found, Rewritten, Target, normalise_host};
 
-/// Answers one request of `client`.
+/// Answers one request of `client`. What few requests need is in boxes of its own: a request over
+/// HTTP/2 is copied several times until it is a task.
 pub(super) async fn serve(
     client: Rc<Client>,
     request: Request<Incoming>,
@@ -399,7 +400,7 @@ async fn finished(
     mut response: Response<Content>,
 ) -> Response<Content> {
     if let Some(backend) = served.pages.as_deref().filter(|_| served.policy.replaces(response.status()))
-        && let Some(page) = page(facts, backend, response.status(), response.headers()).await
+        && let Some(page) = Box::pin(page(facts, backend, response.status(), response.headers())).await
     {
         response = page;
     }

@@ -95,6 +95,8 @@ counters! {
     client_gone,
     /// Bytes of response bodies passed to clients.
     response_bytes,
+    /// Those of them that went from socket to socket without being copied here.
+    spliced_bytes,
     /// Connections opened to endpoints.
     upstream_connects,
     /// Requests sent on a connection that had served another before.

@@ -10,9 +10,12 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
 
 use super::guard::{Guard, Refusal};
+use super::pipe::Pipe;
 use super::respond;
 use super::settings::Timeouts;
 
@@ -24,6 +27,24 @@ const LINGER: Duration = Duration::from_secs(1);
 /// reads, and in all. As nginx's `lingering_timeout` and `lingering_time`.
 const BODY_LINGER: Duration = Duration::from_secs(5);
 const LONGEST_BODY_LINGER: Duration = Duration::from_secs(30);
+
+/// What a client's bytes come through.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin {
+    /// The socket, if it carries the client's bytes as they are.
+    fn plain(&self) -> Option<&TcpStream>;
+}
+
+impl Wire for TcpStream {
+    fn plain(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl Wire for TlsStream<TcpStream> {
+    fn plain(&self) -> Option<&TcpStream> {
+        None
+    }
+}
 
 /// What a connection's stream and its requests tell each other. Both live on one thread; the
 /// atomics are there because hyper wants a stream that could move.
@@ -131,6 +152,12 @@ impl<S> ClientStream<S> {
             farewell: None,
             lingering: None,
         }
+    }
+
+    /// With a timer that somebody had before.
+    pub(super) fn with_timer(mut self, timer: Option<Pin<Box<Sleep>>>) -> Self {
+        self.read_timer = timer;
+        self
     }
 
     fn count_write(&self, result: &Poll<io::Result<usize>>) {
@@ -351,6 +378,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+}
+
+impl<S: Wire> ClientStream<S> {
+    /// Whether a pipe can be emptied into it.
+    pub(super) fn takes_pipes(&self) -> bool {
+        self.inner.plain().is_some()
+    }
+
+    /// Writes what a pipe holds. The pipe's turn comes when nothing else waits to be written.
+    pub(super) fn poll_drain(&mut self, pipe: &mut Pipe, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(socket) = self.inner.plain() else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        let result = pipe.poll_drain(socket, cx);
+        self.count_write(&result);
+        self.note_write(result, cx)
     }
 }
 

@@ -11,6 +11,7 @@
 //! same requests both ways and compares what endpoints and clients get.
 
 mod answer;
+mod bulk;
 mod head;
 mod rewound;
 
@@ -22,7 +23,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use super::balance::{Choice, CookieFacts};
 use super::connection::Client;
@@ -30,7 +31,7 @@ use super::error::{Error, Fault};
 use super::finish::Finish;
 use super::forward::forward;
 use super::incoming_body::RequestBody;
-use super::stream::ClientStream;
+use super::stream::{ClientStream, Wire};
 use super::upstream::{Answer, Request, ResponseHead, UpstreamBody};
 use super::worker::Worker;
 use answer::Writer;
@@ -44,7 +45,7 @@ pub(super) const READ: usize = 16 * 1024;
 /// first that is not; `None` when the connection has ended.
 pub(super) async fn serve<S>(client: &Rc<Client>, mut stream: Box<ClientStream<S>>) -> Option<Rewound<S>>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wire,
 {
     let worker = &client.worker;
     // A trusted proxy's words are weighed; the log and spans want to know everything.
@@ -96,7 +97,7 @@ fn poll_read<S>(
     patiently: bool,
 ) -> Poll<io::Result<usize>>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wire,
 {
     let mut space = worker.reads.borrow_mut();
     let mut buffer = ReadBuf::new(&mut space);
@@ -110,7 +111,7 @@ where
 /// One request, whose first `count` bytes are in the worker's buffer.
 async fn exchange<S>(client: &Rc<Client>, stream: &mut ClientStream<S>, count: usize) -> Next
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wire,
 {
     let worker = &*client.worker;
     let config = worker.config();
@@ -181,7 +182,7 @@ where
         }
         Err(error) => {
             finish.status = Some(error.status().as_u16());
-            writer.own(&error, &mut finish.bytes).await
+            Box::pin(writer.own(&error, &mut finish.bytes)).await
         }
     };
     drop(finish);
@@ -201,7 +202,7 @@ async fn pass_on<S>(
     ahead: &mut Bytes,
 ) -> io::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wire,
 {
     let has_body = !(body.is_end()
         || writer.is_head()
@@ -212,6 +213,13 @@ where
     }
     loop {
         let worker = &finish.client.worker;
+        if writer.has_begun()
+            && let Some(body) = body.spliced(bulk::MOST_COPIED)
+            && writer.stream().takes_pipes()
+            && let Some(pipe) = worker.pipes.take()
+        {
+            return Box::pin(bulk::pass_on(writer.stream(), body, pipe, finish, ahead)).await;
+        }
         // The head goes out with the first piece, but waits for none.
         let mut waits = writer.has_begun();
         let piece = poll_fn(|cx| match body.poll_frame(cx) {
@@ -235,13 +243,16 @@ where
                     return Ok(());
                 }
             }
-            Some(Some(Err(error))) => {
-                worker.counters.upstream_failures.add(1);
-                tracing::debug!(%error, "an answer broke off");
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+            Some(Some(Err(error))) => return Err(broke_off(worker, &error)),
         }
     }
+}
+
+/// Counts an answer that its endpoint left incomplete. The client's connection has to end for it.
+fn broke_off(worker: &Worker, error: &Error) -> io::Error {
+    worker.counters.upstream_failures.add(1);
+    tracing::debug!(%error, "an answer broke off");
+    io::ErrorKind::UnexpectedEof.into()
 }
 
 /// Sees whether the client has gone while it waits, and keeps what it has sent meanwhile.
@@ -252,7 +263,7 @@ fn poll_ahead<S>(
     cx: &mut Context<'_>,
 ) -> io::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wire,
 {
     if !ahead.is_empty() {
         return Ok(());

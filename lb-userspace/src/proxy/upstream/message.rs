@@ -87,6 +87,14 @@ impl UpstreamBody {
         }
     }
 
+    /// The body, if at least `most_copied` bytes of it are left that can go on without a look at them.
+    pub(in crate::proxy) fn spliced(&mut self, most_copied: u64) -> Option<&mut http1::Body> {
+        match self {
+            Self::Http1(body) if body.plain_rest()? >= most_copied => Some(body),
+            _ => None,
+        }
+    }
+
     /// The next piece.
     pub(in crate::proxy) fn poll_frame(
         &mut self,

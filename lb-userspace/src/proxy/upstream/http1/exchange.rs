@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode};
-use tokio::time::Instant;
 
 use super::Body;
 use super::body::Source;
@@ -123,9 +122,9 @@ impl Exchange {
                 let wait = Some((sent, sender.held, sender.blocked, sender.progress));
                 if waits_for != wait {
                     waits_for = wait;
-                    timer.as_mut().reset(Instant::now() + limit);
+                    timer.restart(limit);
                 }
-                match timer.as_mut().poll(cx) {
+                match timer.poll(cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(()) if sender.held && !sent => {
                         sender.held = false;
