@@ -140,6 +140,8 @@ pub struct Dataplane {
     cpu_worker: Array<MapData, u32>,
     trace: watch::Trace,
     info: Info,
+    /// Unused here, but programs that are loaded later want it open.
+    _uplinks: HashMap<MapData, u32, u32>,
     /// Held as long as this process owns the pins.
     _lock: Lock,
     /// Passes on what the programs log, until it is dropped.
@@ -191,7 +193,18 @@ impl Dataplane {
 
         let layout = format!("{LAYOUT:016x}");
         let info = Info { interfaces, pin_dir: settings.pin_dir, layout, reused };
-        Ok(Self { tables, rules, sockets, cpu_worker, trace, info, _lock: lock, _logs: logs, programs })
+        Ok(Self {
+            tables,
+            rules,
+            sockets,
+            cpu_worker,
+            trace,
+            info,
+            _uplinks: uplinks,
+            _lock: lock,
+            _logs: logs,
+            programs,
+        })
     }
 
     /// Puts the workers' listeners in place: worker `n` of the slice gets sockets `2n` and
