@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 use std::rc::Rc;
 
-use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
