@@ -348,6 +348,7 @@ mod pod {
         BackendValue, Flow, FlowKey, FlowState, NameKey, ReasonCounters, RingChunk, ServiceValue, Tuning,
         VipChunk, VipCounters, VipKey, VipValue,
     };
+    use crate::trace::Rule;
 
     macro_rules! pod {
         ($($name:ty),*) => {$(
@@ -356,7 +357,7 @@ mod pod {
         )*};
     }
     pod!(VipKey, VipValue, VipChunk, VipCounters, ReasonCounters, NameKey, FlowKey, FlowState, Tuning);
-    pod!(ServiceValue, RingChunk, BackendValue, Flow);
+    pod!(ServiceValue, RingChunk, BackendValue, Flow, Rule);
 }
 
 const _: () = assert!(size_of::<VipKey>() == 16 + 2 + 1 + 1);

@@ -2,6 +2,7 @@
 //!
 //! `sluice` (XDP) judges every frame of the NIC, `steer` (sk_lookup) gives each new connection to
 //! a VIP to the worker of the CPU that it arrived on, `empty` is what benchmarks compare with.
+//! `traced` takes `sluice`'s place while somebody watches, `rehearsal` judges made-up frames.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -17,7 +18,9 @@ mod frame;
 mod log;
 mod maps;
 mod measure;
+mod rehearse;
 mod steer;
+mod trace;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_get_numa_node_id;

@@ -8,10 +8,11 @@ use comfy_table::{ContentArrangement, Table};
 use ipnet::IpNet;
 
 use super::admin::health_words::{endpoint_state, requests_of, unwell};
-use super::admin::views::{Backend, Host, Issue, Maps, RouteView, Rules, Status, Verification};
+use super::admin::views::{Backend, Host, Issue, Maps, RouteView, Rules, Status, Verification, word};
 use super::check::Report as CheckReport;
 use super::doctor::{Finding, Level};
 use super::explain::{Explanation, Match};
+use super::flow;
 use crate::model::Tuning;
 use crate::status::Report;
 
@@ -224,6 +225,40 @@ pub fn backends(backends: &[Backend]) -> String {
         }
     }
     lines(&rows)
+}
+
+/// `sluice explain` of a connection.
+pub fn flow(explanation: &flow::Explanation) -> String {
+    let mut facts = table(&[]);
+    let mut fact = |name: &str, value: String| {
+        facts.add_row([name.to_owned(), value]);
+    };
+    let flow::Question { transport, from, to, .. } = &explanation.question;
+    fact("Connection", format!("{} {from} > {to}", word(transport)));
+    if explanation.packets.is_empty() {
+        fact("XDP", "off".to_owned());
+    }
+    for flow::Judged { packet, verdict, reason, meaning, becomes } in &explanation.packets {
+        let becomes = becomes.as_ref().map_or_else(String::new, |ends| format!("; becomes {ends}"));
+        fact("XDP", format!("{packet}: {verdict} ({reason}: {meaning}){becomes}"));
+    }
+    for (name, value) in [("Service", &explanation.service), ("Listener", &explanation.listener)] {
+        if let Some(value) = value {
+            fact(name, value.clone());
+        }
+    }
+    if let Some(endpoint) = explanation.endpoint {
+        fact("Endpoint", endpoint.to_string());
+    }
+    if let Some(tls) = &explanation.tls {
+        fact("Certificate", format!("{}, chosen for {}", tls.certificate, tls.chosen_for));
+    }
+    fact("Next", explanation.next.clone());
+    let note = match explanation.packets.is_empty() {
+        true => "",
+        false => "\nJudged by the kernel as if it came now. Nothing was counted or remembered.\n",
+    };
+    format!("{facts}\n{note}")
 }
 
 /// `sluice explain`.

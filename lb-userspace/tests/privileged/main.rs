@@ -14,6 +14,7 @@ mod kernel_restart;
 mod kernel_steering;
 mod rights;
 mod tune;
+mod watch;
 
 /// Fails a test that was started without the rights it needs.
 pub fn need_root() {

@@ -88,6 +88,9 @@ pub enum KernelError {
     /// More VIPs or names than the maps hold.
     #[error("the map {0} is full")]
     Full(&'static str),
+    /// Somebody watches frames already.
+    #[error("another `sluice trace` runs: one at a time")]
+    Watched,
     /// No workers, or too many.
     #[error("{0} workers: there have to be 1 to {max}", max = lb_common::maps::MAX_WORKERS)]
     Workers(usize),

@@ -12,10 +12,12 @@ mod forwarding;
 mod links;
 mod logs;
 mod pins;
+mod rehearse;
 mod rules;
 mod tables;
 pub mod vip_routes;
 mod vip_table;
+mod watch;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -33,7 +35,9 @@ pub use counters::{Counters, NameCount, VipCount};
 pub use error::KernelError;
 pub use links::XdpMode;
 pub use pins::{Lock, remove};
+pub use rehearse::Rehearsed;
 pub use vip_table::VipTable;
+pub use watch::Events;
 
 use super::diff::{Op, diff};
 use super::image::MapImage;
@@ -134,13 +138,16 @@ pub struct Dataplane {
     rules: Rules,
     sockets: SockMap<MapData>,
     cpu_worker: Array<MapData, u32>,
+    trace: watch::Trace,
     info: Info,
+    /// Unused here, but programs that are loaded later want it open.
+    _uplinks: HashMap<MapData, u32, u32>,
     /// Held as long as this process owns the pins.
     _lock: Lock,
     /// Passes on what the programs log, until it is dropped.
     _logs: Option<logs::Reader>,
     /// Keeps the programs' file descriptors.
-    _programs: Ebpf,
+    programs: Ebpf,
 }
 
 impl Dataplane {
@@ -169,6 +176,7 @@ impl Dataplane {
         let rules = Rules::take(&mut programs)?;
         let sockets = take(&mut programs, "SOCKETS")?;
         let cpu_worker = take(&mut programs, "CPU_WORKER")?;
+        let trace = watch::Trace::take(&mut programs)?;
         let mut uplinks: HashMap<_, u32, u32> = take(&mut programs, "UPLINKS")?;
 
         let xdp: &mut Xdp = program(&mut programs, "sluice")?;
@@ -185,7 +193,18 @@ impl Dataplane {
 
         let layout = format!("{LAYOUT:016x}");
         let info = Info { interfaces, pin_dir: settings.pin_dir, layout, reused };
-        Ok(Self { tables, rules, sockets, cpu_worker, info, _lock: lock, _logs: logs, _programs: programs })
+        Ok(Self {
+            tables,
+            rules,
+            sockets,
+            cpu_worker,
+            trace,
+            info,
+            _uplinks: uplinks,
+            _lock: lock,
+            _logs: logs,
+            programs,
+        })
     }
 
     /// Puts the workers' listeners in place: worker `n` of the slice gets sockets `2n` and

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::document::{self, Document};
 use super::tree::{Stamp, Tree};
 use crate::model::{Issue, IssueReason, ObjectKey, ObjectRef, Severity};
-use crate::objects::{self, Kept, Objects};
+use crate::objects::{self, Object, Objects};
 
 /// Larger files are refused: they are no manifests, and reading them could take all memory.
 const MAX_FILE: u64 = 64 << 20;
@@ -38,7 +38,7 @@ struct Content {
     stamp: Option<Stamp>,
     /// Of the text, so that the same is not parsed again; `None` if there was no text to read.
     digest: Option<Digest>,
-    objects: Vec<(usize, Kept)>,
+    objects: Vec<(usize, Object)>,
     issues: Vec<Issue>,
 }
 
@@ -130,14 +130,14 @@ impl Catalogue {
                     continue;
                 }
                 first_at.insert(name, (path, *line));
-                all.insert_kept(object);
+                all.insert(object.clone());
             }
         }
         issues.sort();
         (all, issues)
     }
 
-    fn read(&self, path: &Path, text: &str) -> (Vec<(usize, Kept)>, Vec<Issue>) {
+    fn read(&self, path: &Path, text: &str) -> (Vec<(usize, Object)>, Vec<Issue>) {
         let (mut found, mut issues) = (Vec::new(), Vec::new());
         let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
         // One after the other: a document takes twenty times the memory of what is kept of it.
@@ -151,7 +151,7 @@ impl Catalogue {
                 Ok(value) => {
                     let parsed = objects::parse(value, &place);
                     issues.extend(parsed.issues.into_iter().map(|issue| located(issue, &place)));
-                    found.extend(parsed.objects.into_iter().map(|object| (line, object.into())));
+                    found.extend(parsed.objects.into_iter().map(|object| (line, object)));
                 }
                 Err(cause) => issues.push(unreadable(
                     place,
@@ -182,7 +182,7 @@ impl Content {
     /// has errors, also takes over the objects that are gone: they may be the very ones that can't
     /// be read.
     fn keep_from(&mut self, before: &Self) {
-        let mut known: BTreeMap<ObjectRef, &(usize, Kept)> =
+        let mut known: BTreeMap<ObjectRef, &(usize, Object)> =
             before.objects.iter().map(|entry| (entry.1.reference(), entry)).collect();
         for (_, object) in &mut self.objects {
             if let Some((_, same)) = known.remove(&object.reference())
