@@ -73,6 +73,8 @@ pub(super) struct Client {
     gone: Cell<u32>,
     /// The client gave up too many.
     resetting: Notify,
+    /// The connection has had as many requests as it may.
+    enough: Notify,
 }
 
 impl Client {
@@ -97,6 +99,15 @@ impl Client {
     /// A request begins.
     pub(super) fn begin_request(&self) {
         self.all.set(self.all.get().saturating_add(1));
+        if self.is_last() {
+            self.enough.notify_one();
+        }
+    }
+
+    /// Whether the connection has had as many requests as it may.
+    pub(super) fn is_last(&self) -> bool {
+        let most = self.worker.settings.max_requests;
+        most > 0 && self.all.get() >= most
     }
 
     /// The client gave a request up before there was an answer. On HTTP/2 that is cheap for it and
@@ -150,6 +161,7 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
         all: Cell::new(0),
         gone: Cell::new(0),
         resetting: Notify::new(),
+        enough: Notify::new(),
         worker: Rc::clone(&worker),
     };
     let timeouts = worker.settings.timeouts;
@@ -279,6 +291,10 @@ where
             .serve_connection(io, service);
         let idle = Some(timeouts.idle);
         Box::pin(drive(&client, connection, |connection| connection.graceful_shutdown(), idle)).await;
+        if client.gate.floods() {
+            client.worker.counters.flooding.add(1);
+            tracing::debug!(client = %client.ip, "sent hardly anything but frames that carry nothing");
+        }
         return;
     }
     if let Some(stream) = direct::serve(&client, stream).await {
@@ -332,6 +348,10 @@ where
                 return;
             }
             () = draining, if !asked => {
+                asked = true;
+                shut_down(connection.as_mut());
+            }
+            () = client.enough.notified(), if !asked && client.h2.get() => {
                 asked = true;
                 shut_down(connection.as_mut());
             }
