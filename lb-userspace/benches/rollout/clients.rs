@@ -140,13 +140,20 @@ pub fn start(tally: Arc<Tally>, ways: Ways, rate: u32, guests: bool) -> JoinHand
 }
 
 /// Requests over TLS, a few on each connection.
-async fn secure(tally: Arc<Tally>, port: u16, config: Arc<rustls::ClientConfig>, number: u32, pause: Duration) {
+async fn secure(
+    tally: Arc<Tally>,
+    port: u16,
+    config: Arc<rustls::ClientConfig>,
+    number: u32,
+    pause: Duration,
+) {
     let who = format!("TLS client {number}");
     let name = rustls::pki_types::ServerName::try_from(Kind::Http1.host()).expect("a name");
     while tally.begin() {
         let opened = async {
             let stream = TcpStream::connect(("127.0.0.1", port)).await?;
-            let stream = tokio_rustls::TlsConnector::from(config.clone()).connect(name.clone(), stream).await?;
+            let stream =
+                tokio_rustls::TlsConnector::from(config.clone()).connect(name.clone(), stream).await?;
             let (sender, connection) =
                 http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
             tokio::spawn(connection);

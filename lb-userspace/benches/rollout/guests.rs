@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::cluster::Kind;
 use crate::clients::Tally;
+use crate::cluster::Kind;
 
 /// At the same time.
 const GUESTS: usize = 24;

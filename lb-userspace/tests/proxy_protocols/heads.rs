@@ -83,7 +83,9 @@ fn nobody_speaks_in_our_place() {
     ] {
         let text = send(proxy.http, &GET.replace("\r\n\r\n", &format!("\r\n{line}\r\n\r\n"))).text();
         assert!(!text.contains("6.6.6.6"), "{line}: {text}");
-        for ours in ["x-forwarded-for: 127.0.0.1\r\n", "x-real-ip: 127.0.0.1\r\n", "host: a.test\r\n"] {
+        for ours in
+            ["\r\nx-forwarded-for: 127.0.0.1\r\n", "\r\nx-real-ip: 127.0.0.1\r\n", "\r\nhost: a.test\r\n"]
+        {
             assert_eq!(text.matches(ours).count(), 1, "{line}: {text}");
         }
     }
