@@ -86,7 +86,7 @@ fn main() -> anyhow::Result<()> {
         }
         Habit::Bench { name: Benchmark::Churn, arguments } => {
             setup::run()?;
-            command::cargo(["bench", "--profile=release", "--package=lb-userspace", "--bench=churn", "--"])
+            command::cargo(["bench", "--profile=dist", "--package=lb-userspace", "--bench=churn", "--"])
                 .args(arguments)
                 .run()
         }
