@@ -19,6 +19,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -140,6 +141,7 @@ where
             expects_continue: false,
             wants_upgrade: false,
             takes_lines: true,
+            early: Some(Arc::clone(&client.gate)),
         };
         let answer = {
             let mut forwarding = pin!(forward(client, &mut choice, &served.policy.rules, "", request));
@@ -173,7 +175,7 @@ where
             }
         }
     };
-    let closes = worker.drain.is_begun();
+    let closes = worker.drain.is_begun() || client.is_last();
     let mut writer = Writer::new(stream, worker, is_head, closes);
     let written = match answered {
         Ok((head, body)) => {
