@@ -87,7 +87,10 @@ fn heads(bytes: &[u8], step: usize) {
 fn frames(bytes: &[u8], step: usize) {
     let (mut whole, mut parts) = (bytes.to_vec(), bytes.to_vec());
     let opened = Instant::now();
-    Frames::default().follow(&mut whole, 0, opened);
+    if Frames::default().follow(&mut whole, 0, opened) {
+        // Only a frame whose head comes in one piece can be spoilt for what went before it.
+        return;
+    }
     let mut frames = Frames::default();
     for part in parts.chunks_mut(step) {
         frames.follow(part, 0, opened);
