@@ -336,7 +336,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
 impl<S: AsyncWrite + Unpin> ClientStream<S> {
     /// Ready when no interim answer waits. Those that come amid another answer, of which a part has not
     /// been taken, are dropped: they are hints.
-    fn poll_early(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_early(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.gate.has_early.load(Relaxed) && self.early.is_empty() {
             let early = self.gate.take_early();
             if !self.is_amid {

@@ -11,6 +11,9 @@ use crate::rig::*;
 
 const ENHANCE_YOUR_CALM: u32 = 11;
 const CANCEL: u32 = 8;
+/// Between two questions: floods run beside each other, and the machine has other work.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
+
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
 fn proxy() -> Running {
@@ -37,8 +40,8 @@ fn ask(stream: &mut TcpStream) {
     assert_eq!(read_response(stream, false).expect("an answer").status, 200);
 }
 
-/// Writes as much as is taken; whoever floods does not wait for answers. Meanwhile others ask without a
-/// pause, over both protocols, and every question is answered.
+/// Writes as much as is taken; whoever floods does not wait for answers. Meanwhile others ask again
+/// and again, over both protocols, and every question is answered.
 fn flood(proxy: &Running, begin: &[u8], piece: &[u8], most: usize) -> (usize, Option<u32>) {
     let mut client = Client::new(proxy.http);
     client.send(begin);
@@ -59,6 +62,7 @@ fn flood(proxy: &Running, begin: &[u8], piece: &[u8], most: usize) -> (usize, Op
             let mut other = connect(proxy.http);
             while !over.load(SeqCst) {
                 ask(&mut other);
+                std::thread::sleep(PAUSE);
             }
             ask(&mut other);
         });
@@ -71,6 +75,7 @@ fn flood(proxy: &Running, begin: &[u8], piece: &[u8], most: usize) -> (usize, Op
                 if over.load(SeqCst) {
                     break;
                 }
+                std::thread::sleep(PAUSE);
             }
         });
         let code = client.last_words();

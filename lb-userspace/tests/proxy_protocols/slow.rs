@@ -101,7 +101,8 @@ fn slow_clients_are_nobody_elses_business() {
 /// And each of them ends when its time is over, with an answer where one is owed.
 #[test]
 fn slow_clients_come_to_an_end() {
-    let proxy = proxy(Duration::from_secs(1), Duration::from_secs(1));
+    let limit = Duration::from_secs(2);
+    let proxy = proxy(limit, limit);
     for (bytes, starts) in [
         (&b""[..], ""),
         (b"GET / HTTP/1.1\r\nHost: a.test\r\nX-", "HTTP/1.1 408 "),

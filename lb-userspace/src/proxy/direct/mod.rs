@@ -149,7 +149,10 @@ where
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                 // A client that closes its half has gone, as far as anybody can tell.
                 Poll::Pending => match poll_ahead(worker, stream, &mut ahead, cx) {
-                    Ok(()) => Poll::Pending,
+                    Ok(()) => match stream.poll_early(cx) {
+                        Poll::Ready(Err(_)) => Poll::Ready(None),
+                        _ => Poll::Pending,
+                    },
                     Err(_) => Poll::Ready(None),
                 },
             })
