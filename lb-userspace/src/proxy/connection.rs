@@ -80,6 +80,8 @@ pub(super) struct Client {
     resetting: Notify,
     /// Counts for the client as long as the connection lives.
     _admitted: Option<Admitted>,
+    /// The connection has had as many requests as it may.
+    enough: Notify,
 }
 
 impl Client {
@@ -104,6 +106,15 @@ impl Client {
     /// A request begins.
     pub(super) fn begin_request(&self) {
         self.all.set(self.all.get().saturating_add(1));
+        if self.is_last() {
+            self.enough.notify_one();
+        }
+    }
+
+    /// Whether the connection has had as many requests as it may.
+    pub(super) fn is_last(&self) -> bool {
+        let most = self.worker.settings.max_requests;
+        most > 0 && self.all.get() >= most
     }
 
     /// The client gave a request up before there was an answer. On HTTP/2 that is cheap for it and
@@ -223,6 +234,7 @@ impl Arrival {
             all: Cell::new(0),
             gone: Cell::new(0),
             resetting: Notify::new(),
+            enough: Notify::new(),
             worker,
             _admitted: self.admitted,
         })
@@ -328,7 +340,11 @@ where
     S: Wire + Send + 'static,
 {
     if client.is_h2() {
-        run_http2(client, stream).await;
+        run_http2(Rc::clone(&client), stream).await;
+        if client.gate.floods() {
+            client.worker.counters.flooding.add(1);
+            tracing::debug!(client = %client.ip, "sent hardly anything but frames that carry nothing");
+        }
         return;
     }
     if let Some(stream) = direct::serve(&client, stream).await {
@@ -410,6 +426,10 @@ where
                 return;
             }
             () = draining, if !asked => {
+                asked = true;
+                shut_down(connection.as_mut());
+            }
+            () = client.enough.notified(), if !asked && client.h2.get() => {
                 asked = true;
                 shut_down(connection.as_mut());
             }

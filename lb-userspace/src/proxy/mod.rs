@@ -28,6 +28,7 @@ mod error;
 mod finish;
 mod forward;
 mod forwarded;
+mod frames;
 mod grpc;
 mod guard;
 mod headers;
@@ -382,3 +383,6 @@ fn usable_cpus() -> io::Result<Vec<usize>> {
     let set = sched_getaffinity(Pid::from_raw(0))?;
     Ok((0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect())
 }
+
+#[cfg(test)]
+mod corpus;

@@ -69,6 +69,9 @@ counters! {
     proxy_header_failures,
     /// HTTP/2 connections ended because their client gave up most of its requests.
     resetting,
+    /// HTTP/2 connections ended because their client sent hardly anything but frames that carry
+    /// nothing.
+    flooding,
     /// TLS handshakes completed.
     tls_handshakes,
     /// TLS handshakes that failed or took too long.

@@ -19,6 +19,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -140,6 +141,7 @@ where
             expects_continue: false,
             wants_upgrade: false,
             takes_lines: true,
+            early: Some(Arc::clone(&client.gate)),
         };
         let answer = {
             let mut forwarding = pin!(forward(client, &mut choice, &served.policy.rules, "", request));
@@ -147,7 +149,10 @@ where
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                 // A client that closes its half has gone, as far as anybody can tell.
                 Poll::Pending => match poll_ahead(worker, stream, &mut ahead, cx) {
-                    Ok(()) => Poll::Pending,
+                    Ok(()) => match stream.poll_early(cx) {
+                        Poll::Ready(Err(_)) => Poll::Ready(None),
+                        _ => Poll::Pending,
+                    },
                     Err(_) => Poll::Ready(None),
                 },
             })
@@ -173,7 +178,7 @@ where
             }
         }
     };
-    let closes = worker.drain.is_begun();
+    let closes = worker.drain.is_begun() || client.is_last();
     let mut writer = Writer::new(stream, worker, is_head, closes);
     let written = match answered {
         Ok((head, body)) => {

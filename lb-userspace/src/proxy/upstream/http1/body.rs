@@ -2,15 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Frame;
+use tokio::io::AsyncWrite;
 
 use super::chunked::{Chunked, Piece};
-use super::send::Sender;
+use super::send::{SendError, Sender};
 use crate::proxy::error::Error;
 use crate::proxy::pipe::Pipe;
 use crate::proxy::upstream::{Limits, Pool, Stream, Upstream};
@@ -31,6 +33,8 @@ pub(in crate::proxy) struct Body {
     sender: Option<Sender>,
     source: Source,
     keep: bool,
+    /// The client broke the request off, and the endpoint is being told.
+    ending: bool,
     pool: Rc<Pool>,
     limit: Duration,
     waiting: bool,
@@ -46,7 +50,7 @@ impl Body {
         limits: &Limits,
     ) -> Self {
         let (upstream, limit) = (Some(upstream), limits.read);
-        let mut body = Self { upstream, sender, source, keep, pool, limit, waiting: false };
+        let mut body = Self { upstream, sender, source, keep, ending: false, pool, limit, waiting: false };
         if matches!(body.source, Source::Length(0)) {
             body.finish();
         }
@@ -83,9 +87,16 @@ impl Body {
                 Poll::Ready(Ok(())) => self.sender = None,
                 // The endpoint may not want the rest, and a client that sends nonsense still gets
                 // the answer; but the connection is not fit for another request.
-                Poll::Ready(Err(_)) => (self.sender, self.keep) = (None, false),
+                Poll::Ready(Err(error)) => {
+                    (self.sender, self.keep) = (None, false);
+                    self.ending = matches!(error, SendError::Client(_));
+                }
                 Poll::Pending => {}
             }
+        }
+        // An endpoint that waits for the rest of the request has to know that none will come.
+        if self.ending && Pin::new(&mut upstream.stream).poll_shutdown(cx).is_ready() {
+            self.ending = false;
         }
         loop {
             match next(&mut self.source, &mut upstream.unread) {
