@@ -104,7 +104,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        let names: Vec<_> = nics.iter().flat_map(|nic| &nic.options).filter_map(|option| match option {
+        let names = nics.iter().flat_map(|nic| &nic.options).filter_map(|option| match option {
             InterfaceDescriptionOption::IfName(name) => Some(&**name),
             _ => None,
         });
