@@ -266,21 +266,10 @@ async fn post(endpoint: &Uri, body: Bytes) -> Result<(), Box<dyn std::error::Err
             false => Err(format!("it answered {status}").into()),
         }
     };
-<<<<<<< HEAD
     match futures::future::select(pin!(answer), connection).await {
         Either::Left((answer, _)) => answer,
         // A collector may close at once behind its answer; without one this is an error.
         Either::Right((_, answer)) => answer.await,
-=======
-    // Who closes behind the answer has answered: what became of the request only the answer knows.
-    let driven = async {
-        drop(connection.await);
-        std::future::pending().await
-    };
-    tokio::select! {
-        answer = answer => answer,
-        never = driven => never,
->>>>>>> http
     }
 }
 
