@@ -25,6 +25,7 @@ mod settings;
 mod state;
 mod steering;
 mod stop;
+mod top;
 mod trace;
 
 pub use run::main;

@@ -264,7 +264,7 @@ pub fn flow(explanation: &flow::Explanation) -> String {
         true => "",
         false => "\nJudged by the kernel as if it came now. Nothing was counted or remembered.\n",
     };
-    format!("{facts}\n{note}")
+    lines(&facts) + note
 }
 
 /// `sluice explain`.

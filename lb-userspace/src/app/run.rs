@@ -19,7 +19,7 @@ use super::cli::{
 use super::explain::Explanation;
 use crate::model::Tuning;
 
-use super::{check, daemon, doctor, environment, flow, render, steering, trace};
+use super::{check, daemon, doctor, environment, flow, render, steering, top, trace};
 
 /// The answer is there, and it is no.
 const NEGATIVE: u8 = 1;
@@ -61,6 +61,7 @@ async fn dispatch(command: Command) -> Result<u8, String> {
             Ok(0)
         }
         Command::Explain(args) => explain(&args).await,
+        Command::Top(args) => top::client::run(&args).await.map(|()| 0),
         Command::Trace(args) => trace::client::run(&args).await.map(|()| 0),
         Command::Maps(args) => maps(args.command).await,
         Command::Tune(args) => tune(&args).await,

@@ -24,7 +24,7 @@ use super::flow;
 use super::health::Probed;
 use super::settings::SourceKind;
 use super::steering::{Steering, TuneError};
-use super::trace;
+use super::{top, trace};
 
 const WAITING: &str = "waiting for the source's first whole state";
 
@@ -146,6 +146,22 @@ impl State {
 }
 
 impl State {
+    fn backends(&self) -> Vec<views::Backend> {
+        let proxy = self.proxy.get();
+        let requests = proxy.map(|proxy| proxy.stats().clusters).unwrap_or_default();
+        let health = proxy.map(Proxy::health).unwrap_or_default();
+        views::backends(&self.snapshot.load(), &requests, &health)
+    }
+
+    fn sample(&self) -> top::Sample {
+        let known = |backend: &views::Backend| backend.endpoints.iter().any(|one| one.health.is_some());
+        top::Sample {
+            status: self.status(),
+            routes: self.measurements().into_iter().map(top::Route::from).collect(),
+            unwell: self.backends().into_iter().filter(known).collect(),
+        }
+    }
+
     fn tune(&self, text: &str) -> Answer {
         match self.steering().as_mut() {
             None => self.no_maps(),
@@ -190,12 +206,8 @@ impl Answers for State {
         match path {
             "/status" => Answer::json(&self.status()),
             "/routes" => Answer::json(&views::routes(&self.snapshot.load())),
-            "/backends" => {
-                let proxy = self.proxy.get();
-                let requests = proxy.map(|proxy| proxy.stats().clusters).unwrap_or_default();
-                let health = proxy.map(Proxy::health).unwrap_or_default();
-                Answer::json(&views::backends(&self.snapshot.load(), &requests, &health))
-            }
+            "/backends" => Answer::json(&self.backends()),
+            "/top" => Answer::json(&self.sample()),
             "/explain" => self.explain(query),
             "/tune" => match self.steering().as_ref() {
                 None => self.no_maps(),

@@ -3,6 +3,7 @@
 mod check;
 mod explain;
 mod run;
+mod top;
 mod trace;
 mod vip;
 
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::check::{CheckArgs, CheckCompat, Origin, Scheme};
 pub use self::explain::{Asked, ExplainArgs};
 pub use self::run::{AccessLog, LogFormat, RunArgs, XdpMode};
+pub use self::top::TopArgs;
 pub use self::trace::{TraceArgs, TraceOutput};
 pub use self::vip::{VipAddress, vip_address};
 
@@ -52,6 +54,8 @@ pub enum Command {
     Backends(ClientArgs),
     /// What happens with a request for a URL, or with a connection, and why.
     Explain(ExplainArgs),
+    /// Requests, latencies, endpoints, workers and XDP's verdicts as they are now, live.
+    Top(TopArgs),
     /// Frames as XDP sees them: before, after, verdict and reason, as they come.
     Trace(TraceArgs),
     /// The kernel's maps: show them, compare them with the desired state, remove them.
@@ -206,6 +210,9 @@ mod tests {
             ("sluice explain", false),
             ("sluice explain a b c d", false),
             ("sluice explain http://a -o json --socket s", true),
+            ("sluice top --once --sort latency --interval 0.5 -o json --socket s", true),
+            ("sluice top --interval 0", false),
+            ("sluice top --interval NaN", false),
             ("sluice trace", true),
             ("sluice trace --address 192.0.2.0/24 --port 443 --vip [2001:db8::1]:443 --sample 10", true),
             ("sluice trace --address 2001:db8::1 --reason vip,not_vip --verdict drop --direction out", true),

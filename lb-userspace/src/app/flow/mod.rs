@@ -150,7 +150,11 @@ fn through_tls(
     let vip = VipAddress { address: question.to.ip(), port: Some(question.to.port()) };
     let asked = explain::Question { url: &url, vip: Some(vip), all: false, xdp: true };
     match explain::explain(&asked, snapshot, table) {
-        Ok(found) => (found.tls, Some(found.answer.text)),
+        Ok(found) => {
+            let explain::Answer { status, text } = found.answer;
+            let answer = status.map_or_else(|| text.clone(), |status| format!("{status}: {text}"));
+            (found.tls, Some(answer))
+        }
         Err(error) => (None, Some(error.to_string())),
     }
 }
@@ -228,8 +232,8 @@ mod tests {
         for (transport, to, sni, says, expect) in [
             (Tcp, "198.51.100.10:80", None, pass(Reason::Vip), "it speaks http"),
             (Tcp, "198.51.100.10:443", None, pass(Reason::Vip), "with --sni NAME"),
-            (Tcp, "198.51.100.10:443", Some("a.example"), pass(Reason::Vip), "no rule covers this host"),
-            (Tcp, "198.51.100.10:443", Some("a.example"), None, "no rule covers this host"),
+            (Tcp, "198.51.100.10:443", Some("a.example"), pass(Reason::Vip), "404: no rule covers this host"),
+            (Tcp, "198.51.100.10:443", Some("a.example"), None, "404: no rule covers this host"),
             (Tcp, "198.51.100.10:22", None, pass(Reason::NotVip), "no VIP of Sluice"),
             (Tcp, "[2001:db8::1]:443", None, pass(Reason::NotVip), "no VIP of Sluice"),
             (Tcp, "198.51.100.10:443", None, Some((Action::Drop, Reason::SourceDenied)), "nothing more"),

@@ -14,7 +14,7 @@ use nix::net::if_::if_nametoindex;
 use serde::Serialize;
 
 use super::pins;
-use super::{Interface, KernelError, Settings};
+use super::{Interface, KernelError, Occupant, Settings};
 
 /// Where in the kernel the XDP program runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
@@ -194,7 +194,7 @@ fn attach_as(
 fn refused(name: &str, mode: XdpMode, error: ProgramError) -> KernelError {
     // EBUSY: another link; EEXIST: another program by netlink or in the other mode.
     if matches!(errno(&error), Some(libc::EBUSY | libc::EEXIST)) {
-        return KernelError::Occupied(name.to_owned());
+        return KernelError::Occupied { interface: name.to_owned(), by: Occupant::find(name) };
     }
     KernelError::Attach { interface: name.to_owned(), mode: mode.name(), source: Box::new(error) }
 }
@@ -322,7 +322,7 @@ mod tests {
             let error = ProgramError::from(SyscallError { call: "bpf_link_create", io_error });
             assert_eq!(is_unsupported(&error), unsupported, "errno {errno}");
             let refused = refused("eth0", XdpMode::Native, error);
-            assert_eq!(matches!(refused, KernelError::Occupied(_)), occupied, "errno {errno}");
+            assert_eq!(matches!(refused, KernelError::Occupied { .. }), occupied, "errno {errno}");
             assert!(occupied || refused.to_string().contains(&format!("(os error {errno})")), "{refused}");
         }
     }
