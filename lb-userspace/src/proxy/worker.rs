@@ -88,8 +88,6 @@ pub(super) struct Worker {
     pub(super) drain: Drain,
     /// What heads of requests to endpoints are written into.
     pub(super) heads: RefCell<BytesMut>,
-    /// What small answers are put together in; whoever uses it takes it.
-    pub(super) answers: RefCell<Vec<u8>>,
     /// What plain requests are read into.
     pub(super) reads: RefCell<Box<[u8]>>,
     pub(super) date: Date,
@@ -185,7 +183,6 @@ impl Seed {
             ids: RequestIds::new(),
             drain: Drain::default(),
             heads: RefCell::default(),
-            answers: RefCell::default(),
             reads: RefCell::new(vec![0; direct::READ].into()),
             date: Date::default(),
             current: RefCell::new(Rc::new(Held(self.config.load_full()))),

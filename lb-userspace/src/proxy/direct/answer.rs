@@ -15,10 +15,6 @@ use crate::proxy::stream::{ClientStream, Wire};
 use crate::proxy::upstream::{Lines, ResponseHead};
 use crate::proxy::worker::Worker;
 
-/// An answer of no more than this is put together first: to copy it costs less than a list of its
-/// pieces costs the kernel.
-const MOST_GATHERED: usize = 2048;
-
 /// Writes one answer.
 pub(super) struct Writer<'a, S> {
     stream: &'a mut ClientStream<S>,
@@ -128,15 +124,6 @@ impl<'a, S: Wire> Writer<'a, S> {
         }
         let mut parts: [&[u8]; 5] = [&self.lines, &self.tail, before, data, after];
         let stream = &mut *self.stream;
-        if parts.iter().map(|part| part.len()).sum::<usize>() <= MOST_GATHERED {
-            let mut whole = self.worker.answers.take();
-            whole.clear();
-            parts.iter().for_each(|part| whole.extend_from_slice(part));
-            let written = stream.write_all(&whole).await;
-            self.worker.answers.replace(whole);
-            written?;
-            parts = [&[]; 5];
-        }
         while parts.iter().any(|part| !part.is_empty()) {
             let slices = parts.map(IoSlice::new);
             let mut count = poll_fn(|cx| Pin::new(&mut *stream).poll_write_vectored(cx, &slices)).await?;

@@ -118,13 +118,8 @@ impl Sender {
                     _ => Poll::Pending,
                 };
             }
-            // Most requests are a head and nothing else, and one piece costs the kernel less than a list.
-            let mut filled = parts.iter().filter(|part| !part.is_empty());
-            let written = match (filled.next(), filled.next()) {
-                (Some(only), None) => Pin::new(&mut *stream).poll_write(cx, only),
-                _ => Pin::new(&mut *stream).poll_write_vectored(cx, &parts.map(IoSlice::new)),
-            };
-            match written {
+            let slices = parts.map(IoSlice::new);
+            match Pin::new(&mut *stream).poll_write_vectored(cx, &slices) {
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(Err(SendError::Upstream));
                 }
