@@ -58,6 +58,11 @@ pub fn status(status: &Status) -> String {
         }
         None => fact("XDP", "off".to_owned()),
     }
+    if serving.forwarded > 0 {
+        let vips = plural(serving.forwarded, "VIP");
+        let how = if status.xdp.is_some() { "" } else { ", but not here: that takes XDP, which is off" };
+        fact("Forwarding", format!("{vips} for Services of type LoadBalancer{how}"));
+    }
     if let Some(publishing) = &status.publishing {
         for (name, value) in publishing_facts(publishing) {
             fact(name, value);
@@ -204,13 +209,14 @@ pub fn routes(hosts: &[Host]) -> String {
 /// `sluice backends`.
 pub fn backends(backends: &[Backend]) -> String {
     if backends.is_empty() {
-        return "no clusters: no served Ingress names a Service\n".to_owned();
+        return "no clusters: no served Ingress names a Service, and no Service is forwarded\n".to_owned();
     }
     let mut rows = table(&["CLUSTER", "PROTOCOL", "ENDPOINT", "ZONE", "STATE", "REQUESTS"]);
     for cluster in backends {
         if cluster.endpoints.is_empty() {
             let requests = requests_of(cluster);
-            rows.add_row([&*cluster.cluster, &*cluster.protocol, "none ready", "", "503", &*requests]);
+            let becomes = if cluster.requests.is_some() { "503" } else { "packets are dropped" };
+            rows.add_row([&*cluster.cluster, &*cluster.protocol, "none ready", "", becomes, &*requests]);
         }
         for (at, endpoint) in cluster.endpoints.iter().enumerate() {
             let first = |text: &str| if at == 0 { text.to_owned() } else { String::new() };

@@ -34,7 +34,7 @@ fn event(node: &Place, events: &mut Events, port: u16, fits: impl Fn(&Event) -> 
     let start = Instant::now();
     loop {
         node.knock(port);
-        while let Some(event) = events.next() {
+        for event in events.by_ref() {
             if fits(&event) {
                 return event;
             }

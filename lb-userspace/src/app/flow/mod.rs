@@ -203,9 +203,10 @@ mod tests {
         sni: Option<&str>,
         says: Option<(Action, Reason)>,
     ) -> Explanation {
+        let from = if to.starts_with('[') { "[2001:db8:5::1]:1234" } else { "192.0.2.1:1234" };
         let question = Question {
             transport,
-            from: "192.0.2.1:1234".parse().expect("an address"),
+            from: from.parse().expect("an address"),
             to: to.parse().expect("an address"),
             sni: sni.map(str::to_owned),
         };

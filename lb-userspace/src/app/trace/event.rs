@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "lowercase")]
 pub enum Line {
     /// A frame.
-    Event(Event),
+    Event(Box<Event>),
     /// The last line.
     End(End),
 }

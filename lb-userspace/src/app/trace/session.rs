@@ -116,7 +116,7 @@ async fn tell(watch: &mut Watch, asked: &Asked, rule: &Rule, lines: &mpsc::Sende
                 let mut told = 0;
                 while told < AT_ONCE && let Some(event) = events.next() {
                     let name = names.entry(event.interface).or_insert_with(|| name(event.interface));
-                    let line = Line::Event(Event::new(&event, name.clone(), booted));
+                    let line = Line::Event(Box::new(Event::new(&event, name.clone(), booted)));
                     if !send(lines, &line).await {
                         return "the client left";
                     }

@@ -22,9 +22,11 @@ pub(super) struct Trace {
 /// What the programs show, in the order in which they do.
 pub struct Events(RingBuf<MapData>);
 
-impl Events {
-    /// The next event, if there is one.
-    pub fn next(&mut self) -> Option<Event> {
+/// Ends where there is nothing to read yet; more may come.
+impl Iterator for Events {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
         loop {
             let item = self.0.next()?;
             // Of another size: none of ours, and none that the program writes.
