@@ -163,9 +163,15 @@ fn a_missing_directory_is_all_that_is_said() {
 
 #[test]
 fn help_and_version_are_fine() {
-    for args in
-        [&["--help"][..], &["--version"], &["run", "--help"], &["maps", "purge", "--help"], &["check", "-h"]]
-    {
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["run", "--help"],
+        &["top", "--help"],
+        &["trace", "-h"],
+        &["maps", "purge", "--help"],
+        &["check", "-h"],
+    ] {
         let out = sluice(args);
         assert!(out.status.success() && !out.stdout.is_empty(), "{args:?}");
     }
@@ -255,6 +261,54 @@ fn explains_itself() {
         status == 200 && metrics.contains("\nsluice_ready 1\n") && metrics.ends_with("# EOF\n"),
         "{metrics}"
     );
+}
+
+#[test]
+fn shows_what_happens_and_would_happen() {
+    let red = endpoint("red", Duration::ZERO);
+    let files = [("a.yaml", service("red", &[red]) + &ingress("web", "red.test", "/", "red"))];
+    let daemon = Daemon::start(&files, &[]);
+    let status = daemon.json(&["status"]);
+    let listeners = status["listeners"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let https = listeners.filter_map(|listener| listener.strip_suffix("/tcp https")).next();
+    let at = https.expect("a listener").to_owned();
+    for (args, code, expect) in [
+        (&["explain", "tcp", "192.0.2.1:1", &*at, "--sni", "red.test"][..], 0, "endpoint answers"),
+        (&["explain", "tcp", "192.0.2.1:1", &*at, "--sni", "blue.test"], 0, "gets 404"),
+        (&["explain", "tcp", "192.0.2.1:1", &*at], 0, "with --sni NAME"),
+        (&["explain", "udp", "192.0.2.1:1", &*at], 0, "no VIP of Sluice"),
+        (&["explain", "udp", "192.0.2.1:1", "[::1]:53"], 2, "different address families"),
+        (&["explain", "tcp", "192.0.2.1:1"], 2, "a connection is tcp or udp"),
+        (&["trace", "--count", "1"], 2, "--no-xdp"),
+        (&["trace", "--reason", "vip", "--direction", "out"], 2, "such a direction"),
+        (&["top", "--interval", "0.1"], 0, "Workers"),
+        (&["top", "--interval", "0.1", "--once"], 0, "ready, generation"),
+    ] {
+        let out = daemon.ask(args);
+        let said = text(&out.stdout) + &text(&out.stderr);
+        assert_eq!(out.status.code(), Some(code), "{args:?}: {said}");
+        assert!(said.contains(expect), "{args:?}: {expect:?} in {said}");
+        assert!(said.lines().all(|line| line == line.trim_end()), "{args:?}: {said:?}");
+    }
+    let flow = daemon.json(&["explain", "tcp", "192.0.2.1:1", &at, "--sni", "red.test"]);
+    assert_eq!(
+        (&flow["packets"], &flow["tls"]["certificate"]),
+        (&Value::Array(vec![]), &"self-signed".into())
+    );
+    // What was asked for between two looks is shown, with its route.
+    until("a request in between", || {
+        std::thread::scope(|scope| {
+            let shown = scope.spawn(|| daemon.json(&["top", "--once", "--interval", "1"]));
+            while !shown.is_finished() {
+                assert_eq!(daemon.get("red.test", "/").0, 200);
+            }
+            let top = shown.join().expect("shown");
+            assert_eq!((&top["ready"], &top["frames"]), (&Value::Bool(true), &Value::Array(vec![])), "{top}");
+            let route = &top["routes"][0];
+            (route["ingress"] == "default/web" && route["p99_ms"].as_f64().is_some_and(|ms| ms > 0.0))
+                .then_some(())
+        })
+    });
 }
 
 #[test]

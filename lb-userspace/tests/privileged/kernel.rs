@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, Map, MapData};
+use aya::programs::Xdp;
+use aya::programs::xdp::XdpMode as AyaMode;
 use lb_common::maps::{LAYOUT, LAYOUT_MAP};
 use lb_common::vips::{CHUNKS, TAKEN, VipChunk, VipPlace};
 use sluice::dataplane::diff::Op;
@@ -83,7 +85,9 @@ fn errors_name_the_remedy() {
     settings.pin_dir = node.pin_dir.with_extension("").join("../").join(format!("{}b", node.name));
     let occupied = text(Dataplane::open(settings.clone()));
     kernel::remove(&settings.pin_dir).expect("remove");
-    assert!(occupied.contains("nic has an XDP program already"), "{occupied}");
+    let program = first.info().interfaces[0].program_id;
+    let owner = format!("nic has an XDP program already: program {program} (sluice, native)");
+    assert!(occupied.contains(&owner) && occupied.contains("sluice maps purge"), "{occupied}");
 
     drop(first);
     settings.interface = vec!["nosuch0".into()];
@@ -95,6 +99,25 @@ fn errors_name_the_remedy() {
     let elsewhere = text(Dataplane::open(settings.clone()));
     std::fs::remove_dir(&settings.pin_dir).expect("made by open");
     assert!(elsewhere.contains("not on bpffs"), "{elsewhere}");
+}
+
+#[test]
+fn another_owner_of_the_hook_is_named() {
+    let node = Node::new();
+    let mut programs = kernel::load(None, false).expect("load");
+    for (mode, shown) in [(AyaMode::Driver, "native"), (AyaMode::Skb, "generic")] {
+        let program: &mut Xdp = programs.program_mut("empty").expect("program").try_into().expect("XDP");
+        if program.fd().is_err() {
+            program.load().expect("verifier");
+        }
+        let link = program.attach("nic", mode).expect("attach");
+        let id = program.info().expect("info").id();
+        let refused = node.open().err().expect("an error").to_string();
+        let owner = format!("nic has an XDP program already: program {id} (empty, {shown})");
+        assert!(refused.contains(&owner) && refused.contains("ip link set dev nic xdp off"), "{refused}");
+        program.detach(link).expect("detach");
+    }
+    node.open().expect("nobody has it now");
 }
 
 #[test]

@@ -10,8 +10,8 @@ use aya::programs::Xdp;
 use aya::programs::xdp::XdpMode as AyaMode;
 use etherparse::PacketBuilder;
 use lb_common::reason::Reason;
-use sluice::dataplane::image::MapImage;
 use sluice::dataplane::image::forward::{Backend, Forwarding, Service};
+use sluice::dataplane::image::{MapImage, VipEntry};
 use sluice::dataplane::kernel::{Dataplane, Settings, load};
 use sluice::model::{Transport, Vip};
 
@@ -61,26 +61,7 @@ impl Place {
 
     /// Forwards to the endpoints with these numbers; others keep what they have.
     fn forward_to(&mut self, numbers: &[u8]) {
-        let mut forward = Forwarding::default();
-        for (vip, v6) in VIPS.iter().zip([false, true]) {
-            for transport in [Transport::Tcp, Transport::Udp] {
-                let target = |number: u8| -> SocketAddr {
-                    let ip: IpAddr =
-                        if v6 { format!("fd00:9:{number}::2") } else { format!("10.9.{number}.2") }
-                            .parse()
-                            .expect("an address");
-                    SocketAddr::new(ip, PORT)
-                };
-                let targets: BTreeSet<_> = numbers.iter().map(|number| target(*number)).collect();
-                for number in [1, 2] {
-                    let backend = Backend { address: target(number), transport };
-                    forward.backends.insert(backend, numbers.contains(&number));
-                }
-                let vip = Vip { address: vip.parse().expect("an address"), port: 80, transport };
-                forward.services.insert(vip, Service { targets, affinity: false });
-            }
-        }
-        let image = MapImage { forward, ..MapImage::default() };
+        let image = forwarding(numbers);
         self.dataplane.apply(&image).expect("apply");
         assert_eq!(self.dataplane.verify(&image).expect("verify"), vec![]);
     }
@@ -88,6 +69,29 @@ impl Place {
     fn counted(&self, reason: &str) -> u64 {
         self.dataplane.counters().expect("counters").verdicts[reason]
     }
+}
+
+/// VIPs that lead to the endpoints with these numbers; others keep what they have.
+fn forwarding(numbers: &[u8]) -> MapImage {
+    let mut forward = Forwarding::default();
+    for (vip, v6) in VIPS.iter().zip([false, true]) {
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let target = |number: u8| -> SocketAddr {
+                let ip: IpAddr = if v6 { format!("fd00:9:{number}::2") } else { format!("10.9.{number}.2") }
+                    .parse()
+                    .expect("an address");
+                SocketAddr::new(ip, PORT)
+            };
+            let targets: BTreeSet<_> = numbers.iter().map(|number| target(*number)).collect();
+            for number in [1, 2] {
+                let backend = Backend { address: target(number), transport };
+                forward.backends.insert(backend, numbers.contains(&number));
+            }
+            let vip = Vip { address: vip.parse().expect("an address"), port: 80, transport };
+            forward.services.insert(vip, Service { targets, affinity: false });
+        }
+    }
+    MapImage { forward, ..MapImage::default() }
 }
 
 /// A connection of the client's to a VIP: says something and hears who answers, and whom that one sees.
@@ -255,4 +259,77 @@ fn a_made_up_packet_goes_where_a_real_one_would_and_leaves_nothing_behind() {
         assert_eq!(now.vips, counted.vips);
         assert_eq!(now.verdicts["forwarded"], counted.verdicts["forwarded"]);
     }
+}
+
+/// Changes one thing about an image, but for what [`forwarding`] has in it.
+fn alter(image: &mut MapImage, random: &mut fastrand::Rng) {
+    let vip = |third: u8, random: &mut fastrand::Rng| Vip {
+        address: [198, 51, third, random.u8(..)].into(),
+        port: [80, 443, 8443][random.usize(..3)],
+        transport: Transport::Tcp,
+    };
+    match random.u8(..5) {
+        0 => {
+            let vip = vip(101, random);
+            if image.vips.remove(&vip).is_none() {
+                let entry = VipEntry { observe_sni: random.bool(), ..VipEntry::default() };
+                image.vips.insert(vip, entry);
+            }
+        }
+        1 => toggle(&mut image.names, format!("n{}.example.com", random.u8(..))),
+        2 => toggle(&mut image.wildcards, format!("w{}.example.com", random.u8(..))),
+        // A Service comes, goes, or gets other endpoints.
+        _ => {
+            let vip = Vip { port: 80, ..vip(102, random) };
+            if image.forward.services.remove(&vip).is_none() {
+                let ports = (0..random.u16(..8)).map(|_| random.u16(1..200));
+                let targets = ports.map(|port| SocketAddr::new([10, 9, 1, 2].into(), port)).collect();
+                image.forward.services.insert(vip, Service { targets, affinity: random.bool() });
+            }
+        }
+    }
+    let forward = &mut image.forward;
+    let asked = forward.services.iter().flat_map(|(vip, service)| {
+        service.targets.iter().map(|target| Backend { address: *target, transport: vip.transport })
+    });
+    // Now and then one drains before it goes.
+    let kept = forward.backends.keys().filter(|_| random.u8(..) > 0).copied();
+    let drain: Vec<_> = kept.collect();
+    let mut backends: std::collections::BTreeMap<_, _> = drain.into_iter().map(|one| (one, false)).collect();
+    backends.extend(asked.map(|backend| (backend, true)));
+    forward.backends = backends;
+}
+
+fn toggle(names: &mut BTreeSet<String>, name: String) {
+    if !names.remove(&name) {
+        names.insert(name);
+    }
+}
+
+#[test]
+fn ten_thousand_changes_under_traffic_leave_the_maps_as_asked_and_connections_as_they_were() {
+    const CHANGES: usize = 10_000;
+    let mut place = Place::new(true);
+    let mut image = forwarding(&[1, 2]);
+    place.dataplane.apply(&image).expect("apply");
+    let mut talks: Vec<_> = VIPS.iter().cycle().take(8).map(|vip| Talk::open(&place, vip)).collect();
+    let answers: Vec<_> = talks.iter_mut().map(Talk::say).collect();
+    let mut random = fastrand::Rng::with_seed(5);
+    for change in 0..CHANGES {
+        alter(&mut image, &mut random);
+        place.dataplane.apply(&image).unwrap_or_else(|error| panic!("change {change}: {error}"));
+        if change % 20 == 0 {
+            let at = change / 20 % talks.len();
+            assert_eq!(talks[at].say(), answers[at], "change {change}");
+        }
+        if change % 500 == 0 {
+            assert_eq!(place.dataplane.verify(&image).expect("verify"), vec![], "change {change}");
+            assert!(Talk::open(&place, VIPS[0]).say().contains(' '));
+        }
+    }
+    assert_eq!(place.dataplane.verify(&image).expect("verify"), vec![]);
+    assert_eq!(talks.iter_mut().map(Talk::say).collect::<Vec<_>>(), answers);
+    // Nothing was lost that has to be found again: slots, rings, counters.
+    place.forward_to(&[1, 2]);
+    assert_eq!(place.dataplane.read().expect("read").forward.services.len(), 4);
 }

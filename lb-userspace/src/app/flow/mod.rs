@@ -236,7 +236,6 @@ mod tests {
             (Tcp, "198.51.100.10:443", Some("a.example"), pass(Reason::Vip), "404: no rule covers this host"),
             (Tcp, "198.51.100.10:443", Some("a.example"), None, "404: no rule covers this host"),
             (Tcp, "198.51.100.10:22", None, pass(Reason::NotVip), "no VIP of Sluice"),
-            (Tcp, "[2001:db8::1]:443", None, pass(Reason::NotVip), "no VIP of Sluice"),
             (Tcp, "198.51.100.10:443", None, Some((Action::Drop, Reason::SourceDenied)), "nothing more"),
             (
                 Tcp,

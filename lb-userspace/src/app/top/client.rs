@@ -124,7 +124,9 @@ fn keys() -> mpsc::Receiver<u8> {
 
 /// Everything at once, so that nothing flickers.
 fn draw(view: &View, sort: Sort) -> io::Result<()> {
-    let (width, height) = size().unwrap_or((80, 40));
+    // Some terminals don't tell, or tell zeros.
+    let told = size().ok().filter(|(width, height)| *width > 0 && *height > 0);
+    let (width, height) = told.unwrap_or((80, 40));
     let routes = usize::from(height).saturating_sub(REST).max(LEAST);
     let mut out = Vec::new();
     queue!(out, MoveTo(0, 0))?;

@@ -44,7 +44,9 @@ pub fn text(view: &View, sort: Sort, routes: usize) -> String {
     for endpoint in view.endpoints.iter().take(FEW) {
         let numbers = [endpoint.failures.to_string(), endpoint.ejections.to_string()];
         let [failures, ejections] = numbers;
-        let words = [&endpoint.address, &endpoint.cluster, &endpoint.state].map(Clone::clone);
+        // What went wrong last is long: `sluice backends` shows it.
+        let state = endpoint.state.split(':').next().unwrap_or_default().to_owned();
+        let words = [endpoint.address.clone(), endpoint.cluster.clone(), state];
         table.add_row([&words[..], &[failures, ejections]].concat());
     }
     section(&mut text, "Endpoints", &table, view.endpoints.len(), FEW);
