@@ -27,6 +27,9 @@ const CONTINUATION: u8 = 9;
 /// `END_STREAM` of DATA and HEADERS, `ACK` of SETTINGS and PING.
 const FLAG: u8 = 1;
 
+/// Longest payload that a client may send, since we have not allowed more (RFC 9113 section 4.2).
+const LONGEST: u32 = 16_384;
+
 /// Streams that are remembered as not ended. A client may leave those open that were reset under it.
 const MOST_OPEN: usize = 512;
 
@@ -112,7 +115,8 @@ impl Frames {
         match kind {
             DATA if length > 0 => self.carried += u64::from(length),
             HEADERS | CONTINUATION => self.carried += u64::from(length),
-            _ => self.idle += u64::from(length) + HEAD as u64,
+            // Longer ones, whatever they announce, are refused by h2.
+            _ => self.idle += u64::from(length.min(LONGEST)) + HEAD as u64,
         }
         match kind {
             // What each is answered with.
