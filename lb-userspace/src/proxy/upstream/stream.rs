@@ -34,24 +34,40 @@ impl Stream {
 
     /// Whether a connection without a request is still open and silent.
     pub(in crate::proxy) fn is_open(&mut self) -> bool {
-        if is_silent(self.socket()) {
-            return true;
+        match (look(self.socket()), self) {
+            (Look::Silent, _) => true,
+            (Look::End, _) | (Look::Bytes, Self::Plain(_)) => false,
+            (Look::Bytes, Self::Tls(stream)) => {
+                // Endpoints hand out session tickets when they like: bytes, but none of an answer.
+                let mut byte = [0];
+                let mut space = ReadBuf::new(&mut byte);
+                let mut cx = Context::from_waker(Waker::noop());
+                let read = Pin::new(&mut **stream).poll_read(&mut cx, &mut space);
+                // What came since the last turn of the event loop can't be read yet, as tickets just
+                // behind the handshake: only the end counts then.
+                read.is_pending() && look(stream.get_ref().0) != Look::End
+            }
         }
-        let Self::Tls(stream) = self else { return false };
-        // Endpoints hand out session tickets when they like: bytes, but none of an answer.
-        let mut byte = [0];
-        let mut space = ReadBuf::new(&mut byte);
-        let read = Pin::new(&mut **stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut space);
-        read.is_pending() && is_silent(self.socket())
     }
 }
 
-/// Whether nothing came, not even the end. Asks the kernel itself: tokio's readiness is only as
-/// fresh as the last turn of its event loop.
-fn is_silent(stream: &TcpStream) -> bool {
+/// What there is to read from a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    Silent,
+    Bytes,
+    /// Nothing any more.
+    End,
+}
+
+/// Asks the kernel itself: tokio's readiness is only as fresh as the last turn of its event loop.
+fn look(stream: &TcpStream) -> Look {
     let mut byte = [0];
-    let peek = recv(stream.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
-    peek == Err(nix::errno::Errno::EAGAIN)
+    match recv(stream.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+        Err(nix::errno::Errno::EAGAIN) => Look::Silent,
+        Ok(1..) => Look::Bytes,
+        Ok(0) | Err(_) => Look::End,
+    }
 }
 
 impl AsyncRead for Stream {
