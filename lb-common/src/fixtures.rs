@@ -56,7 +56,7 @@ pub fn sources() -> Vec<(u32, [u32; 4], u32)> {
 
 /// The rules of sources: two connections at once, and then none for as long as a test may take.
 pub const TUNING: Tuning =
-    Tuning { flags: TUNE_SOURCES | TUNE_BUDGET, burst: 2, interval: 3_600_000_000_000 };
+    Tuning { flags: TUNE_SOURCES | TUNE_BUDGET, burst: 2, interval: 3_600_000_000_000, syn_rate: 0, zero: 0 };
 
 const DENIED6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0xba, 0xd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 

@@ -1,7 +1,8 @@
 //! The kernel programs: entry points, thin over lb-common.
 //!
 //! `sluice` (XDP) judges every frame of the NIC, `steer` (sk_lookup) gives each new connection to
-//! a VIP to the worker of the CPU that it arrived on, `empty` is what benchmarks compare with.
+//! a VIP to the worker of the CPU that it arrived on, `empty` is what benchmarks compare with. Where
+//! TCP handshakes are XDP's, `sluice` goes on to `admit`, and `ingress` (tc) has the stack take over.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -11,9 +12,11 @@
 )]
 #![allow(static_mut_refs, reason = "aya's macros")]
 
+mod admit;
 mod egress;
 mod forward;
 mod frame;
+mod ingress;
 mod log;
 mod maps;
 mod measure;
@@ -23,18 +26,34 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_get_numa_node_id;
 use aya_ebpf::macros::{sk_lookup, xdp};
 use aya_ebpf::programs::{SkLookupContext, XdpContext};
+use lb_common::cookie;
 use lb_common::verdict::{self, Action, Verdict};
+
+use crate::maps::{PROGRAMS, count};
 
 /// Judges a frame, and does what the verdict says.
 #[xdp(frags)]
 pub fn sluice(context: XdpContext) -> u32 {
-    action(verdict::judge(&frame::Kernel::<false>::new(&context)))
+    let verdict = verdict::judge(&frame::Kernel::<false>::new(&context));
+    if verdict.action == Action::Admit {
+        // SAFETY: nothing here waits for being dropped.
+        unsafe { PROGRAMS.tail_call(&context, 0) };
+        // There is no such program: the stack does its handshakes itself.
+        count(verdict.reason);
+    }
+    action(verdict)
+}
+
+/// Judges TCP to VIPs that steer by name, or where SYN cookies may be needed. `sluice` goes on here.
+#[xdp(frags)]
+pub fn admit(context: XdpContext) -> u32 {
+    action(cookie::judge(&frame::Kernel::<false>::new(&context)))
 }
 
 #[inline(always)]
 fn action(verdict: Verdict) -> u32 {
     match verdict.action {
-        Action::Pass => XDP_PASS,
+        Action::Pass | Action::Admit => XDP_PASS,
         Action::Drop => XDP_DROP,
         Action::Send => XDP_TX,
         Action::Redirect => XDP_REDIRECT,

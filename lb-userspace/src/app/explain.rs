@@ -396,7 +396,7 @@ fn listener_view(listener: &Listener, asked: &Asked, snapshot: &Snapshot, xdp: b
 /// Whether the listener refuses connections that ask for this name.
 fn is_refused(listener: &Listener, asked: &Asked, snapshot: &Snapshot) -> bool {
     let refuses = |sni: &str| !snapshot.named_hosts().any(|pattern| pattern.matches(sni));
-    listener.sni == SniMode::Filter && asked.sni().is_some_and(refuses)
+    listener.sni.refuses() && asked.sni().is_some_and(refuses)
 }
 
 /// The most specific known pattern that covers the server name, as XDP counts it.

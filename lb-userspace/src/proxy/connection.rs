@@ -115,7 +115,7 @@ impl Client {
     }
 }
 
-/// Serves a connection to its end.
+/// Serves a connection that was accepted here to its end.
 pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
     let (local, peer) = (canonical(local), canonical(peer));
@@ -124,11 +124,26 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
         tracing::debug!(%local, "no listener for this address any more");
         return;
     };
-    let Some(Ends { source: peer, destination: local }) =
-        ends(&worker, &config, &mut stream, Ends { source: peer, destination: local }).await
-    else {
-        return;
-    };
+    let own = Ends { source: peer, destination: local };
+    let Some(ends) = ends(&worker, &config, &mut stream, own).await else { return };
+    converse(worker, stream, ends, protocol, false).await;
+}
+
+/// Serves a TLS connection that another worker accepted and handed over.
+pub(super) async fn take_over(worker: Rc<Worker>, stream: TcpStream, ends: Ends) {
+    worker.counters.taken_over.add(1);
+    converse(worker, stream, ends, Protocol::Https, true).await;
+}
+
+async fn converse(
+    worker: Rc<Worker>,
+    mut stream: TcpStream,
+    ends: Ends,
+    protocol: Protocol,
+    taken_over: bool,
+) {
+    let Ends { source: peer, destination: local } = ends;
+    let config = worker.config();
     let trusted = forwarded::is_trusted(peer.ip(), config.trusted_proxies(&worker.settings));
     let admitted = if trusted { Ok(None) } else { worker.crowd.admit(peer.ip()) };
     let Ok(admitted) = admitted else {
@@ -169,8 +184,8 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
         }
         Protocol::Https => {
             let refuses = config.refuses_names(local);
-            if refuses || config.tls.has_passthrough() {
-                let finding = passthrough::find(&stream, &config, refuses);
+            if refuses || config.tls.has_passthrough() || !worker.pools.is_empty() {
+                let finding = passthrough::find(&stream, &config, &worker, refuses, taken_over);
                 let found = Box::pin(tokio::time::timeout(timeouts.handshake, finding)).await;
                 match found {
                     Ok(Ok(Way::Ours)) => {}
@@ -181,6 +196,14 @@ pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: Socke
                             Ends { source: peer, destination: local },
                             admitted,
                         ));
+                        return;
+                    }
+                    Ok(Ok(Way::Over(way))) => {
+                        // Admitted there once more.
+                        drop(admitted);
+                        if let Err(error) = worker.pools.hand_over(way, worker.index, stream, ends) {
+                            tracing::debug!(%error, "a connection can't be handed over to its pool");
+                        }
                         return;
                     }
                     Ok(Ok(Way::Nowhere)) => {

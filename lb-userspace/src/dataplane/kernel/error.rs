@@ -88,6 +88,9 @@ pub enum KernelError {
     /// More VIPs or names than the maps hold.
     #[error("the map {0} is full")]
     Full(&'static str),
+    /// What steering by name and SYN cookies take is not there.
+    #[error("XDP can't do TCP handshakes here, which --sni steer and syn-cookies take: {0}")]
+    NoHandshakes(String),
     /// No workers, or too many.
     #[error("{0} workers: there have to be 1 to {max}", max = lb_common::maps::MAX_WORKERS)]
     Workers(usize),
