@@ -17,12 +17,13 @@
 use crate::env::Env;
 use crate::hello;
 use crate::maps::{
-    CLASS_TERMINATE, FlowKey, TUNE_ALL_COOKIES, VIP_FILTER_SNI, VIP_FORWARD, VIP_STEER, VipKey, VipValue,
+    CLASS_TERMINATE, FlowKey, TUNE_ALL_COOKIES, TUNE_COOKIES, VIP_FILTER_SNI, VIP_FORWARD, VIP_STEER, VipKey,
+    VipValue,
 };
 use crate::packet::{self, ACK, FIN, Packet, RST, SYN, TCP};
 use crate::reason::Reason;
 use crate::refuse::{self, Reply, SHORTEST, add, folded, write_v4, write_v6};
-use crate::verdict::{Action, NOBODY, Verdict, drop, flow, hello_class, look, pass, turn};
+use crate::verdict::{Action, NOBODY, Verdict, drop, flow, hello_class, pass, turn};
 
 /// What the node's stack would say in a handshake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -176,13 +177,13 @@ pub trait Cookies: Env {
     fn put(&self, variable: Variable, value: u32);
 }
 
-/// What [`read_options`] works with and leaves behind.
+/// What the options of a SYN are read into, and what is agreed upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Variable {
     /// Where the next option is.
     At = 0,
-    /// The client's largest segment; 0: it did not say.
+    /// The client's largest segment, 0 if it did not say; in an answer, which of four it is.
     Mss,
     /// As [`Admission::scale`].
     Scale,
@@ -194,10 +195,12 @@ pub enum Variable {
     Stamp,
     /// The timestamp that the client sends back.
     Echo,
+    /// The cookie for a SYN.
+    Cookie,
 }
 
 /// How many variables there are.
-pub const VARIABLES: usize = 7;
+pub const VARIABLES: usize = 8;
 
 /// Options that are looked through: 40 bytes hold seven that mean something, and no-ops between them.
 const MAX_OPTIONS: usize = 24;
@@ -213,28 +216,34 @@ const CARRIED: u32 = 0xff;
 /// The window of an answer: what every stack's smallest receive buffer holds.
 const WINDOW_SIZE: u16 = 29_200;
 
-/// Judges a TCP packet to a VIP that steers, or to one that may be under a flood, and counts it. It
-/// comes without tags, options and extension headers of IP.
+/// Judges a TCP packet to a VIP that steers, or to one that may be under a flood, and counts it, unless
+/// [`crate::verdict::look`] has the last word. It comes without tags, options and extension headers of
+/// IP.
+///
+/// What takes room on the stack is out of line and called from here, as the stacks of nested calls add
+/// up.
 #[inline(always)]
 pub fn judge<E: Cookies>(env: &E) -> Verdict {
     let verdict = match packet::shape(env) {
         Some(packet) if packet.protocol == TCP => arrived(env, &packet),
         _ => pass(Reason::Vip),
     };
-    env.count(verdict.reason);
+    if verdict.action != Action::Look {
+        env.count(verdict.reason);
+    }
     verdict
 }
 
 #[inline(always)]
 fn arrived<E: Cookies>(env: &E, packet: &Packet) -> Verdict {
     let transport = packet.transport as usize;
-    let (Some(flow), Some([offset, flags])) = (flow(env, packet), env.reach::<2>(transport + 12)) else {
-        return pass(Reason::Truncated);
-    };
-    let (address, port) = (flow.destination, flow.destination_port);
-    let Some(vip) = env.vip(&VipKey { address, port, protocol: TCP, zero: 0 }) else {
+    let mut flow = FlowKey::default();
+    let Some([offset, flags]) = env.reach::<2>(transport + 12) else { return pass(Reason::Truncated) };
+    let known = known(env, packet, &mut flow);
+    if known == UNKNOWN {
         return pass(Reason::NotVip);
-    };
+    }
+    let vip = VipValue { slot: 0, flags: known };
     let payload = transport + (offset >> 4) as usize * 4;
     if vip.flags & VIP_FORWARD != 0 || payload < transport + 20 || payload > packet.end as usize {
         return pass(Reason::Vip);
@@ -249,8 +258,20 @@ fn arrived<E: Cookies>(env: &E, packet: &Packet) -> Verdict {
         Some(verdict) => verdict,
         // ClientHellos of these were counted and judged by their name when they were admitted.
         None if steer => pass(Reason::Vip),
-        None => look(env, packet, flags, &vip),
+        None => Verdict { reason: Reason::Vip, action: Action::Look },
     }
+}
+
+/// No VIP's flags.
+const UNKNOWN: u32 = u32::MAX;
+
+/// The flags of the VIP that a packet is for, and the connection that it is of.
+#[inline(never)]
+fn known<E: Cookies>(env: &E, packet: &Packet, place: &mut FlowKey) -> u32 {
+    let Some(flow) = flow(env, packet) else { return UNKNOWN };
+    let (address, port) = (flow.destination, flow.destination_port);
+    *place = flow;
+    env.vip(&VipKey { address, port, protocol: TCP, zero: 0 }).map_or(UNKNOWN, |vip| vip.flags)
 }
 
 /// A SYN. `None`: the stack does this handshake.
@@ -262,96 +283,131 @@ fn opening<E: Cookies>(
     payload: usize,
     steer: bool,
 ) -> Option<Verdict> {
+    let wanted = wanted(env, packet, flow, steer);
+    if wanted == NO {
+        return None;
+    }
+    read_options(env, packet.transport as u32 + 20, payload as u32);
+    if !agree(env, packet, flow, wanted == STATELESS) {
+        return None;
+    }
+    let action = if write(env, packet) { Action::Send } else { Action::Drop };
+    Some(Verdict { reason: Reason::SynCookie, action })
+}
+
+/// No cookie.
+const NO: u32 = 0;
+/// A cookie, and what the SYN said may be remembered.
+const REMEMBER: u32 = 1;
+/// A cookie, and nothing else: there is no room for all who come.
+const STATELESS: u32 = 2;
+
+/// Whether a SYN gets a cookie.
+#[inline(never)]
+fn wanted<E: Cookies>(env: &E, packet: &Packet, flow: &FlowKey, steer: bool) -> u32 {
     let (tuning, now) = (env.tuning(), env.now());
     let rate = if tuning.syn_rate == 0 { SYN_RATE } else { tuning.syn_rate };
     let (meter, busy) = env.meter().tick(now, rate);
     env.set_meter(meter);
-    if !steer && !busy && tuning.flags & TUNE_ALL_COOKIES == 0 {
-        return None;
+    let asked = |flag| tuning.flags & flag != 0;
+    if !steer && (!asked(TUNE_COOKIES) || (!busy && !asked(TUNE_ALL_COOKIES))) {
+        return NO;
     }
+    env.dismiss(flow);
     // Another state than listening: the client takes a port anew whose last connection lingers, or
     // sends its SYN again; the stack knows what to do. With no socket it knows that, too.
-    let state = env.socket(packet, flow);
-    env.dismiss(flow);
-    if state != LISTEN {
-        return None;
-    }
-    read_options(env, packet.transport as u32 + 20, payload as u32);
-    if !answer(env, packet, flow, now, busy)? {
-        return Some(drop(Reason::SynCookie));
+    if env.socket(packet, flow) != LISTEN {
+        return NO;
     }
     if now.wrapping_sub(env.used()) > NOTE {
         env.set_used(now);
     }
-    Some(Verdict { reason: Reason::SynCookie, action: Action::Send })
+    if busy { STATELESS } else { REMEMBER }
 }
 
-/// Turns a SYN into its answer. `None`: there is none, and the frame is as it was; false: the frame is
-/// damaged.
+/// Makes the cookie, and leaves in the variables what is agreed upon. False: there is no cookie.
 #[inline(never)]
-fn answer<E: Cookies>(env: &E, packet: &Packet, flow: &FlowKey, now: u64, busy: bool) -> Option<bool> {
-    let settings = env.settings();
-    let (ip, transport) = (packet.ip as usize, packet.transport as usize);
-    let [a, b, c, d, s0, s1, s2, s3] = env.reach::<8>(transport)?;
+fn agree<E: Cookies>(env: &E, packet: &Packet, flow: &FlowKey, stateless: bool) -> bool {
+    let offers = env.settings().offers;
+    let Some([a, b, c, d, s0, s1, s2, s3]) = env.reach::<8>(packet.transport as usize) else { return false };
     let size = nearest(packet.v6, env.get(Variable::Mss));
-    let [z0, z1] = segment_size(packet.v6, size).to_be_bytes();
+    let mss = segment_size(packet.v6, size);
+    let [z0, z1] = mss.to_be_bytes();
     let header = [a, b, c, d, s0, s1, s2, s3, 0, 0, 0, 0, 6 << 4, SYN, 0, 0, 0, 0, 0, 0, 2, 4, z0, z1];
-    let cookie = env.cookie(packet, &header)?;
+    let Some(cookie) = env.cookie(packet, &header) else { return false };
+    env.put(Variable::Cookie, cookie);
+    env.put(Variable::Mss, size);
 
-    let offered = |what: u32| settings.offers & what != 0;
-    let stamps = env.get(Variable::Stamps) != 0 && offered(OFFER_STAMPS);
+    let stamps = env.get(Variable::Stamps) != 0 && offers & OFFER_STAMPS != 0;
     // Without timestamps what is agreed upon would have to be remembered.
-    let agrees = stamps || !busy;
-    let sack = agrees && env.get(Variable::Sack) != 0 && offered(OFFER_SACK);
+    let agrees = stamps || !stateless;
+    let sack = agrees && env.get(Variable::Sack) != 0 && offers & OFFER_SACK != 0;
     let theirs = env.get(Variable::Scale) as u8;
-    let scale = if agrees && offered(OFFER_SCALE) { theirs } else { NO_SCALE };
-    if !stamps && (sack || scale != NO_SCALE) {
-        let mss = segment_size(packet.v6, size);
+    let scale = if agrees && offers & OFFER_SCALE != 0 { theirs } else { NO_SCALE };
+    env.put(Variable::Stamps, stamps as u32);
+    env.put(Variable::Sack, sack as u32);
+    env.put(Variable::Scale, scale as u32);
+    if !stamps && !stateless {
         env.set_syn_options(flow, SynOptions { mss, scale, sack: sack as u8 });
     }
+    true
+}
 
-    let mss = if packet.v6 { settings.mss6 } else { settings.mss4 };
-    let [m0, m1] = mss.to_be_bytes();
-    let ours = (now / 1_000_000) as u32 & !CARRIED | carried(scale, sack, size);
-    let first = match (stamps, sack) {
-        (true, true) => [4, 2, 8, 10],
-        (true, false) => [1, 1, 8, 10],
-        (false, true) => [1, 1, 4, 2],
-        (false, false) => [1, 1, 1, 1],
-    };
-    let scaling = if scale == NO_SCALE { [1, 1, 1, 1] } else { [1, 3, 3, settings.scale as u8] };
+/// Turns a SYN into the answer that the variables ask for. False: the frame is damaged.
+#[inline(never)]
+fn write<E: Cookies>(env: &E, packet: &Packet) -> bool {
+    let (ip, transport) = (packet.ip as usize, packet.transport as usize);
+    let Some([a, b, c, d, s0, s1, s2, s3]) = env.reach::<8>(transport) else { return false };
     // Both lengths are written out whole, so that no length has to be proven to the verifier: no-ops
     // stand for what is not said.
+    let stamps = env.get(Variable::Stamps) != 0;
     let length = if stamps { 40 } else { 32 };
     let came = env.length() as usize;
     let ends = transport + length;
     let shortest = if came < SHORTEST { came } else { SHORTEST };
     if !env.resize(if ends > shortest { ends } else { shortest }) {
-        return None;
+        return false;
     }
     let sum = if packet.v6 { write_v6(env, ip, length, true) } else { write_v4(env, ip, length, true) };
-    let Some(mut sum) = sum else { return Some(false) };
-    let [c0, c1, c2, c3] = cookie.to_be_bytes();
+    let Some(mut sum) = sum else { return false };
+
+    let [c0, c1, c2, c3] = env.get(Variable::Cookie).to_be_bytes();
     let [n0, n1, n2, n3] = u32::from_be_bytes([s0, s1, s2, s3]).wrapping_add(1).to_be_bytes();
     let [w0, w1] = WINDOW_SIZE.to_be_bytes();
     let head = [c, d, a, b, c0, c1, c2, c3, n0, n1, n2, n3, (length as u8) << 2, SYN | ACK, w0, w1];
+    sum += TCP as u32 + length as u32 + add(&head);
+    if !env.store(transport, &head) {
+        return false;
+    }
+    let settings = env.settings();
+    let [m0, m1] = if packet.v6 { settings.mss6 } else { settings.mss4 }.to_be_bytes();
+    let (scale, sack) = (env.get(Variable::Scale), env.get(Variable::Sack));
+    let scaling = if scale == NO_SCALE as u32 { [1, 1, 1, 1] } else { [1, 3, 3, settings.scale as u8] };
+    let [k0, k1, k2, k3] = scaling;
+    let first = match (stamps, sack != 0) {
+        (true, true) => [4, 2, 8, 10],
+        (true, false) => [1, 1, 8, 10],
+        (false, true) => [1, 1, 4, 2],
+        (false, false) => [1, 1, 1, 1],
+    };
     let [f0, f1, f2, f3] = first;
-    let [g0, g1, g2, g3] = scaling;
-    sum += TCP as u32 + length as u32 + add(&head) + add(&[2, 4, m0, m1]) + add(&first) + add(&scaling);
-    let mut stored = env.store(transport, &head);
-    if stamps {
+    sum += add(&[2, 4, m0, m1]) + add(&first) + add(&scaling);
+    let stored = if stamps {
+        let carried = scale & 0xf | (sack & 1) << 4 | (env.get(Variable::Mss) & 3) << 6;
+        let ours = (env.now() / 1_000_000) as u32 & !CARRIED | carried;
         let [o0, o1, o2, o3] = ours.to_be_bytes();
         let [t0, t1, t2, t3] = env.get(Variable::Stamp).to_be_bytes();
-        let options = [f0, f1, f2, f3, o0, o1, o2, o3, t0, t1, t2, t3, g0, g1, g2, g3];
         sum += add(&[o0, o1, o2, o3, t0, t1, t2, t3]);
-        stored = stored && env.store(transport + 24, &options);
+        env.store(transport + 24, &[f0, f1, f2, f3, o0, o1, o2, o3, t0, t1, t2, t3, k0, k1, k2, k3])
     } else {
-        stored = stored && env.store(transport + 24, &[f0, f1, f2, f3, g0, g1, g2, g3]);
-    }
+        env.store(transport + 24, &[f0, f1, f2, f3, k0, k1, k2, k3])
+    };
     let [k0, k1] = folded(sum).to_be_bytes();
-    stored = stored && env.store(transport + 16, &[k0, k1, 0, 0, 2, 4, m0, m1]);
-    let Some([a, b, c, d, e, f, g, h, i, j, k, l]) = env.far::<12>(0) else { return Some(false) };
-    Some(stored && env.store(0, &[g, h, i, j, k, l, a, b, c, d, e, f]))
+    if !stored || !env.store(transport + 16, &[k0, k1, 0, 0, 2, 4, m0, m1]) {
+        return false;
+    }
+    let Some([a, b, c, d, e, f, g, h, i, j, k, l]) = env.far::<12>(0) else { return false };
+    env.store(0, &[g, h, i, j, k, l, a, b, c, d, e, f])
 }
 
 /// A packet that is no SYN. `None`: it goes on to the stack, if it is one that steers as it is.
@@ -377,21 +433,26 @@ fn following<E: Cookies>(
     if steer {
         if bare {
             // Who ends without having said anything never was here; a reset keeps it from waiting.
-            return Some(if flags & FIN != 0 { refusal(env, packet, payload) } else { drop(Reason::CookieAck) });
+            return Some(if flags & FIN != 0 {
+                refusal(env, packet, payload)
+            } else {
+                drop(Reason::CookieAck)
+            });
         }
         if begins(env, packet, payload) {
             class = hello_class(env, packet, payload);
         }
         if class == NOBODY {
             class = CLASS_TERMINATE;
-            if vip.flags & VIP_FILTER_SNI != 0 && refuse::is_plain(env, packet, payload) {
+            if vip.flags & VIP_FILTER_SNI != 0 && is_plain(env, packet, payload) {
                 let done = turn(env, packet, payload, Reply::Alert, 0);
                 let action = if done { Action::Send } else { Action::Drop };
                 return Some(Verdict { reason: Reason::SniRefused, action });
             }
         }
     }
-    admit(env, packet, flow, payload, class);
+    read_options(env, packet.transport as u32 + 20, payload as u32);
+    admit(env, packet, flow, class);
     None
 }
 
@@ -406,14 +467,8 @@ fn stranger<E: Cookies>(
     payload: usize,
     steer: bool,
 ) -> Option<Verdict> {
-    let state = env.socket(packet, flow);
-    if state != 0 && state != LISTEN {
-        // What the stack knows is not begun again.
-        env.admit(flow, &Admission::default());
-        return None;
-    }
-    if !steer {
-        // The stack's own answer is a reset.
+    if is_known(env, packet, flow) || !steer {
+        // The stack's own answer to what it does not know is a reset.
         return None;
     }
     // A hello without a cookie comes after its handshake has been forgotten. Other segments may have
@@ -424,10 +479,25 @@ fn stranger<E: Cookies>(
     Some(drop(Reason::CookieStray))
 }
 
-#[inline(always)]
+/// Whether the stack has a connection. Then it is taken for admitted, so that this is asked once.
+#[inline(never)]
+fn is_known<E: Cookies>(env: &E, packet: &Packet, flow: &FlowKey) -> bool {
+    let state = env.socket(packet, flow);
+    let known = state != 0 && state != LISTEN;
+    if known {
+        env.admit(flow, &Admission::default());
+    }
+    known
+}
+
+#[inline(never)]
+fn is_plain<E: Cookies>(env: &E, packet: &Packet, payload: usize) -> bool {
+    refuse::is_plain(env, packet, payload)
+}
+
+#[inline(never)]
 fn begins<E: Cookies>(env: &E, packet: &Packet, payload: usize) -> bool {
-    payload + 6 <= packet.end as usize
-        && env.reach::<6>(payload).is_some_and(|start| hello::begins(&start))
+    payload + 6 <= packet.end as usize && env.reach::<6>(payload).is_some_and(|start| hello::begins(&start))
 }
 
 #[inline(always)]
@@ -436,11 +506,10 @@ fn refusal<E: Cookies>(env: &E, packet: &Packet, payload: usize) -> Verdict {
     Verdict { reason: Reason::CookieReset, action: if done { Action::Send } else { Action::Drop } }
 }
 
-/// Writes down what the stack has to know to take the connection over.
+/// Writes down what the stack has to know to take the connection over, from what the options say.
 #[inline(never)]
-fn admit<E: Cookies>(env: &E, packet: &Packet, flow: &FlowKey, payload: usize, class: u32) {
+fn admit<E: Cookies>(env: &E, packet: &Packet, flow: &FlowKey, class: u32) {
     let sequence = env.reach::<4>(packet.transport as usize + 4).map(u32::from_ne_bytes).unwrap_or_default();
-    read_options(env, packet.transport as u32 + 20, payload as u32);
     let sizes = |index| segment_size(packet.v6, index);
     let mut admission = Admission { sequence, class: class as u16, mss: sizes(0), ..Admission::default() };
     admission.scale = NO_SCALE;
@@ -456,12 +525,6 @@ fn admit<E: Cookies>(env: &E, packet: &Packet, flow: &FlowKey, payload: usize, c
         admission = Admission { mss, scale, sack, ..admission };
     }
     env.admit(flow, &admission);
-}
-
-/// What a timestamp carries.
-#[inline(always)]
-const fn carried(scale: u8, sack: bool, size: u32) -> u32 {
-    (scale & 0xf) as u32 | (sack as u32) << 4 | (size & 3) << 6
 }
 
 /// One of the four sizes that a timestamp can carry.

@@ -31,6 +31,8 @@ pub mod source;
 pub mod verdict;
 pub mod vips;
 
+#[cfg(any(test, feature = "fixtures"))]
+pub mod cookie_fixtures;
 #[cfg(test)]
 mod corpus;
 #[cfg(any(test, feature = "fixtures"))]

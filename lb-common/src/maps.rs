@@ -11,6 +11,12 @@ use crate::vips::{CHUNKS, VipChunk, VipPlace};
 
 /// VIPs of one node: its listeners are few, its L4 services may be thousands.
 pub const MAX_VIPS: u32 = 10_240;
+/// Where in `PROGRAMS` the program is that does [`crate::cookie::judge`].
+pub const PROGRAM_ADMIT: u32 = 0;
+/// Where the one is that does [`crate::verdict::look`].
+pub const PROGRAM_LOOK: u32 = 1;
+/// How many programs there are.
+pub const PROGRAMS_LEN: u32 = 2;
 /// Server names, exact and wildcard each. Three times the 5,000 Ingresses that Sluice is tested
 /// with; names beyond it are served all the same, just not counted by name.
 pub const MAX_NAMES: u32 = 16_384;
@@ -363,7 +369,7 @@ pub const MAPS: [MapLayout; 23] = [
     layout::<u32, CookieSettings>("COOKIES", 1),
     layout::<u32, u64>("COOKIES_USED", 1),
     // Which programs XDP goes on to.
-    layout::<u32, u32>("PROGRAMS", 1),
+    layout::<u32, u32>("PROGRAMS", PROGRAMS_LEN),
 ];
 
 /// Raise it when the meaning of a map's bytes changes and their number does not.
@@ -399,8 +405,8 @@ const fn fnv(hash: u64, word: u64) -> u64 {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        Admission, BackendValue, CookieSettings, Flow, FlowKey, FlowState, NameKey, ReasonCounters, RingChunk,
-        ServiceValue, SynOptions, Tuning, VipChunk, VipCounters, VipKey, VipValue,
+        Admission, BackendValue, CookieSettings, Flow, FlowKey, FlowState, NameKey, ReasonCounters,
+        RingChunk, ServiceValue, SynOptions, Tuning, VipChunk, VipCounters, VipKey, VipValue,
     };
 
     macro_rules! pod {

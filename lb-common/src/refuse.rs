@@ -79,7 +79,8 @@ pub fn turn<E: Env>(env: &E, packet: &Packet, payload: usize, reply: Reply, expe
         _ => ([c, d, a, b], [k0, k1, k2, k3], next, ACK),
     };
     // A reset needs none: it is taken by its sequence number alone.
-    let stamps = if flags & RST == 0 { stamps(env, packet, payload.saturating_sub(transport + 20)) } else { None };
+    let stamps =
+        if flags & RST == 0 { stamps(env, packet, payload.saturating_sub(transport + 20)) } else { None };
     let options = if stamps.is_some() { 12 } else { 0 };
     let alert = reply == Reply::Alert;
     let length = 20 + options + if alert { ALERT.len() } else { 0 };

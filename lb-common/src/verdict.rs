@@ -31,6 +31,8 @@ pub enum Action {
     /// To [`crate::cookie::judge`], which counts it. Where there is no such program: on to the local
     /// stack.
     Admit,
+    /// From there to [`look`], which counts it.
+    Look,
 }
 
 /// What is done with a frame, and why.
@@ -167,12 +169,30 @@ fn arrived<E: Forward>(env: &E, arrival: &Arrival) -> Verdict {
     if admits && packet.protocol == TCP && arrival.usual() {
         return Verdict { reason: Reason::Vip, action: Action::Admit };
     }
-    look(env, packet, *flags, &vip)
+    to_stack(env, packet, *flags, &vip)
+}
+
+/// Judges a TCP packet to a VIP that [`judge`] left to [`crate::cookie::judge`], and that left to the
+/// local stack, and counts it.
+#[inline(always)]
+pub fn look<E: Env>(env: &E) -> Verdict {
+    let verdict = looked(env).unwrap_or(pass(Reason::Vip));
+    env.count(verdict.reason);
+    verdict
+}
+
+#[inline(always)]
+fn looked<E: Env>(env: &E) -> Option<Verdict> {
+    let packet = packet::shape(env)?;
+    let Arrival { address, port, flags, packet } =
+        if packet.v6 { v6(env, packet) } else { v4(env, packet) }.ok()?;
+    let key = VipKey { address, port: u16::from_ne_bytes(port), protocol: packet.protocol, zero: 0 };
+    Some(to_stack(env, &packet, flags, &env.vip(&key)?))
 }
 
 /// To the local stack, by way of [`observe`] where the VIP asks for that.
 #[inline(always)]
-pub(crate) fn look<E: Env>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verdict {
+fn to_stack<E: Env>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verdict {
     if vip.flags & VIP_OBSERVE_SNI != 0 && packet.protocol == TCP {
         return observe(env, packet, flags, vip.flags & VIP_FILTER_SNI != 0);
     }

@@ -84,10 +84,14 @@ impl<const FORGETFUL: bool> Cookies for Kernel<FORGETFUL> {
         // SAFETY: the headers' bytes are the frame's, and the helper only reads.
         let failed = unsafe {
             if packet.v6 {
-                let (Some(ip), Some(tcp)) = (self.place::<40>(IP), self.place::<20>(TCP6)) else { return false };
+                let (Some(ip), Some(tcp)) = (self.place::<40>(IP), self.place::<20>(TCP6)) else {
+                    return false;
+                };
                 bpf_tcp_raw_check_syncookie_ipv6(ip as *mut ipv6hdr, tcp as *mut tcphdr)
             } else {
-                let (Some(ip), Some(tcp)) = (self.place::<20>(IP), self.place::<20>(TCP4)) else { return false };
+                let (Some(ip), Some(tcp)) = (self.place::<20>(IP), self.place::<20>(TCP4)) else {
+                    return false;
+                };
                 bpf_tcp_raw_check_syncookie_ipv4(ip as *mut iphdr, tcp as *mut tcphdr)
             }
         };

@@ -79,7 +79,11 @@ fn begin(packet: *mut __sk_buff) -> Option<()> {
             return None;
         }
         let source: [u8; 16] = read(packet, 22)?;
-        (key(words(source), words(read(packet, 38)?), read(packet, 54)?), read(packet, 58)?, read(packet, 66)?)
+        (
+            key(words(source), words(read(packet, 38)?), read(packet, 54)?),
+            read(packet, 58)?,
+            read(packet, 66)?,
+        )
     } else {
         let [version, _]: [u8; 2] = read(packet, 14)?;
         let [_, protocol]: [u8; 2] = read(packet, 22)?;
@@ -87,7 +91,11 @@ fn begin(packet: *mut __sk_buff) -> Option<()> {
             return None;
         }
         let source: [u8; 4] = read(packet, 26)?;
-        (key(mapped(source), mapped(read(packet, 30)?), read(packet, 34)?), read(packet, 38)?, read(packet, 46)?)
+        (
+            key(mapped(source), mapped(read(packet, 30)?), read(packet, 34)?),
+            read(packet, 38)?,
+            read(packet, 46)?,
+        )
     };
     let [_, flags]: [u8; 2] = flags;
     if flags & (SYN | ACK | RST) != ACK {

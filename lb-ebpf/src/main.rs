@@ -27,6 +27,7 @@ use aya_ebpf::helpers::generated::bpf_get_numa_node_id;
 use aya_ebpf::macros::{sk_lookup, xdp};
 use aya_ebpf::programs::{SkLookupContext, XdpContext};
 use lb_common::cookie;
+use lb_common::maps::{PROGRAM_ADMIT, PROGRAM_LOOK};
 use lb_common::verdict::{self, Action, Verdict};
 
 use crate::maps::{PROGRAMS, count};
@@ -37,7 +38,7 @@ pub fn sluice(context: XdpContext) -> u32 {
     let verdict = verdict::judge(&frame::Kernel::<false>::new(&context));
     if verdict.action == Action::Admit {
         // SAFETY: nothing here waits for being dropped.
-        unsafe { PROGRAMS.tail_call(&context, 0) };
+        unsafe { PROGRAMS.tail_call(&context, PROGRAM_ADMIT) };
         // There is no such program: the stack does its handshakes itself.
         count(verdict.reason);
     }
@@ -47,13 +48,25 @@ pub fn sluice(context: XdpContext) -> u32 {
 /// Judges TCP to VIPs that steer by name, or where SYN cookies may be needed. `sluice` goes on here.
 #[xdp(frags)]
 pub fn admit(context: XdpContext) -> u32 {
-    action(cookie::judge(&frame::Kernel::<false>::new(&context)))
+    let verdict = cookie::judge(&frame::Kernel::<false>::new(&context));
+    if verdict.action == Action::Look {
+        // SAFETY: as above.
+        unsafe { PROGRAMS.tail_call(&context, PROGRAM_LOOK) };
+        count(verdict.reason);
+    }
+    action(verdict)
+}
+
+/// What `sluice` does with TCP to VIPs that need no handshake by XDP. `admit` goes on here.
+#[xdp(frags)]
+pub fn look(context: XdpContext) -> u32 {
+    action(verdict::look(&frame::Kernel::<false>::new(&context)))
 }
 
 #[inline(always)]
 fn action(verdict: Verdict) -> u32 {
     match verdict.action {
-        Action::Pass | Action::Admit => XDP_PASS,
+        Action::Pass | Action::Admit | Action::Look => XDP_PASS,
         Action::Drop => XDP_DROP,
         Action::Send => XDP_TX,
         Action::Redirect => XDP_REDIRECT,

@@ -8,8 +8,8 @@ use lb_common::forward::Pending;
 use lb_common::maps::{
     BackendValue, FlowKey, FlowState, HELLO_LEN, KEPT_PORTS, MAX_ADMISSIONS, MAX_BACKENDS, MAX_BUDGETS,
     MAX_CLASSES, MAX_CPUS, MAX_FLOWS, MAX_L4_FLOWS, MAX_NAMES, MAX_RING_CHUNKS, MAX_SOURCES, MAX_SYN_OPTIONS,
-    MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey, REASON_SLOTS, ReasonCounters, RingChunk, ServiceValue, Tuning,
-    VipCounters, VipKey, VipValue, WAY_SLOTS, WayValue,
+    MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey, PROGRAMS_LEN, REASON_SLOTS, ReasonCounters, RingChunk,
+    ServiceValue, Tuning, VipCounters, VipKey, VipValue, WAY_SLOTS, WayValue,
 };
 use lb_common::reason::Reason;
 use lb_common::vips::{self, CHUNK, CHUNKS, VipChunk};
@@ -78,9 +78,9 @@ pub static COOKIES_USED: Array<u64> = Array::with_max_entries(1, 0);
 /// Not pinned: it is about the last quarter of a second.
 #[map]
 pub static METER: PerCpuArray<Meter> = PerCpuArray::with_max_entries(1, 0);
-/// Holds the program `admit`.
+/// The programs that `sluice` and `admit` go on to.
 #[map]
-pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(PROGRAMS_LEN, 0);
 /// Holds lb_common's LAYOUT, written by the daemon that made the maps.
 #[map]
 pub static LAYOUT: Array<u64> = Array::with_max_entries(1, 0);

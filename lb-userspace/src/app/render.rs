@@ -524,13 +524,22 @@ mod tests {
         let text = maps(&Maps {
             vips: vips
                 .map(|(vip, observe_sni)| {
-                    (vip, crate::app::admin::views::VipEntry { observe_sni, filter_sni: false, steer_sni: false })
+                    (
+                        vip,
+                        crate::app::admin::views::VipEntry {
+                            observe_sni,
+                            filter_sni: false,
+                            steer_sni: false,
+                        },
+                    )
                 })
                 .into(),
             names: [("a.test".to_owned(), 0)].into(),
             wildcards: [("wild.test".to_owned(), 2)].into(),
         });
-        for word in ["192.0.2.1:80/tcp", "not looked at", "counted by server name", "*.wild.test", "a.test", "pool 1"] {
+        for word in
+            ["192.0.2.1:80/tcp", "not looked at", "counted by server name", "*.wild.test", "a.test", "pool 1"]
+        {
             assert!(text.contains(word), "{word:?} in\n{text}");
         }
         assert!(text.lines().all(|line| line == line.trim_end()), "{text:?}");

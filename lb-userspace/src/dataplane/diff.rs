@@ -74,7 +74,8 @@ pub fn diff(have: &MapImage, want: &MapImage) -> Vec<Op> {
 type Names = BTreeMap<String, Class>;
 
 fn names_that_go<'a>(have: &'a MapImage, want: &'a MapImage) -> impl Iterator<Item = Op> + 'a {
-    let gone = |have: &'a Names, want: &'a Names| have.keys().filter(|name| !want.contains_key(*name)).cloned();
+    let gone =
+        |have: &'a Names, want: &'a Names| have.keys().filter(|name| !want.contains_key(*name)).cloned();
     let wildcards = gone(&have.wildcards, &want.wildcards).map(Op::DeleteWildcard);
     wildcards.chain(gone(&have.names, &want.names).map(Op::DeleteName))
 }
@@ -149,12 +150,11 @@ mod tests {
     }
 
     fn image() -> impl Strategy<Value = MapImage> {
-        let entry = (any::<bool>(), any::<bool>())
-            .prop_map(|(observe_sni, filter)| VipEntry {
-                observe_sni,
-                filter_sni: observe_sni && filter,
-                steer_sni: observe_sni && !filter,
-            });
+        let entry = (any::<bool>(), any::<bool>()).prop_map(|(observe_sni, filter)| VipEntry {
+            observe_sni,
+            filter_sni: observe_sni && filter,
+            steer_sni: observe_sni && !filter,
+        });
         (
             prop::collection::btree_map(vip(), entry, 0..8),
             prop::collection::btree_map("[ab]{1,2}", 0..4u8, 0..6),

@@ -207,7 +207,11 @@ mod tests {
             let listener = Listener { sni: SniMode::Filter, ..snapshot.listeners[0] };
             snapshot.listeners = [listener].into();
             let entry = MapImage::from_snapshot(&snapshot, &[]).vips[&listener.vip];
-            assert_eq!(entry, VipEntry { observe_sni: true, filter_sni: filtered, steer_sni: false }, "{what}");
+            assert_eq!(
+                entry,
+                VipEntry { observe_sni: true, filter_sni: filtered, steer_sni: false },
+                "{what}"
+            );
         }
         let wildcard_listener =
             snapshot(&[("0.0.0.0:80", Protocol::Http), ("[::]:443", Protocol::Https)], &[], &[]);

@@ -85,8 +85,10 @@ pub enum BadTuning {
     #[error("{0:?} is no setting: say KEY=VALUE, or KEY+=VALUE and KEY-=VALUE for lists")]
     Form(String),
     /// No such setting.
-    #[error("there is no setting {0:?}: there are deny, allow, connection-rate, connection-burst, syn-cookies \
-             and syn-rate")]
+    #[error(
+        "there is no setting {0:?}: there are deny, allow, connection-rate, connection-burst, syn-cookies \
+             and syn-rate"
+    )]
     Unknown(String),
     /// No such word.
     #[error("syn-cookies={0} is none of off, auto and always")]

@@ -263,9 +263,11 @@ fn pools(
             }
         }
     }
-    let aliases = stand_ins.hosts.iter().filter(|(host, stand_in)| stand_in.alias && !found.contains_key(*host));
-    let aliases: Vec<_> =
-        aliases.filter_map(|(host, stand_in)| Some((host.clone(), found.get(&stand_in.source)?.clone()))).collect();
+    let aliases =
+        stand_ins.hosts.iter().filter(|(host, stand_in)| stand_in.alias && !found.contains_key(*host));
+    let aliases: Vec<_> = aliases
+        .filter_map(|(host, stand_in)| Some((host.clone(), found.get(&stand_in.source)?.clone())))
+        .collect();
     found.extend(aliases);
     found.into_iter().map(|(host, (pool, _))| (host, pool)).collect()
 }

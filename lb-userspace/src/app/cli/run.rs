@@ -375,7 +375,11 @@ fn worker_pool(text: &str) -> Result<WorkerPool, String> {
     if name == "terminate" {
         return Err("terminate is what the general workers do: say --workers N for these".to_owned());
     }
-    if WorkerPool::is_name(name) { Ok(WorkerPool { name: name.into(), workers }) } else { Err(form.to_owned()) }
+    if WorkerPool::is_name(name) {
+        Ok(WorkerPool { name: name.into(), workers })
+    } else {
+        Err(form.to_owned())
+    }
 }
 
 fn otlp_endpoint(text: &str) -> Result<http::Uri, String> {

@@ -13,6 +13,7 @@ use aya::programs::{SchedClassifier, Xdp};
 use aya::{Btf, Ebpf};
 use aya_obj::btf::BtfKind;
 use lb_common::cookie::{CookieSettings, OFFER_SACK, OFFER_SCALE, OFFER_STAMPS};
+use lb_common::maps::{PROGRAM_ADMIT, PROGRAM_LOOK};
 
 use super::tc::{self, Direction};
 use super::{KernelError, Settings, program, take, verify};
@@ -62,7 +63,7 @@ pub fn supported() -> Result<(), String> {
 
 pub(super) struct Handshakes {
     settings: Array<MapData, CookieSettings>,
-    /// Its only element is the program that `sluice` goes on to.
+    /// The programs that `sluice` goes on to.
     _programs: ProgramArray<MapData>,
     ready: Result<(), String>,
     attached: Option<bool>,
@@ -74,13 +75,16 @@ impl Handshakes {
         let mut next: ProgramArray<MapData> = take(programs, "PROGRAMS")?;
         let settings = take(programs, "COOKIES")?;
         let loaded = supported().and_then(|()| load(programs).map_err(|error| error.to_string()));
-        if loaded.is_ok() {
-            let admit: &mut Xdp = program(programs, "admit")?;
-            let admit = admit.fd().map_err(KernelError::program("admit"))?;
-            next.set(0, admit, 0).map_err(KernelError::map("PROGRAMS"))?;
-        } else {
-            // An earlier daemon's, on a kernel that had what it took. Absent is as good.
-            let _ = next.clear_index(&0);
+        // The last first: none is to go on to what is not there.
+        for (name, place) in [("look", PROGRAM_LOOK), ("admit", PROGRAM_ADMIT)] {
+            if loaded.is_ok() {
+                let own: &mut Xdp = program(programs, name)?;
+                let own = own.fd().map_err(KernelError::program(name))?;
+                next.set(place, own, 0).map_err(KernelError::map("PROGRAMS"))?;
+            } else {
+                // An earlier daemon's, which could do more. Absent is as good.
+                let _ = next.clear_index(&place);
+            }
         }
         Ok(Self { settings, _programs: next, ready: loaded, attached: None })
     }
@@ -100,7 +104,8 @@ impl Handshakes {
         if self.attached != Some(true) {
             let ingress: &mut SchedClassifier = program(programs, "ingress")?;
             if let Some((interface, error)) = tc::attach(ingress, settings, Direction::Ingress)? {
-                let why = format!("{interface} takes no program at its ingress (that takes Linux 6.6): {error}");
+                let why =
+                    format!("{interface} takes no program at its ingress (that takes Linux 6.6): {error}");
                 return Err(KernelError::NoHandshakes(why));
             }
             self.attached = Some(true);
@@ -119,8 +124,10 @@ impl Handshakes {
 }
 
 fn load(programs: &mut Ebpf) -> Result<(), KernelError> {
-    let admit: &mut Xdp = program(programs, "admit")?;
-    verify(|| admit.load()).map_err(KernelError::program("admit"))?;
+    for name in ["admit", "look"] {
+        let own: &mut Xdp = program(programs, name)?;
+        verify(|| own.load()).map_err(KernelError::program(name))?;
+    }
     let ingress: &mut SchedClassifier = program(programs, "ingress")?;
     verify(|| ingress.load()).map_err(KernelError::program("ingress"))
 }
@@ -144,7 +151,8 @@ fn offer(interfaces: &[String]) -> CookieSettings {
 fn scale() -> u32 {
     let largest = |text: String| text.split_whitespace().last().and_then(|word| word.parse::<u64>().ok());
     let receive = fs::read_to_string("/proc/sys/net/ipv4/tcp_rmem").ok().and_then(largest);
-    let space = receive.unwrap_or(0).max(sysctl("core/rmem_max").and_then(|n| u64::try_from(n).ok()).unwrap_or(0));
+    let space =
+        receive.unwrap_or(0).max(sysctl("core/rmem_max").and_then(|n| u64::try_from(n).ok()).unwrap_or(0));
     space.checked_ilog2().unwrap_or(0).saturating_sub(15).min(14)
 }
 

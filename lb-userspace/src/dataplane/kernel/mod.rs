@@ -27,7 +27,9 @@ use aya::programs::{ProgramError, SchedClassifier, SkLookup, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::Level;
 use lb_common::flow::PORT_FACTOR;
-use lb_common::maps::{CLASS_TERMINATE, LAYOUT, LAYOUT_MAP, MAX_CLASSES, MAX_CPUS, MAX_L4_FLOWS, MAX_WORKERS};
+use lb_common::maps::{
+    CLASS_TERMINATE, LAYOUT, LAYOUT_MAP, MAX_CLASSES, MAX_CPUS, MAX_L4_FLOWS, MAX_WORKERS,
+};
 use serde::Serialize;
 
 pub use counters::{Counters, NameCount, VipCount};

@@ -193,7 +193,10 @@ impl Tables {
         let mut sni = Vec::new();
         for (map_name, map, prefix) in [("NAMES", &self.names, ""), ("WILDCARDS", &self.wildcards, "*.")] {
             for (key, value) in entries(map_name, map)? {
-                let cpus = self.name_counters.get(&name_slot(value), 0).map_err(KernelError::map("NAME_COUNTERS"))?;
+                let cpus = self
+                    .name_counters
+                    .get(&name_slot(value), 0)
+                    .map_err(KernelError::map("NAME_COUNTERS"))?;
                 sni.push(NameCount {
                     name: format!("{prefix}{}", text(&key)),
                     connections: cpus.iter().sum(),
@@ -241,11 +244,7 @@ struct Slots<'a> {
 }
 
 impl<'a> Slots<'a> {
-    fn new(
-        free: &'a mut BTreeSet<u32>,
-        counters: &'a mut PerCpuArray<MapData, u64>,
-        cpus: usize,
-    ) -> Self {
+    fn new(free: &'a mut BTreeSet<u32>, counters: &'a mut PerCpuArray<MapData, u64>, cpus: usize) -> Self {
         Self { free, counters, cpus }
     }
 }
