@@ -178,16 +178,16 @@ fn read<T: Copy>(packet: *mut __sk_buff, offset: usize) -> Option<T> {
     Some(unsafe { *((data + offset) as *const T) })
 }
 
-/// Some drivers leave even headers outside the linear part.
+/// Some drivers leave even headers outside the linear part. No hello is shorter than they may be.
 #[inline(always)]
 fn gather(packet: *mut __sk_buff) {
     /// To the end of TCP's, in IPv6.
     const HEADERS: u32 = 74;
-    // SAFETY: the context is valid for the run; a packet that is too short stays as it is.
+    // SAFETY: the context is valid for the run; where the helper fails the packet stays as it is.
     unsafe {
-        let headers = HEADERS.min((*packet).len);
-        if (*packet).data + headers > (*packet).data_end {
-            bpf_skb_pull_data(packet, headers);
+        let (data, end) = ((*packet).data as usize, (*packet).data_end as usize);
+        if data + HEADERS as usize > end && (*packet).len >= HEADERS {
+            bpf_skb_pull_data(packet, HEADERS);
         }
     }
 }
