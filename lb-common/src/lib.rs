@@ -28,6 +28,7 @@ pub mod nat;
 pub mod packet;
 pub mod refuse;
 pub mod source;
+pub mod trace;
 pub mod verdict;
 pub mod vips;
 

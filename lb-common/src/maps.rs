@@ -408,6 +408,7 @@ mod pod {
         Admission, BackendValue, CookieSettings, Flow, FlowKey, FlowState, NameKey, ReasonCounters,
         RingChunk, ServiceValue, SynOptions, Tuning, VipChunk, VipCounters, VipKey, VipValue,
     };
+    use crate::trace::Rule;
 
     macro_rules! pod {
         ($($name:ty),*) => {$(
@@ -416,7 +417,7 @@ mod pod {
         )*};
     }
     pod!(VipKey, VipValue, VipChunk, VipCounters, ReasonCounters, NameKey, FlowKey, FlowState, Tuning);
-    pod!(ServiceValue, RingChunk, BackendValue, Flow);
+    pod!(ServiceValue, RingChunk, BackendValue, Flow, Rule);
     pod!(Admission, SynOptions, CookieSettings);
 }
 

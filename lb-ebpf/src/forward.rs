@@ -18,6 +18,7 @@ use crate::frame::Kernel;
 use crate::maps::{
     L4_BACKENDS, L4_FLOWS, L4_KEPT, L4_PORTS, L4_RINGS, L4_SERVICES, PENDING, UPLINKS, WAY_BACK, WAYS, opaque,
 };
+use crate::rehearse;
 
 /// Set by the daemon, before the programs are loaded: entries of the flow table less one.
 #[unsafe(no_mangle)]
@@ -29,7 +30,7 @@ pub static L4_TICK: u32 = 8;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-impl<const FORGETFUL: bool> Forward for Kernel<FORGETFUL> {
+impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> {
     #[inline(always)]
     fn tick(&self) -> u32 {
         // SAFETY: reads a constant; the verifier knows its value.
@@ -61,11 +62,17 @@ impl<const FORGETFUL: bool> Forward for Kernel<FORGETFUL> {
 
     #[inline(always)]
     fn flow(&self, index: u32) -> Option<impl Deref<Target = Flow>> {
+        if DRY && let Some(flow) = rehearse::flow(index) {
+            return Some(flow);
+        }
         L4_FLOWS.get(index)
     }
 
     #[inline(always)]
     fn swap_stamp(&self, index: u32, old: u64, new: u64) -> bool {
+        if DRY {
+            return true;
+        }
         match L4_FLOWS.get_ptr_mut(index) {
             // SAFETY: an aligned word of a map's element.
             Some(flow) => unsafe { swap(&raw mut (*flow).stamp, old, new) },
@@ -81,7 +88,9 @@ impl<const FORGETFUL: bool> Forward for Kernel<FORGETFUL> {
 
     #[inline(always)]
     fn write_flow(&self, index: u32, new: &Pending, generation: u32) {
-        if let Some(place) = L4_FLOWS.get_ptr_mut(index) {
+        if DRY {
+            rehearse::enter(index, new.backend, generation);
+        } else if let Some(place) = L4_FLOWS.get_ptr_mut(index) {
             // SAFETY: this CPU has marked the entry busy, so no other one writes it or reads it
             // for more than its port's place, which is one aligned word.
             unsafe {
@@ -100,7 +109,9 @@ impl<const FORGETFUL: bool> Forward for Kernel<FORGETFUL> {
 
     #[inline(always)]
     fn write_port(&self, index: u32, port: u16, place: u32) {
-        if let Some(flow) = L4_FLOWS.get_ptr_mut(index) {
+        if DRY {
+            rehearse::take_port(port);
+        } else if let Some(flow) = L4_FLOWS.get_ptr_mut(index) {
             // SAFETY: as in `write_flow`.
             unsafe {
                 (*flow).port = port;
@@ -111,7 +122,7 @@ impl<const FORGETFUL: bool> Forward for Kernel<FORGETFUL> {
 
     #[inline(always)]
     fn keep(&self, port: u16) {
-        if let Some(kept) = L4_KEPT.get_ptr_mut(u16::from_be(port) as u32) {
+        if !DRY && let Some(kept) = L4_KEPT.get_ptr_mut(u16::from_be(port) as u32) {
             // SAFETY: an aligned word that is only ever written with this.
             unsafe { *kept = 1 }
         }
@@ -124,6 +135,9 @@ impl<const FORGETFUL: bool> Forward for Kernel<FORGETFUL> {
 
     #[inline(always)]
     fn swap_port(&self, index: u32, old: u64, new: u64) -> bool {
+        if DRY {
+            return true;
+        }
         match L4_PORTS.get_ptr_mut(index) {
             // SAFETY: an aligned word, which is the whole element.
             Some(port) => unsafe { swap(port, old, new) },

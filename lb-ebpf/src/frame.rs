@@ -18,12 +18,13 @@ use crate::maps::{
 };
 
 /// A frame in the kernel. `FORGETFUL`: connections are forgotten as soon as they are remembered,
-/// so that a benchmark can show the same ClientHello again and again.
-pub struct Kernel<const FORGETFUL: bool> {
+/// so that a benchmark can show the same ClientHello again and again. `DRY`: nothing is written but the
+/// frame, so that a made-up one is judged as a real one would be and leaves nothing behind.
+pub struct Kernel<const FORGETFUL: bool, const DRY: bool = false> {
     context: *mut xdp_md,
 }
 
-impl<const FORGETFUL: bool> Kernel<FORGETFUL> {
+impl<const FORGETFUL: bool, const DRY: bool> Kernel<FORGETFUL, DRY> {
     /// The frame of this run of the program.
     #[inline(always)]
     pub fn new(context: &XdpContext) -> Self {
@@ -52,7 +53,7 @@ impl<const FORGETFUL: bool> Kernel<FORGETFUL> {
     }
 }
 
-impl<const FORGETFUL: bool> Frame for Kernel<FORGETFUL> {
+impl<const FORGETFUL: bool, const DRY: bool> Frame for Kernel<FORGETFUL, DRY> {
     #[inline(always)]
     fn near<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         // SAFETY: the context is valid for the run.
@@ -98,7 +99,7 @@ impl<const FORGETFUL: bool> Frame for Kernel<FORGETFUL> {
     }
 }
 
-impl<const FORGETFUL: bool> Env for Kernel<FORGETFUL> {
+impl<const FORGETFUL: bool, const DRY: bool> Env for Kernel<FORGETFUL, DRY> {
     #[inline(always)]
     fn vip(&self, key: &VipKey) -> Option<VipValue> {
         vip(key)
@@ -128,23 +129,30 @@ impl<const FORGETFUL: bool> Env for Kernel<FORGETFUL> {
 
     #[inline(always)]
     fn set_due(&self, source: &[u32; 4], due: u64) {
+        if DRY {
+            return;
+        }
         // Only a lack of memory fails, and then the source has its budget whole.
         let _ = BUDGETS.insert(source, due, 0);
     }
 
     #[inline(always)]
     fn count(&self, reason: Reason) {
-        count(reason);
+        if !DRY {
+            count(reason);
+        }
     }
 
     #[inline(always)]
     fn note(&self, reason: Reason) {
-        log::note(reason, self.length());
+        if !DRY {
+            log::note(reason, self.length());
+        }
     }
 
     #[inline(always)]
     fn count_vip(&self, slot: u32, bytes: u32, connection: bool) {
-        if let Some(counters) = VIP_COUNTERS.get_ptr_mut(slot) {
+        if !DRY && let Some(counters) = VIP_COUNTERS.get_ptr_mut(slot) {
             // SAFETY: this CPU's own element.
             unsafe {
                 (*counters).packets += 1;
@@ -156,7 +164,7 @@ impl<const FORGETFUL: bool> Env for Kernel<FORGETFUL> {
 
     #[inline(always)]
     fn count_name(&self, slot: u32) {
-        if let Some(counter) = NAME_COUNTERS.get_ptr_mut(slot) {
+        if !DRY && let Some(counter) = NAME_COUNTERS.get_ptr_mut(slot) {
             // SAFETY: this CPU's own element.
             unsafe { *counter += 1 }
         }
@@ -170,6 +178,9 @@ impl<const FORGETFUL: bool> Env for Kernel<FORGETFUL> {
 
     #[inline(always)]
     fn remember(&self, flow: &FlowKey, state: FlowState) {
+        if DRY {
+            return;
+        }
         // A full table evicts; only a lack of memory fails, and then a hello counts twice, or its
         // connection ends by its time limit.
         let _ = FLOWS.insert(flow, state, 0);
@@ -180,8 +191,10 @@ impl<const FORGETFUL: bool> Env for Kernel<FORGETFUL> {
 
     #[inline(always)]
     fn forget(&self, flow: &FlowKey) {
-        // Most openings were never there.
-        let _ = FLOWS.remove(flow);
+        if !DRY {
+            // Most openings were never there.
+            let _ = FLOWS.remove(flow);
+        }
     }
 
     #[inline(always)]
@@ -224,7 +237,7 @@ impl<const FORGETFUL: bool> Env for Kernel<FORGETFUL> {
     }
 }
 
-impl<const FORGETFUL: bool> Kernel<FORGETFUL> {
+impl<const FORGETFUL: bool, const DRY: bool> Kernel<FORGETFUL, DRY> {
     #[inline(always)]
     fn find(&self, table: &HashMap<NameKey, u32>, offset: usize, length: usize) -> Option<u32> {
         // SAFETY: this CPU's own element, which nothing else uses during the run.

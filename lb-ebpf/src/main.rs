@@ -3,6 +3,7 @@
 //! `sluice` (XDP) judges every frame of the NIC, `steer` (sk_lookup) gives each new connection to
 //! a VIP to the worker of the CPU that it arrived on, `empty` is what benchmarks compare with. Where
 //! TCP handshakes are XDP's, `sluice` goes on to `admit`, and `ingress` (tc) has the stack take over.
+//! `traced` takes `sluice`'s place while somebody watches, `rehearsal` judges made-up frames.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -20,7 +21,9 @@ mod ingress;
 mod log;
 mod maps;
 mod measure;
+mod rehearse;
 mod steer;
+mod trace;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_get_numa_node_id;
@@ -36,9 +39,15 @@ use crate::maps::{PROGRAMS, count};
 #[xdp(frags)]
 pub fn sluice(context: XdpContext) -> u32 {
     let verdict = verdict::judge(&frame::Kernel::<false>::new(&context));
+    carry_out(&context, verdict)
+}
+
+/// Does what a verdict says, or goes on to `admit`.
+#[inline(always)]
+fn carry_out(context: &XdpContext, verdict: Verdict) -> u32 {
     if verdict.action == Action::Admit {
         // SAFETY: nothing here waits for being dropped.
-        unsafe { PROGRAMS.tail_call(&context, PROGRAM_ADMIT) };
+        unsafe { PROGRAMS.tail_call(context, PROGRAM_ADMIT) };
         // There is no such program: the stack does its handshakes itself.
         count(verdict.reason);
     }

@@ -11,7 +11,8 @@ use crate::setup;
 ///
 /// The properties are ordinary tests in the crates; a target is a package with a filter on test
 /// names. They run with new random inputs, round after round, until the time is up or one fails;
-/// proptest then prints the smallest input it found and keeps its seed beside the test.
+/// proptest then prints the smallest input it found and keeps its seed beside the test. What is worth
+/// keeping goes to a corpus (lb-common/tests/corpus, lb-userspace/tests/corpus), which `test` replays.
 #[derive(clap::Args)]
 pub struct Options {
     /// What to run; without it, all targets are listed
@@ -32,6 +33,10 @@ enum Subject {
     Packet,
     /// The normalisation of request targets and hosts
     Target,
+    /// What clients send, through everything that reads it: heads, HTTP/2 frames, PROXY headers, hellos
+    Wire,
+    /// What endpoints answer: heads and chunks
+    Answer,
 }
 
 impl Subject {
@@ -41,6 +46,8 @@ impl Subject {
             Self::ClientHello => ("lb-common", &["a_damaged_hello"]),
             Self::Packet => ("lb-common", &["any_bytes", "both_ways"]),
             Self::Target => ("lb-userspace", &["route::"]),
+            Self::Wire => ("lb-userspace", &["proxy::corpus", "any_hello", "proxy_header::tests::any_bytes"]),
+            Self::Answer => ("lb-userspace", &["any_chunks", "any_head"]),
         }
     }
 }

@@ -41,6 +41,15 @@ enum Habit {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run the daemon under rolling updates, edits and guests of every kind, and see that it stays the same
+    Soak {
+        /// How long, in seconds
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// Requests a second
+        #[arg(long, default_value_t = 500)]
+        rate: u32,
+    },
     /// Run the property tests of the parsers on many more random inputs than `test` does
     Fuzz(fuzz::Options),
     /// Build a static binary and write it as a container image (an OCI archive)
@@ -77,7 +86,7 @@ fn main() -> anyhow::Result<()> {
         }
         Habit::Bench { name: Benchmark::Churn, arguments } => {
             setup::run()?;
-            command::cargo(["bench", "--profile=release", "--package=lb-userspace", "--bench=churn", "--"])
+            command::cargo(["bench", "--profile=dist", "--package=lb-userspace", "--bench=churn", "--"])
                 .args(arguments)
                 .run()
         }
@@ -94,6 +103,12 @@ fn main() -> anyhow::Result<()> {
             // What is counted is failures, which a slow proxy has no fewer of.
             command::cargo(["bench", "--profile=dev", "--package=lb-userspace", "--bench=rollout", "--"])
                 .args(arguments)
+                .run()
+        }
+        Habit::Soak { seconds, rate } => {
+            setup::run()?;
+            command::cargo(["bench", "--profile=dev", "--package=lb-userspace", "--bench=rollout", "--"])
+                .args([format!("--soak={seconds}"), format!("--rate={rate}")])
                 .run()
         }
         Habit::Fuzz(options) => fuzz::run(&options),

@@ -16,6 +16,8 @@ pub struct Daemon {
     dir: tempfile::TempDir,
     /// The port for plain HTTP.
     pub http: u16,
+    /// The port for HTTPS.
+    pub https: u16,
     health: u16,
     /// From the start of the process to the first good answer of `/readyz`.
     pub ready: Duration,
@@ -59,7 +61,7 @@ impl Daemon {
         }
         let began = Instant::now();
         let child = command.spawn().expect("the binary runs");
-        let mut daemon = Self { child, dir, http, health, ready: Duration::ZERO };
+        let mut daemon = Self { child, dir, http, https, health, ready: Duration::ZERO };
         loop {
             if let Ok(answer) = Client::new(health).get("h", "/readyz")
                 && answer.status == 200

@@ -25,6 +25,9 @@ const HTTP1: u32 = 32;
 const HTTP2: u32 = 8;
 const WEBSOCKETS: u32 = 16;
 
+/// Those that come over TLS, with a connection for a few requests each.
+const SECURE: u32 = 4;
+
 /// Nothing takes as long; a request that does has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -42,6 +45,7 @@ pub struct Tally {
     answered: AtomicU64,
     messages: AtomicU64,
     stop: AtomicBool,
+    over: AtomicBool,
     /// Requests and messages that went wrong.
     pub failed: AtomicU64,
     since: Instant,
@@ -57,6 +61,7 @@ impl Tally {
             answered: zero(),
             messages: zero(),
             stop: AtomicBool::new(false),
+            over: AtomicBool::new(false),
             failed: zero(),
             since: Instant::now(),
         }
@@ -71,24 +76,52 @@ impl Tally {
 
     /// Whether one more request is to be sent.
     fn begin(&self) -> bool {
-        self.begun.fetch_add(1, Ordering::Relaxed) < self.wanted
+        self.begun.fetch_add(1, Ordering::Relaxed) < self.wanted && !self.is_over()
     }
 
-    fn fail(&self, who: &str, what: String) {
+    /// No more requests.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there are no more requests.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Something was not as it should be.
+    pub fn fail(&self, who: &str, what: String) {
         if self.failed.fetch_add(1, Ordering::Relaxed) < SHOWN {
             eprintln!("{:.3} s: {who}: {}", self.since.elapsed().as_secs_f64(), what.trim_end());
         }
     }
 }
 
-/// Starts them. The thread ends with the last request.
-pub fn start(tally: Arc<Tally>, port: u16, rate: u32) -> JoinHandle<()> {
+/// How the daemon is reached.
+pub struct Ways {
+    /// Port for plain HTTP.
+    pub http: u16,
+    /// Port for HTTPS.
+    pub https: u16,
+    /// A client that trusts the daemon's certificate.
+    pub tls: Arc<rustls::ClientConfig>,
+}
+
+/// Starts them, and guests beside them. The thread ends with the last request.
+pub fn start(tally: Arc<Tally>, ways: Ways, rate: u32, guests: bool) -> JoinHandle<()> {
+    let port = ways.http;
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             // A client of HTTP/2 sends four times as much as one of HTTP/1.1.
             let pause = Duration::from_secs(1) * (HTTP1 + 4 * HTTP2) / rate;
             let mut clients = tokio::task::JoinSet::new();
+            if guests {
+                crate::guests::start(&tally, ways.http, ways.https);
+                for number in 0..SECURE {
+                    clients.spawn(secure(tally.clone(), ways.https, ways.tls.clone(), number, pause));
+                }
+            }
             for number in 0..HTTP1 {
                 clients.spawn(client(tally.clone(), port, Protocol::Http1, number, pause));
             }
@@ -104,6 +137,41 @@ pub fn start(tally: Arc<Tally>, port: u16, rate: u32) -> JoinHandle<()> {
             while sockets.join_next().await.is_some() {}
         });
     })
+}
+
+/// Requests over TLS, a few on each connection.
+async fn secure(
+    tally: Arc<Tally>,
+    port: u16,
+    config: Arc<rustls::ClientConfig>,
+    number: u32,
+    pause: Duration,
+) {
+    let who = format!("TLS client {number}");
+    let name = rustls::pki_types::ServerName::try_from(Kind::Http1.host()).expect("a name");
+    while tally.begin() {
+        let opened = async {
+            let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+            let stream =
+                tokio_rustls::TlsConnector::from(config.clone()).connect(name.clone(), stream).await?;
+            let (sender, connection) =
+                http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+            tokio::spawn(connection);
+            Ok::<_, std::io::Error>(sender)
+        };
+        let mut sender = match opened.await {
+            Ok(sender) => sender,
+            Err(error) => {
+                tally.fail(&who, format!("no connection: {error}"));
+                continue;
+            }
+        };
+        for _ in 0..fastrand::u8(1..10) {
+            let question = Question { kind: Kind::Http1, ..Question::any() };
+            judge(&tally, &who, &question, sender.send_request(question.request(Protocol::Http1))).await;
+            tokio::time::sleep(pause).await;
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

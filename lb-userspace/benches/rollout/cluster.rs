@@ -4,7 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use xtask::lab::tls::Issued;
 
 use crate::api_server::ApiServer;
 
@@ -61,7 +64,7 @@ const ADDRESSES: u32 = 2000;
 
 impl Cluster {
     /// Writes what does not change.
-    pub fn new(server: Arc<ApiServer>, pods: usize) -> Arc<Self> {
+    pub fn new(server: Arc<ApiServer>, pods: usize, issued: &Issued) -> Arc<Self> {
         let free = std::net::TcpListener::bind("0.0.0.0:0").and_then(|listener| listener.local_addr());
         let port = free.expect("a free port").port();
         server.apply(json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
@@ -70,9 +73,14 @@ impl Cluster {
             let backend = json!({"service": {"name": kind.name(), "port": {"number": 80}}});
             json!({"host": kind.host(), "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}})
         });
-        server.apply(json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+        server.apply(json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
             "metadata": {"namespace": "shop", "name": "shop"},
-            "spec": {"ingressClassName": "sluice", "rules": rules}}));
+            "data": {"tls.crt": STANDARD.encode(&issued.certificate), "tls.key": STANDARD.encode(&issued.key)}}));
+        let tls = json!([{"hosts": Kind::ALL.map(Kind::host), "secretName": "shop"}]);
+        server.apply(json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+            "metadata": {"namespace": "shop", "name": "shop",
+                "annotations": {"sluice.dev/ssl-redirect": "false"}},
+            "spec": {"ingressClassName": "sluice", "rules": rules, "tls": tls}}));
         for kind in Kind::ALL {
             let mut port = json!({"name": "main", "port": 80, "targetPort": "main"});
             if kind == Kind::Http2 {

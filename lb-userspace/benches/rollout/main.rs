@@ -1,4 +1,5 @@
-//! What clients notice of rolling updates: `cargo xtask bench rollout`. Nothing, it should be.
+//! What clients notice of rolling updates: `cargo xtask bench rollout`. Nothing, it should be. And what the
+//! daemon looks like after hours of it, with guests of every kind: `cargo xtask soak`.
 //!
 //! Three Services (HTTP/1.1, HTTP/2, WebSocket) whose pods are replaced one after the other, and now
 //! and then all at once, while clients send requests at a constant rate and check every answer. The
@@ -8,9 +9,11 @@
 mod clients;
 mod cluster;
 mod deployment;
+mod guests;
 mod http1;
 mod http2;
 mod pod;
+mod soak;
 mod websocket;
 
 #[allow(dead_code, reason = "tests use other parts of the server")]
@@ -30,13 +33,18 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 
 use api_server::ApiServer;
-use clients::Tally;
+use clients::{Tally, Ways};
 use cluster::{Cluster, Kind};
 use daemon::Daemon;
+use soak::Watch;
+use xtask::lab::tls::Authority;
 
 /// Requests that rolling updates cost.
 #[derive(Parser)]
 struct Options {
+    /// So many seconds instead, with guests of every kind, edits of routes, TLS, and an eye on memory.
+    #[arg(long, value_name = "SECONDS", conflicts_with = "requests")]
+    soak: Option<u64>,
     /// Requests in all; WebSocket messages come on top.
     #[arg(long, default_value_t = 100_000)]
     requests: u64,
@@ -60,22 +68,40 @@ struct Options {
 fn main() {
     let options = Options::parse();
     let server = Arc::new(api_server());
-    let cluster = Cluster::new(server.clone(), options.pods);
+    let hosts = Kind::ALL.map(Kind::host);
+    let authority = Authority::new().expect("an authority");
+    let issued = authority.issue(&hosts.each_ref().map(String::as_str)).expect("a certificate");
+    let cluster = Cluster::new(server.clone(), options.pods, &issued);
     let deployments: Vec<_> = Kind::ALL
         .map(|kind| deployment::start(cluster.clone(), kind, Duration::from_millis(options.every)))
         .into();
     let daemon = Daemon::start(&server.kubeconfig(), options.log.as_deref().unwrap_or("warn"));
-    println!("the daemon is ready; {} requests at {} a second", options.requests, options.rate);
+    let wanted = options.soak.map_or(options.requests, |_| u64::MAX);
+    match options.soak {
+        Some(seconds) => println!("the daemon is ready; {seconds} s at {} requests a second", options.rate),
+        None => println!("the daemon is ready; {wanted} requests at {} a second", options.rate),
+    }
 
-    let tally = Arc::new(Tally::new(options.requests));
+    let tally = Arc::new(Tally::new(wanted));
     let began = Instant::now();
-    let load = clients::start(tally.clone(), daemon.http, options.rate);
+    let ways = Ways { http: daemon.http, https: daemon.https, tls: authority.client(&["http/1.1"]) };
+    let load = clients::start(tally.clone(), ways, options.rate, options.soak.is_some());
+    let mut watch = Watch::default();
+    let mut edits = 0;
     for deployment in &deployments {
         deployment.begin();
     }
     let mut said = Instant::now();
     while !load.is_finished() {
         std::thread::sleep(Duration::from_millis(200));
+        if let Some(seconds) = options.soak {
+            watch.look(&daemon);
+            edits += 1;
+            soak::edit(&server, edits);
+            if began.elapsed() >= Duration::from_secs(seconds) {
+                tally.end();
+            }
+        }
         if said.elapsed() > Duration::from_secs(30) {
             said = Instant::now();
             println!("{:>5} s: {}", began.elapsed().as_secs(), tally.line());
@@ -83,14 +109,25 @@ fn main() {
     }
     load.join().expect("the clients");
     let replaced: u64 = deployments.iter().map(|one| one.replaced.load(Ordering::Relaxed)).sum();
+    let log = daemon.log();
     if options.log.is_some() {
-        eprintln!("{}", daemon.log());
+        eprintln!("{log}");
     }
     println!("{} s, {replaced} pods replaced: {}", began.elapsed().as_secs(), tally.line());
     println!("what the daemon's counters say: {}", daemon_counters(&daemon));
+    let mut good = tally.failed.load(Ordering::Relaxed) == 0;
+    if options.soak.is_some() {
+        println!("{edits} edits of routes, {} visits of guests", guests::VISITS.load(Ordering::Relaxed));
+        good &= watch.verdict();
+        if log.contains("panicked") {
+            println!("something panicked:\n{log}");
+            good = false;
+        }
+    }
+    println!("{}", if good { "good" } else { "NOT good" });
     // Ends it: nothing is dropped at an exit.
     drop(daemon);
-    if tally.failed.load(Ordering::Relaxed) > 0 {
+    if !good {
         std::process::exit(1);
     }
 }

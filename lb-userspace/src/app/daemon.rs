@@ -305,6 +305,8 @@ fn start(
         trusted_proxies: args.trusted_proxy.clone(),
         proxy_protocol: ProxyProtocol { from: args.proxy_protocol.clone(), ..Default::default() },
         max_client_connections: args.max_client_connections.unwrap_or(defaults.max_client_connections),
+        max_requests: args.max_connection_requests.unwrap_or(defaults.max_requests),
+        forwarded: args.forwarded,
         max_connections: args.max_worker_connections.map_or(defaults.max_connections, |n| n as usize),
         ..defaults
     };

@@ -25,12 +25,13 @@ const MOST: usize = 1000;
 /// A counter or gauge of the proxy's workers: field, name, help.
 type Field = (&'static str, &'static str, &'static str);
 
-const COUNTERS: [Field; 20] = [
+const COUNTERS: [Field; 21] = [
     ("accepted", "proxy_connections", "Client connections accepted"),
     ("accept_failures", "proxy_accept_failures", "Failed accepts, above all for want of file descriptors"),
     ("crowded", "proxy_connections_crowded", "Client connections closed because their client had too many"),
     ("proxy_header_failures", "proxy_header_failures", "Connections without a good PROXY header in time"),
     ("resetting", "proxy_connections_resetting", "HTTP/2 connections ended for resetting most requests"),
+    ("flooding", "proxy_connections_flooding", "HTTP/2 connections ended for frames that carry nothing"),
     ("tls_handshakes", "proxy_tls_handshakes", "TLS handshakes completed"),
     ("tls_failures", "proxy_tls_failures", "TLS handshakes that failed or took too long"),
     ("tls_refused", "proxy_tls_refused", "TLS connections refused for a server name that nobody serves"),
@@ -48,8 +49,9 @@ const COUNTERS: [Field; 20] = [
     ("log_dropped", "proxy_log_dropped", "Access log lines dropped because the writer did not keep up"),
 ];
 
-const BYTES: [Field; 2] = [
+const BYTES: [Field; 3] = [
     ("response_bytes", "proxy_response", "Bytes of response bodies passed to clients"),
+    ("spliced_bytes", "proxy_spliced", "Those of them that went from socket to socket"),
     ("tunnel_bytes", "proxy_tunnel", "Bytes that went through closed tunnels, both ways together"),
 ];
 

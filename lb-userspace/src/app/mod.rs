@@ -14,6 +14,7 @@ mod daemon;
 mod doctor;
 mod environment;
 mod explain;
+mod flow;
 mod handover;
 mod health;
 mod metrics;
@@ -24,5 +25,7 @@ mod settings;
 mod state;
 mod steering;
 mod stop;
+mod top;
+mod trace;
 
 pub use run::main;

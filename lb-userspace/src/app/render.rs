@@ -9,10 +9,11 @@ use ipnet::IpNet;
 use lb_common::maps::{CLASS_PASSTHROUGH, CLASS_POOLS, CLASS_TERMINATE};
 
 use super::admin::health_words::{endpoint_state, requests_of, unwell};
-use super::admin::views::{Backend, Host, Issue, Maps, RouteView, Rules, Status, Verification};
+use super::admin::views::{Backend, Host, Issue, Maps, RouteView, Rules, Status, Verification, word};
 use super::check::Report as CheckReport;
 use super::doctor::{Finding, Level};
 use super::explain::{Explanation, Match};
+use super::flow;
 use crate::model::{SynCookies, Tuning};
 use crate::status::Report;
 
@@ -57,6 +58,11 @@ pub fn status(status: &Status) -> String {
             }
         }
         None => fact("XDP", "off".to_owned()),
+    }
+    if serving.forwarded > 0 {
+        let vips = plural(serving.forwarded, "VIP");
+        let how = if status.xdp.is_some() { "" } else { ", but not here: that takes XDP, which is off" };
+        fact("Forwarding", format!("{vips} for Services of type LoadBalancer{how}"));
     }
     if let Some(publishing) = &status.publishing {
         for (name, value) in publishing_facts(publishing) {
@@ -214,13 +220,14 @@ pub fn routes(hosts: &[Host]) -> String {
 /// `sluice backends`.
 pub fn backends(backends: &[Backend]) -> String {
     if backends.is_empty() {
-        return "no clusters: no served Ingress names a Service\n".to_owned();
+        return "no clusters: no served Ingress names a Service, and no Service is forwarded\n".to_owned();
     }
     let mut rows = table(&["CLUSTER", "PROTOCOL", "ENDPOINT", "ZONE", "STATE", "REQUESTS"]);
     for cluster in backends {
         if cluster.endpoints.is_empty() {
             let requests = requests_of(cluster);
-            rows.add_row([&*cluster.cluster, &*cluster.protocol, "none ready", "", "503", &*requests]);
+            let becomes = if cluster.requests.is_some() { "503" } else { "packets are dropped" };
+            rows.add_row([&*cluster.cluster, &*cluster.protocol, "none ready", "", becomes, &*requests]);
         }
         for (at, endpoint) in cluster.endpoints.iter().enumerate() {
             let first = |text: &str| if at == 0 { text.to_owned() } else { String::new() };
@@ -235,6 +242,40 @@ pub fn backends(backends: &[Backend]) -> String {
         }
     }
     lines(&rows)
+}
+
+/// `sluice explain` of a connection.
+pub fn flow(explanation: &flow::Explanation) -> String {
+    let mut facts = table(&[]);
+    let mut fact = |name: &str, value: String| {
+        facts.add_row([name.to_owned(), value]);
+    };
+    let flow::Question { transport, from, to, .. } = &explanation.question;
+    fact("Connection", format!("{} {from} > {to}", word(transport)));
+    if explanation.packets.is_empty() {
+        fact("XDP", "off".to_owned());
+    }
+    for flow::Judged { packet, verdict, reason, meaning, becomes } in &explanation.packets {
+        let becomes = becomes.as_ref().map_or_else(String::new, |ends| format!("; becomes {ends}"));
+        fact("XDP", format!("{packet}: {verdict} ({reason}: {meaning}){becomes}"));
+    }
+    for (name, value) in [("Service", &explanation.service), ("Listener", &explanation.listener)] {
+        if let Some(value) = value {
+            fact(name, value.clone());
+        }
+    }
+    if let Some(endpoint) = explanation.endpoint {
+        fact("Endpoint", endpoint.to_string());
+    }
+    if let Some(tls) = &explanation.tls {
+        fact("Certificate", format!("{}, chosen for {}", tls.certificate, tls.chosen_for));
+    }
+    fact("Next", explanation.next.clone());
+    let note = match explanation.packets.is_empty() {
+        true => "",
+        false => "\nJudged by the kernel as if it came now. Nothing was counted or remembered.\n",
+    };
+    lines(&facts) + note
 }
 
 /// `sluice explain`.

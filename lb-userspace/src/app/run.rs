@@ -7,17 +7,19 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::admin::client::{self, ClientError};
 use super::admin::views;
 use super::cli::{
-    ClientArgs, Command, DoctorArgs, LogFormat, MapsCommand, Output, ProbeArgs, Question, RunArgs, TuneArgs,
+    Asked, ClientArgs, Command, DoctorArgs, ExplainArgs, LogFormat, MapsCommand, Output, ProbeArgs, Question,
+    RunArgs, TuneArgs,
 };
 use super::explain::Explanation;
 use crate::model::Tuning;
 
-use super::{check, daemon, doctor, environment, render, steering};
+use super::{check, daemon, doctor, environment, flow, render, steering, top, trace};
 
 /// The answer is there, and it is no.
 const NEGATIVE: u8 = 1;
@@ -58,14 +60,9 @@ async fn dispatch(command: Command) -> Result<u8, String> {
             ask(&args, "/backends", |all: &Vec<views::Backend>| render::backends(all)).await?;
             Ok(0)
         }
-        Command::Explain(args) => {
-            let mut target = format!("/explain?all={}&url={}", args.all, escape(&args.url));
-            if let Some(vip) = args.vip {
-                target = format!("{target}&vip={}", escape(&vip.to_string()));
-            }
-            ask(&args.client, &target, |e: &Explanation| render::explanation(e)).await?;
-            Ok(0)
-        }
+        Command::Explain(args) => explain(&args).await,
+        Command::Top(args) => top::client::run(&args).await.map(|()| 0),
+        Command::Trace(args) => trace::client::run(&args).await.map(|()| 0),
         Command::Maps(args) => maps(args.command).await,
         Command::Tune(args) => tune(&args).await,
         Command::Probe(args) => probe(&args).await,
@@ -95,6 +92,24 @@ async fn run(args: RunArgs) -> Result<u8, String> {
         LogFormat::Json => log.json().init(),
     }
     daemon::run(args).await.map_err(text)?;
+    Ok(0)
+}
+
+async fn explain(args: &ExplainArgs) -> Result<u8, String> {
+    match args.asked()? {
+        Asked::Url(url) => {
+            let mut target = format!("/explain?all={}&url={}", args.all, escape(&url));
+            if let Some(vip) = args.vip {
+                target = format!("{target}&vip={}", escape(&vip.to_string()));
+            }
+            ask(&args.client, &target, |e: &Explanation| render::explanation(e)).await?;
+        }
+        Asked::Flow(question) => {
+            let question = serde_json::to_string(&question).map_err(text)?;
+            let json = client::post(&args.client.socket, "/explain", question).await.map_err(text)?;
+            show(&args.client, &json, |e: &flow::Explanation| render::flow(e))?;
+        }
+    }
     Ok(0)
 }
 
@@ -190,11 +205,20 @@ async fn ask<T: DeserializeOwned>(
     render: impl Fn(&T) -> String,
 ) -> Result<T, String> {
     let json = client::get(&args.socket, target).await.map_err(text)?;
+    show(args, &json, render)
+}
+
+/// Prints an answer of the daemon's, and hands it back.
+fn show<T: DeserializeOwned>(
+    args: &ClientArgs,
+    json: &Value,
+    render: impl Fn(&T) -> String,
+) -> Result<T, String> {
     let value: T = serde_json::from_value(json.clone()).map_err(|error| {
         format!("the daemon is of another version and answers what this one can't read: {error}")
     })?;
     // What the daemon said goes out as it is: a newer one may say more than this version knows.
-    print(args.output, &json, render(&value))?;
+    print(args.output, json, render(&value))?;
     Ok(value)
 }
 

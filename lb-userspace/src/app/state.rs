@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
+use tokio::sync::mpsc::Receiver;
 
 use crate::model::Snapshot;
 use crate::proxy::Proxy;
@@ -18,9 +20,11 @@ use super::admin::server::{Answer, Answers};
 use super::admin::views::{self, Rules, Serving, Source, Status, Verification, word};
 use super::cli::vip_address;
 use super::explain::{Question, explain};
+use super::flow;
 use super::health::Probed;
 use super::settings::SourceKind;
 use super::steering::{Steering, TuneError};
+use super::{top, trace};
 
 const WAITING: &str = "waiting for the source's first whole state";
 
@@ -73,7 +77,8 @@ impl State {
         self.steering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn no_maps(&self) -> Answer {
+    /// Why there is no kernel's side to ask.
+    pub fn no_maps(&self) -> Answer {
         let why = if self.waiting.load(Ordering::Relaxed) {
             "this daemon stands by: another one has the kernel maps"
         } else if self.draining.load(Ordering::Relaxed) {
@@ -140,18 +145,69 @@ impl State {
     }
 }
 
+impl State {
+    fn backends(&self) -> Vec<views::Backend> {
+        let proxy = self.proxy.get();
+        let requests = proxy.map(|proxy| proxy.stats().clusters).unwrap_or_default();
+        let health = proxy.map(Proxy::health).unwrap_or_default();
+        views::backends(&self.snapshot.load(), &requests, &health)
+    }
+
+    fn sample(&self) -> top::Sample {
+        let known = |backend: &views::Backend| backend.endpoints.iter().any(|one| one.health.is_some());
+        top::Sample {
+            status: self.status(),
+            routes: self.measurements().into_iter().map(top::Route::from).collect(),
+            unwell: self.backends().into_iter().filter(known).collect(),
+        }
+    }
+
+    fn tune(&self, text: &str) -> Answer {
+        match self.steering().as_mut() {
+            None => self.no_maps(),
+            Some(steering) => match steering.tune(text) {
+                Ok(()) => Answer::json(steering.tuning()),
+                Err(error @ TuneError::Bad(_)) => Answer::Failure(StatusCode::BAD_REQUEST, error.to_string()),
+                Err(error) => Answer::Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            },
+        }
+    }
+
+    fn explain_flow(&self, text: &str) -> Answer {
+        let bad = |error: String| Answer::Failure(StatusCode::BAD_REQUEST, error);
+        let question: flow::Question = match serde_json::from_str(text) {
+            Ok(question) => question,
+            Err(error) => return bad(error.to_string()),
+        };
+        let packets = match flow::packets::packets(&question) {
+            Ok(packets) => packets,
+            Err(error) => return bad(error.to_string()),
+        };
+        let mut judged = Vec::new();
+        if let Some(steering) = self.steering().as_mut() {
+            for packet in packets {
+                match steering.rehearse(&packet.frame) {
+                    Ok(rehearsed) => judged.push((packet, rehearsed)),
+                    Err(error) => {
+                        return Answer::Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+                    }
+                }
+            }
+        }
+        let snapshot = self.snapshot.load();
+        let table = RouteTable::build(&snapshot.routing);
+        Answer::json(&flow::explain(question, &snapshot, &table, &judged))
+    }
+}
+
 impl Answers for State {
     fn answer(&self, path: &str, query: Option<&str>) -> Answer {
         let failed = |error: String| Answer::Failure(StatusCode::INTERNAL_SERVER_ERROR, error);
         match path {
             "/status" => Answer::json(&self.status()),
             "/routes" => Answer::json(&views::routes(&self.snapshot.load())),
-            "/backends" => {
-                let proxy = self.proxy.get();
-                let requests = proxy.map(|proxy| proxy.stats().clusters).unwrap_or_default();
-                let health = proxy.map(Proxy::health).unwrap_or_default();
-                Answer::json(&views::backends(&self.snapshot.load(), &requests, &health))
-            }
+            "/backends" => Answer::json(&self.backends()),
+            "/top" => Answer::json(&self.sample()),
             "/explain" => self.explain(query),
             "/tune" => match self.steering().as_ref() {
                 None => self.no_maps(),
@@ -177,17 +233,15 @@ impl Answers for State {
     }
 
     fn change(&self, path: &str, text: &str) -> Answer {
-        if path != "/tune" {
-            return Answer::Unknown;
+        match path {
+            "/tune" => self.tune(text),
+            "/explain" => self.explain_flow(text),
+            _ => Answer::Unknown,
         }
-        match self.steering().as_mut() {
-            None => self.no_maps(),
-            Some(steering) => match steering.tune(text) {
-                Ok(()) => Answer::json(steering.tuning()),
-                Err(error @ TuneError::Bad(_)) => Answer::Failure(StatusCode::BAD_REQUEST, error.to_string()),
-                Err(error) => Answer::Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-            },
-        }
+    }
+
+    fn stream(self: Arc<Self>, path: &str, text: &str) -> Option<Result<Receiver<Bytes>, Answer>> {
+        (path == "/trace").then(|| trace::session::begin(self, text))
     }
 }
 

@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
+use lb_common::trace::Rule;
+
 use crate::dataplane::image::{MapImage, class_of};
-use crate::dataplane::kernel::{self, Dataplane, KernelError, Lock, WorkerSocket, vip_routes};
+use crate::dataplane::kernel::{
+    self, Dataplane, Events, KernelError, Lock, Rehearsed, WorkerSocket, vip_routes,
+};
 use crate::model::{BadTuning, Listener, Snapshot, Tuning, WorkerPool};
 use crate::proxy::WorkerSockets;
 
@@ -114,6 +118,26 @@ impl Steering {
             "rules set"
         );
         Ok(())
+    }
+
+    /// Has frames shown by a rule.
+    pub fn watch(&mut self, rule: &Rule) -> Result<Events, KernelError> {
+        self.dataplane.watch(rule)
+    }
+
+    /// Has other frames shown, or the same for longer.
+    pub fn set_rule(&mut self, rule: &Rule) -> Result<(), KernelError> {
+        self.dataplane.set_rule(rule)
+    }
+
+    /// Has no more frames shown; says how many found no room.
+    pub fn unwatch(&mut self, events: Events) -> Result<u64, KernelError> {
+        self.dataplane.unwatch(events)
+    }
+
+    /// What would become of a frame if it came now.
+    pub fn rehearse(&mut self, frame: &[u8]) -> Result<Rehearsed, KernelError> {
+        self.dataplane.rehearse(frame)
     }
 
     /// Where the program is attached.

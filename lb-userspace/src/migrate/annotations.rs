@@ -16,7 +16,7 @@ pub(super) fn uses(study: &Study<'_>, nginx: &Nginx) -> Vec<AnnotationUse> {
     let mut uses = Vec::new();
     for (key, ingress) in nginx.ingresses() {
         let ingress_name = key.to_string();
-        for (full, value) in ingress.metadata.annotations.iter().flatten() {
+        for (full, value) in ingress.metadata.annotations.iter() {
             let Some(name) = full.strip_prefix(PREFIX) else { continue };
             let (mut verdict, mut note) = of_the_name(study, name);
             let field = format!("metadata.annotations[{}]", excerpt(full));

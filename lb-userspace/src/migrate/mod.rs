@@ -60,8 +60,8 @@ impl Study<'_> {
 
 /// Whether any Ingress has an annotation of ingress-nginx.
 pub fn is_from_ingress_nginx(objects: &Objects) -> bool {
-    let annotations = objects.ingresses.values().filter_map(|ingress| ingress.metadata.annotations.as_ref());
-    annotations.flat_map(|all| all.keys()).any(|name| name.starts_with(PREFIX))
+    let mut annotations = objects.ingresses.values().flat_map(|ingress| ingress.metadata.annotations.iter());
+    annotations.any(|(name, _)| name.starts_with(PREFIX))
 }
 
 /// The names of ingress-nginx's IngressClasses.

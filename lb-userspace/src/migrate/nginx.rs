@@ -10,12 +10,11 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::networking::v1::Ingress;
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::{PREFIX, uri};
 use crate::model::{HostPattern, ObjectKey};
-use crate::objects::Objects;
+use crate::objects::{Ingress, Objects};
 use crate::translate::CONTROLLER;
 
 /// `spec.controller` of ingress-nginx's classes.
@@ -113,10 +112,7 @@ impl Nginx {
             .filter(|(_, ingress)| serves(objects, ingress, adopt))
             .map(|(key, ingress)| (key.clone(), Arc::clone(ingress)))
             .collect();
-        ingresses.sort_by_key(|(_, ingress)| {
-            let created = ingress.metadata.creation_timestamp.as_ref();
-            created.map_or(i128::MAX, |time| time.0.as_nanosecond())
-        });
+        ingresses.sort_by_key(|(_, ingress)| ingress.metadata.created.unwrap_or(i64::MAX));
         let mut nginx = Self { servers: BTreeMap::new(), aliases: BTreeMap::new(), ingresses };
         for at in 0..nginx.ingresses.len() {
             let (key, ingress) = nginx.ingresses[at].clone();
@@ -162,7 +158,7 @@ impl Nginx {
     }
 
     fn add(&mut self, key: &ObjectKey, ingress: &Ingress) {
-        let Some(spec) = &ingress.spec else { return };
+        let spec = &ingress.spec;
         let fallback = spec.default_backend.as_ref().map(|_| Rule {
             ingress: key.clone(),
             place: "defaultBackend".into(),
@@ -170,14 +166,14 @@ impl Nginx {
             path_type: "Prefix".into(),
             asks: None,
         });
-        let rules = spec.rules.as_deref().unwrap_or_default();
+        let rules = &spec.rules;
         if let (true, Some(fallback)) = (rules.is_empty(), &fallback) {
             self.host(HostPattern::Any).fallback.get_or_insert_with(|| fallback.clone());
         }
         let target = annotation(ingress, "rewrite-target").unwrap_or_default();
         let use_regex = annotation(ingress, "use-regex") == Some("true");
         for (r, rule) in rules.iter().enumerate() {
-            let Ok(host) = HostPattern::parse(rule.host.as_deref().unwrap_or_default()) else { continue };
+            let Ok(host) = HostPattern::parse(&rule.host) else { continue };
             for alias in annotation(ingress, "server-alias").unwrap_or_default().split(',') {
                 if let Ok(alias @ (HostPattern::Exact(_) | HostPattern::Wildcard(_))) =
                     HostPattern::parse(alias.trim())
@@ -189,10 +185,10 @@ impl Nginx {
             if let Some(fallback) = &fallback {
                 server.fallback.get_or_insert_with(|| fallback.clone());
             }
-            for (p, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
-                let text = path.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+            for (p, path) in rule.paths.iter().flatten().enumerate() {
+                let text = if path.path.is_empty() { "/" } else { &*path.path };
                 // The older Ingress keeps a path that two have.
-                if !server.taken.insert((path.path_type.clone(), text.to_owned())) {
+                if !server.taken.insert((path.path_type.to_string(), text.to_owned())) {
                     continue;
                 }
                 let asks = match () {
@@ -204,7 +200,7 @@ impl Nginx {
                     ingress: key.clone(),
                     place: format!("rules[{r}].http.paths[{p}]").into(),
                     path: text.into(),
-                    path_type: path.path_type.as_str().into(),
+                    path_type: (*path.path_type).into(),
                     asks,
                 };
                 server.locations.push(Location { text: text.to_owned(), rule, matches: Match::Prefix });
@@ -315,10 +311,9 @@ impl Location {
 
 /// Whether ingress-nginx serves the Ingress today, or Sluice is meant to.
 fn serves(objects: &Objects, ingress: &Ingress, adopt: &[String]) -> bool {
-    let annotations = ingress.metadata.annotations.as_ref();
-    let legacy = annotations.and_then(|all| all.get(CLASS_ANNOTATION)).filter(|name| !name.is_empty());
-    let named = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_ref());
-    let Some(name) = legacy.or(named).map(String::as_str).filter(|name| !name.is_empty()) else {
+    let legacy = ingress.metadata.annotations.get(CLASS_ANNOTATION).filter(|name| !name.is_empty());
+    let named = ingress.spec.class.as_deref();
+    let Some(name) = legacy.or(named).filter(|name| !name.is_empty()) else {
         return true;
     };
     let class = objects.classes.get(&ObjectKey::new("", name));
@@ -334,5 +329,5 @@ fn serves(objects: &Objects, ingress: &Ingress, adopt: &[String]) -> bool {
 
 fn annotation<'a>(ingress: &'a Ingress, name: &str) -> Option<&'a str> {
     let full: Cow<'_, str> = format!("{PREFIX}{name}").into();
-    ingress.metadata.annotations.as_ref()?.get(&*full).map(|value| value.trim())
+    ingress.metadata.annotations.get(&full).map(str::trim)
 }

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::slim::Slim;
+use super::{Ingress, Service, Slice};
 use crate::model::{ObjectKey, ObjectRef};
 
-/// Declares [`Kind`], [`Object`] and their conversions from one list, so that no kind is forgotten in one of them.
+/// Declares [`Kind`], [`Object`] and their conversions from one list, so that no kind is forgotten in one
+/// of them: the API's type, and the one that is kept of it.
 macro_rules! kinds {
-    ($($kind:ident: $doc:literal, $api:literal, $namespaced:literal;)*) => {
+    ($($kind:ident: $of_api:ty => $kept:ty, $doc:literal, $api:literal, $namespaced:literal;)*) => {
         /// A kind of object that Sluice reads.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Kind {
@@ -27,14 +28,14 @@ macro_rules! kinds {
                 match self { $(Self::$kind => stringify!($kind),)* }
             }
 
-            /// The `apiVersion` of the form that is kept: `networking.k8s.io/v1`.
+            /// The `apiVersion` of the form that is read: `networking.k8s.io/v1`.
             pub const fn api_version(self) -> &'static str {
                 match self { $(Self::$kind => $api,)* }
             }
 
             /// The word for it in the API's paths: `ingresses`.
             pub const fn plural(self) -> &'static str {
-                match self { $(Self::$kind => <$kind as k8s_openapi::Resource>::URL_PATH_SEGMENT,)* }
+                match self { $(Self::$kind => <$of_api as k8s_openapi::Resource>::URL_PATH_SEGMENT,)* }
             }
 
             /// Whether objects of the kind live in a namespace.
@@ -43,34 +44,24 @@ macro_rules! kinds {
             }
         }
 
-        /// One object of any kind that Sluice reads.
+        /// What is kept of an object.
         #[derive(Clone, Debug, PartialEq)]
-        pub enum Object {
-            $(#[doc = $doc] $kind(Arc<$kind>),)*
+        pub(super) enum Form {
+            $($kind(Arc<$kept>),)*
         }
 
         impl Object {
             /// Its kind.
             pub fn kind(&self) -> Kind {
-                match self { $(Self::$kind(_) => Kind::$kind,)* }
-            }
-
-            /// Its metadata.
-            pub fn metadata(&self) -> &ObjectMeta {
-                match self { $(Self::$kind(object) => &object.metadata,)* }
+                match &self.form { $(Form::$kind(_) => Kind::$kind,)* }
             }
         }
 
         $(
-            impl From<Arc<$kind>> for Object {
-                fn from(object: Arc<$kind>) -> Self {
-                    Self::$kind(object)
-                }
-            }
-
-            impl From<$kind> for Object {
-                fn from(object: $kind) -> Self {
-                    Self::$kind(Arc::new(object))
+            impl From<$of_api> for Object {
+                fn from(object: $of_api) -> Self {
+                    let key = key(Kind::$kind, &object.metadata);
+                    Self { key, form: Form::$kind(Arc::new(object.slim())) }
                 }
             }
         )*
@@ -78,13 +69,20 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Ingress: "Rules: host and path to Services.", "networking.k8s.io/v1", true;
-    IngressClass: "Whose an Ingress is.", "networking.k8s.io/v1", false;
-    Service: "Ports and what they are called.", "v1", true;
-    EndpointSlice: "A part of a Service's endpoints.", "discovery.k8s.io/v1", true;
-    Endpoints: "A Service's endpoints in the old form, read where there are no slices.", "v1", true;
-    Secret: "Certificates.", "v1", true;
-    ConfigMap: "Settings.", "v1", true;
+    Ingress: networking::Ingress => Ingress, "Rules: host and path to Services.", "networking.k8s.io/v1", true;
+    IngressClass: networking::IngressClass => networking::IngressClass, "Whose an Ingress is.", "networking.k8s.io/v1", false;
+    Service: core::Service => Service, "Ports and what they are called.", "v1", true;
+    EndpointSlice: discovery::EndpointSlice => Slice, "A part of a Service's endpoints.", "discovery.k8s.io/v1", true;
+    Endpoints: core::Endpoints => core::Endpoints, "A Service's endpoints in the old form, read where there are no slices.", "v1", true;
+    Secret: core::Secret => core::Secret, "Certificates.", "v1", true;
+    ConfigMap: core::ConfigMap => core::ConfigMap, "Settings.", "v1", true;
+}
+
+/// One object of any kind that Sluice reads: what is read of it. Clones share it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object {
+    key: ObjectKey,
+    pub(super) form: Form,
 }
 
 impl Kind {
@@ -96,18 +94,21 @@ impl Kind {
 
 impl Object {
     /// Where it is kept. A namespaced object without a namespace is in `default`, as with kubectl.
-    pub fn key(&self) -> ObjectKey {
-        let metadata = self.metadata();
-        let namespace = match metadata.namespace.as_deref() {
-            _ if !self.kind().namespaced() => "",
-            None | Some("") => "default",
-            Some(namespace) => namespace,
-        };
-        ObjectKey::new(namespace, metadata.name.as_deref().unwrap_or_default())
+    pub fn key(&self) -> &ObjectKey {
+        &self.key
     }
 
     /// How issues name it.
     pub fn reference(&self) -> ObjectRef {
-        ObjectRef { kind: self.kind().name(), key: self.key() }
+        ObjectRef { kind: self.kind().name(), key: self.key.clone() }
     }
+}
+
+fn key(kind: Kind, metadata: &ObjectMeta) -> ObjectKey {
+    let namespace = match metadata.namespace.as_deref() {
+        _ if !kind.namespaced() => "",
+        None | Some("") => "default",
+        Some(namespace) => namespace,
+    };
+    ObjectKey::new(namespace, metadata.name.as_deref().unwrap_or_default())
 }

@@ -3,19 +3,27 @@
 //! Sources fill an [`Objects`] store: from manifests through [`parse`], from the API with typed
 //! objects. `translate` reads it. Pure: whoever does I/O hands in what it read.
 
+mod balancer;
+mod ingress;
 mod kind;
+mod metadata;
 mod parse;
 mod references;
+mod service;
 mod slice;
 mod slim;
 mod store;
 mod v1beta1;
 
+pub use balancer::GivenAddress;
+pub use ingress::{Ingress, IngressBackend, IngressPath, IngressRule, IngressSpec, IngressTls, ServiceRef};
 pub use kind::{Kind, Object};
+pub use metadata::{AnnotationMap, Metadata};
 pub use parse::{Parsed, parse};
 pub use references::{
     ANNOTATION_PREFIXES, Reference, is_name, parameters_of, references_of, references_of_settings,
 };
+pub use service::{Outside, Service, ServiceKind, ServicePort};
 pub use slice::{Slice, SliceAddress, SliceEndpoint, SlicePort};
 pub use store::{ObjectMap, Objects, differing};
 

@@ -1,9 +1,9 @@
 //! Which Secrets and ConfigMaps other objects name. Only those are ever asked for.
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::api::networking::v1::IngressClass;
 
-use super::Kind;
+use super::{Ingress, Kind};
 use crate::model::ObjectKey;
 
 /// What the names of annotations for Sluice begin with; of two that differ in it alone, the first
@@ -28,12 +28,11 @@ const SETTINGS: [&str; 2] = ["default-certificate", "default-ssl-certificate"];
 /// The Secrets and ConfigMaps that an Ingress names, sorted, each once. What can't be the name of an
 /// object is left out: it would end up in a path or a selector of a request. Whether an Ingress may
 /// use an object of another namespace is for the translation to say.
-pub fn references_of(ingress: &Ingress) -> Vec<Reference> {
-    let own = ingress.metadata.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
-    let tls = ingress.spec.iter().flat_map(|spec| spec.tls.iter().flatten());
-    let tls = tls.filter_map(|tls| tls.secret_name.as_deref()).map(|name| (Kind::Secret, own, name));
-    let annotations = ingress.metadata.annotations.as_ref();
-    let annotated = annotations.into_iter().flatten().filter_map(|(name, value)| {
+pub fn references_of(key: &ObjectKey, ingress: &Ingress) -> Vec<Reference> {
+    let own = &*key.namespace;
+    let tls = ingress.spec.tls.iter();
+    let tls = tls.filter_map(|tls| tls.secret.as_deref()).map(|name| (Kind::Secret, own, name));
+    let annotated = ingress.metadata.annotations.iter().filter_map(|(name, value)| {
         let name = ANNOTATION_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix))?;
         let (_, kind) = ANNOTATIONS.iter().find(|(known, _)| *known == name)?;
         let value = value.trim();
@@ -85,6 +84,7 @@ fn is_alphanumeric(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::networking::v1 as networking;
     use serde_json::json;
 
     use super::*;
@@ -93,10 +93,8 @@ mod tests {
     fn names_in_ingresses() {
         let ingress = |tls: &[&str], annotations: serde_json::Value| -> Ingress {
             let tls: Vec<_> = tls.iter().map(|name| json!({ "secretName": name })).collect();
-            serde_json::from_value(json!({
-                "metadata": { "namespace": "a", "name": "i", "annotations": annotations },
-                "spec": { "tls": tls } }))
-            .expect("an Ingress")
+            let ingress = json!({ "metadata": { "annotations": annotations }, "spec": { "tls": tls } });
+            Ingress::from(&serde_json::from_value::<networking::Ingress>(ingress).expect("an Ingress"))
         };
         let auth = |value: &str| json!({ "nginx.ingress.kubernetes.io/auth-secret": value });
         for (tls, annotations, expect) in [
@@ -123,7 +121,10 @@ mod tests {
                 Kind::Secret => key.to_string(),
                 kind => format!("{}:{key}", kind.name()),
             };
-            let names: Vec<_> = references_of(&ingress(tls, annotations.clone())).iter().map(shown).collect();
+            let names: Vec<_> = references_of(&ObjectKey::new("a", "i"), &ingress(tls, annotations.clone()))
+                .iter()
+                .map(shown)
+                .collect();
             assert_eq!(names.join(" "), expect, "{tls:?} {annotations}");
         }
     }

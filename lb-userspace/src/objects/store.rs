@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret, Service};
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret};
+use k8s_openapi::api::networking::v1::IngressClass;
 
-use super::{Kind, Object, Slice};
+use super::kind::Form;
+use super::{Ingress, Kind, Object, Service, Slice};
 use crate::model::ObjectKey;
 
 /// Objects of one kind in the order of their keys. A clone is one pointer; a change of it copies
@@ -43,20 +44,19 @@ impl Objects {
     /// where both are equal the old one stays, so that readers can compare by pointer.
     pub fn insert(&mut self, object: impl Into<Object>) -> bool {
         let object = object.into();
-        let key = object.key();
-        match object {
-            Object::Ingress(o) => put(&mut self.ingresses, key, o),
-            Object::IngressClass(o) => put(&mut self.classes, key, o),
-            Object::Service(o) => put(&mut self.services, key, o),
-            Object::EndpointSlice(o) => self.insert_slice(key, Slice::from(&*o)),
-            Object::Endpoints(o) => put(&mut self.endpoints, key, o),
-            Object::Secret(o) => put(&mut self.secrets, key, o),
-            Object::ConfigMap(o) => put(&mut self.config_maps, key, o),
+        let key = object.key().clone();
+        match object.form {
+            Form::Ingress(o) => put(&mut self.ingresses, key, o),
+            Form::IngressClass(o) => put(&mut self.classes, key, o),
+            Form::Service(o) => put(&mut self.services, key, o),
+            Form::EndpointSlice(o) => self.insert_slice(key, o),
+            Form::Endpoints(o) => put(&mut self.endpoints, key, o),
+            Form::Secret(o) => put(&mut self.secrets, key, o),
+            Form::ConfigMap(o) => put(&mut self.config_maps, key, o),
         }
     }
 
-    fn insert_slice(&mut self, key: ObjectKey, slice: Slice) -> bool {
-        let slice = Arc::new(slice);
+    fn insert_slice(&mut self, key: ObjectKey, slice: Arc<Slice>) -> bool {
         let old = self.slices.get(&key).cloned();
         if old.as_ref() == Some(&slice) {
             return false;
@@ -96,7 +96,7 @@ impl Objects {
         for object in objects {
             let object = object.into();
             if object.kind() == kind {
-                gone.remove(&object.key());
+                gone.remove(object.key());
             }
             changed |= self.insert(object);
         }
@@ -136,9 +136,9 @@ impl Objects {
     /// The object's `metadata.uid`, as far as it is kept: EndpointSlices are without.
     pub fn uid(&self, kind: Kind, key: &ObjectKey) -> Option<&str> {
         let metadata = match kind {
-            Kind::Ingress => &self.ingresses.get(key)?.metadata,
+            Kind::Ingress => return self.ingresses.get(key)?.metadata.uid.as_deref(),
+            Kind::Service => return self.services.get(key)?.metadata.uid.as_deref(),
             Kind::IngressClass => &self.classes.get(key)?.metadata,
-            Kind::Service => &self.services.get(key)?.metadata,
             Kind::EndpointSlice => return None,
             Kind::Endpoints => &self.endpoints.get(key)?.metadata,
             Kind::Secret => &self.secrets.get(key)?.metadata,
@@ -233,6 +233,7 @@ pub fn differing<'a, V: PartialEq>(
 mod tests {
     use std::collections::BTreeMap;
 
+    use k8s_openapi::api::core::v1::Service;
     use k8s_openapi::api::discovery::v1::EndpointSlice;
 
     use super::super::SERVICE_NAME_LABEL;
@@ -287,7 +288,7 @@ mod tests {
         assert!(!objects.insert(service("ClusterIP")));
         assert!(!objects.replace_all(Kind::Service, [service("ClusterIP")]));
         assert!(Arc::ptr_eq(&first, &objects.services[&key("web")]));
-        assert!(objects.insert(service("NodePort")));
+        assert!(objects.insert(service("LoadBalancer")));
         assert!(objects.replace_all::<Service>(Kind::Service, []) && objects.is_empty());
     }
 

@@ -1,24 +1,29 @@
 //! One client connection: TLS or plain, HTTP/1.1 or HTTP/2, until it ends or the worker drains.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use http::HeaderMap;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::time::Sleep;
+use tokio_rustls::server::TlsStream;
 
-use super::direct;
+use super::config::Config;
+use super::crowd::Admitted;
+use super::direct::{self, Rewound};
 use super::error::Error;
 use super::finish::Finish;
 use super::forwarded;
@@ -27,7 +32,7 @@ use super::passthrough::{self, Way};
 use super::proxy_header::{self, Ends};
 use super::refusal;
 use super::request;
-use super::stream::{ClientStream, Gate};
+use super::stream::{ClientStream, Gate, Wire};
 use super::streams::Streams;
 use super::tls::ClientTls;
 use super::worker::{Held, Worker};
@@ -73,6 +78,10 @@ pub(super) struct Client {
     gone: Cell<u32>,
     /// The client gave up too many.
     resetting: Notify,
+    /// Counts for the client as long as the connection lives.
+    _admitted: Option<Admitted>,
+    /// The connection has had as many requests as it may.
+    enough: Notify,
 }
 
 impl Client {
@@ -97,6 +106,15 @@ impl Client {
     /// A request begins.
     pub(super) fn begin_request(&self) {
         self.all.set(self.all.get().saturating_add(1));
+        if self.is_last() {
+            self.enough.notify_one();
+        }
+    }
+
+    /// Whether the connection has had as many requests as it may.
+    pub(super) fn is_last(&self) -> bool {
+        let most = self.worker.settings.max_requests;
+        most > 0 && self.all.get() >= most
     }
 
     /// The client gave a request up before there was an answer. On HTTP/2 that is cheap for it and
@@ -115,128 +133,174 @@ impl Client {
     }
 }
 
-/// Serves a connection that was accepted here to its end.
-pub(super) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
-    let Ok(local) = stream.local_addr() else { return };
-    let (local, peer) = (canonical(local), canonical(peer));
+/// Serves a connection to its end. `local` is where it came to, if that is known.
+///
+/// A connection is as large as the largest of its states for as long as it lives, and most of its
+/// time it waits for a request. So what is rare or soon over is in a box of its own.
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    local: Option<SocketAddr>,
+) {
+    let Some(local) = local.or_else(|| stream.local_addr().ok()) else { return };
+    let own = Ends { source: canonical(peer), destination: canonical(local) };
     let config = worker.config();
-    let Some(protocol) = config.protocol(local) else {
-        tracing::debug!(%local, "no listener for this address any more");
+    let Some(protocol) = config.protocol(own.destination) else {
+        tracing::debug!(local = %own.destination, "no listener for this address any more");
         return;
     };
-    let own = Ends { source: peer, destination: local };
     let Some(ends) = ends(&worker, &config, &mut stream, own).await else { return };
-    converse(worker, stream, ends, protocol, false).await;
+    let Some(arrival) = Arrival::admit(&worker, &config, ends) else { return };
+    match protocol {
+        Protocol::Http => {
+            // A connection must not keep the configuration that it began with.
+            drop(config);
+            let mut timer = None;
+            let Ok((prefix, is_h2)) = read_preface(&worker, &mut stream, &mut timer).await else { return };
+            let (client, stream) = arrival.plain(worker, stream, prefix, is_h2, timer);
+            run(client, stream).await;
+        }
+        Protocol::Https => {
+            let Some((client, stream)) = Box::pin(secure(worker, config, stream, arrival, false)).await
+            else {
+                return;
+            };
+            run(client, stream).await;
+        }
+    }
 }
 
 /// Serves a TLS connection that another worker accepted and handed over.
 pub(super) async fn take_over(worker: Rc<Worker>, stream: TcpStream, ends: Ends) {
     worker.counters.taken_over.add(1);
-    converse(worker, stream, ends, Protocol::Https, true).await;
+    let config = worker.config();
+    let Some(arrival) = Arrival::admit(&worker, &config, ends) else { return };
+    if let Some((client, stream)) = Box::pin(secure(worker, config, stream, arrival, true)).await {
+        run(client, stream).await;
+    }
 }
 
-async fn converse(
-    worker: Rc<Worker>,
-    mut stream: TcpStream,
+/// A connection that may stay, before anything is known of what it carries.
+struct Arrival {
     ends: Ends,
-    protocol: Protocol,
+    trusted: bool,
+    admitted: Option<Admitted>,
+}
+
+impl Arrival {
+    /// `None`: the client has as many connections as it may.
+    fn admit(worker: &Worker, config: &Config, ends: Ends) -> Option<Self> {
+        let peer = ends.source.ip();
+        let trusted = forwarded::is_trusted(peer, config.trusted_proxies(&worker.settings));
+        let admitted = if trusted { Ok(None) } else { worker.crowd.admit(peer) };
+        let Ok(admitted) = admitted else {
+            worker.counters.crowded.add(1);
+            return None;
+        };
+        Some(Self { ends, trusted, admitted })
+    }
+
+    fn plain(
+        self,
+        worker: Rc<Worker>,
+        stream: TcpStream,
+        prefix: Bytes,
+        is_h2: bool,
+        timer: Option<Pin<Box<Sleep>>>,
+    ) -> (Rc<Client>, Box<ClientStream<TcpStream>>) {
+        let timeouts = worker.settings.timeouts;
+        let client = self.client(worker, None, is_h2);
+        let gate = Arc::clone(&client.gate);
+        (client, Box::new(ClientStream::new(stream, prefix, !is_h2, gate, timeouts).with_timer(timer)))
+    }
+
+    fn secured(
+        self,
+        worker: Rc<Worker>,
+        stream: TlsStream<TcpStream>,
+        handshake: ClientTls,
+    ) -> (Rc<Client>, Box<ClientStream<TlsStream<TcpStream>>>) {
+        let timeouts = worker.settings.timeouts;
+        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let client = self.client(worker, Some(handshake), is_h2);
+        let gate = Arc::clone(&client.gate);
+        (client, Box::new(ClientStream::new(stream, Bytes::new(), !is_h2, gate, timeouts)))
+    }
+
+    fn client(self, worker: Rc<Worker>, handshake: Option<ClientTls>, is_h2: bool) -> Rc<Client> {
+        let Ends { source: peer, destination: local } = self.ends;
+        Rc::new(Client {
+            local,
+            peer: peer.ip(),
+            port: peer.port(),
+            ip: peer.ip().to_string(),
+            tls: handshake.is_some(),
+            handshake,
+            trusted: self.trusted,
+            h2: Cell::new(is_h2),
+            gate: Gate::new(),
+            requests: Cell::new(0),
+            last_active: Cell::new(Instant::now()),
+            all: Cell::new(0),
+            gone: Cell::new(0),
+            resetting: Notify::new(),
+            enough: Notify::new(),
+            worker,
+            _admitted: self.admitted,
+        })
+    }
+}
+
+/// A client's connection and its bytes, once TLS is established. `None`: it is not, or they are not
+/// for us, and all is done.
+async fn secure(
+    worker: Rc<Worker>,
+    config: Rc<Held>,
+    stream: TcpStream,
+    arrival: Arrival,
     taken_over: bool,
-) {
-    let Ends { source: peer, destination: local } = ends;
-    let config = worker.config();
-    let trusted = forwarded::is_trusted(peer.ip(), config.trusted_proxies(&worker.settings));
-    let admitted = if trusted { Ok(None) } else { worker.crowd.admit(peer.ip()) };
-    let Ok(admitted) = admitted else {
-        worker.counters.crowded.add(1);
-        return;
-    };
-    let client = |handshake: Option<ClientTls>| Client {
-        local,
-        peer: peer.ip(),
-        port: peer.port(),
-        ip: peer.ip().to_string(),
-        tls: protocol == Protocol::Https,
-        handshake,
-        trusted,
-        h2: Cell::new(false),
-        gate: Gate::new(),
-        requests: Cell::new(0),
-        last_active: Cell::new(Instant::now()),
-        all: Cell::new(0),
-        gone: Cell::new(0),
-        resetting: Notify::new(),
-        worker: Rc::clone(&worker),
-    };
-    let timeouts = worker.settings.timeouts;
-    match protocol {
-        Protocol::Http => {
-            let Ok(Ok((prefix, is_h2))) =
-                tokio::time::timeout(timeouts.header, read_preface(&mut stream)).await
-            else {
-                return;
-            };
-            let client = client(None);
-            let gate = Arc::clone(&client.gate);
-            // A connection must not keep the configuration that it began with.
-            drop(config);
-            let stream = ClientStream::new(stream, prefix.freeze(), !is_h2, gate, timeouts);
-            run(Rc::new(client), Box::new(stream), is_h2).await;
-        }
-        Protocol::Https => {
-            let refuses = config.refuses_names(local);
-            if refuses || config.tls.has_passthrough() || !worker.pools.is_empty() {
-                let finding = passthrough::find(&stream, &config, &worker, refuses, taken_over);
-                let found = Box::pin(tokio::time::timeout(timeouts.handshake, finding)).await;
-                match found {
-                    Ok(Ok(Way::Ours)) => {}
-                    Ok(Ok(Way::On(passage))) => {
-                        tokio::task::spawn_local(passage.serve(
-                            Rc::clone(&worker),
-                            stream,
-                            Ends { source: peer, destination: local },
-                            admitted,
-                        ));
-                        return;
-                    }
-                    Ok(Ok(Way::Over(way))) => {
-                        // Admitted there once more.
-                        drop(admitted);
-                        if let Err(error) = worker.pools.hand_over(way, worker.index, stream, ends) {
-                            tracing::debug!(%error, "a connection can't be handed over to its pool");
-                        }
-                        return;
-                    }
-                    Ok(Ok(Way::Nowhere)) => {
-                        worker.counters.tls_refused.add(1);
-                        // The client may have gone, which is as good.
-                        let _ = Box::pin(tokio::time::timeout(LINGER, refusal::refuse(stream))).await;
-                        return;
-                    }
-                    Ok(Err(_)) | Err(_) => {
-                        worker.counters.tls_failures.add(1);
-                        return;
-                    }
-                }
+) -> Option<(Rc<Client>, Box<ClientStream<TlsStream<TcpStream>>>)> {
+    let limit = worker.settings.timeouts.handshake;
+    let refuses = config.refuses_names(arrival.ends.destination);
+    if refuses || config.tls.has_passthrough() || !worker.pools.is_empty() {
+        let finding = passthrough::find(&stream, &config, &worker, refuses, taken_over);
+        match tokio::time::timeout(limit, finding).await {
+            Ok(Ok(Way::Ours)) => {}
+            Ok(Ok(Way::On(passage))) => {
+                let Arrival { ends, admitted, .. } = arrival;
+                tokio::task::spawn_local(passage.serve(worker, stream, ends, admitted));
+                return None;
             }
-            let tls = Arc::clone(&config.tls);
-            drop(config);
-            // In a box, as all that does not last: an idle connection is as large as the largest of
-            // its states.
-            let accepting = Box::pin(tokio::time::timeout(timeouts.handshake, tls.accept(stream)));
-            let accepted = accepting.await;
-            let Ok(Ok((stream, handshake))) = accepted else {
+            Ok(Ok(Way::Over(way))) => {
+                let Arrival { ends, admitted, .. } = arrival;
+                // Admitted there once more.
+                drop(admitted);
+                if let Err(error) = worker.pools.hand_over(way, worker.index, stream, ends) {
+                    tracing::debug!(%error, "a connection can't be handed over to its pool");
+                }
+                return None;
+            }
+            Ok(Ok(Way::Nowhere)) => {
+                worker.counters.tls_refused.add(1);
+                // The client may have gone, which is as good.
+                let _ = tokio::time::timeout(LINGER, refusal::refuse(stream)).await;
+                return None;
+            }
+            Ok(Err(_)) | Err(_) => {
                 worker.counters.tls_failures.add(1);
-                return;
-            };
-            worker.counters.tls_handshakes.add(1);
-            let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            drop(tls);
-            let client = client(Some(handshake));
-            let gate = Arc::clone(&client.gate);
-            let stream = ClientStream::new(stream, bytes::Bytes::new(), !is_h2, gate, timeouts);
-            run(Rc::new(client), Box::new(stream), is_h2).await;
+                return None;
+            }
         }
     }
+    let tls = Arc::clone(&config.tls);
+    drop(config);
+    let Ok(Ok((stream, handshake))) = tokio::time::timeout(limit, tls.accept(stream)).await else {
+        worker.counters.tls_failures.add(1);
+        return None;
+    };
+    worker.counters.tls_handshakes.add(1);
+    Some(arrival.secured(worker, stream, handshake))
 }
 
 /// Whom the connection is with and where it went to: by the header that the peer has to send, if it
@@ -260,65 +324,93 @@ async fn ends(worker: &Worker, config: &Held, stream: &mut TcpStream, own: Ends)
     None
 }
 
-/// Reads until it is clear whether the client starts HTTP/2 with prior knowledge.
-async fn read_preface(stream: &mut TcpStream) -> io::Result<(BytesMut, bool)> {
-    let mut read = BytesMut::with_capacity(4096);
-    loop {
-        if stream.read_buf(&mut read).await? == 0 {
-            return Ok((read, false));
+/// Reads until it is clear whether the client starts HTTP/2 with prior knowledge. `timer` is set
+/// where the client has to be waited for.
+async fn read_preface(
+    worker: &Worker,
+    stream: &mut TcpStream,
+    timer: &mut Option<Pin<Box<Sleep>>>,
+) -> io::Result<(Bytes, bool)> {
+    let mut read = Bytes::new();
+    poll_fn(|cx| {
+        loop {
+            let mut space = worker.reads.borrow_mut();
+            let mut buffer = ReadBuf::new(&mut space);
+            if Pin::new(&mut *stream).poll_read(cx, &mut buffer)?.is_pending() {
+                let limit = worker.settings.timeouts.header;
+                let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+                return timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+            }
+            let new = buffer.filled();
+            let is_end = new.is_empty();
+            read = match read.is_empty() {
+                true => Bytes::copy_from_slice(new),
+                false => [&read, new].concat().into(),
+            };
+            if is_end || read.len() >= H2_PREFACE.len() || !H2_PREFACE.starts_with(&read) {
+                let is_h2 = read.starts_with(H2_PREFACE);
+                return Poll::Ready(Ok((std::mem::take(&mut read), is_h2)));
+            }
         }
-        if read.len() >= H2_PREFACE.len() {
-            let is_h2 = read.starts_with(H2_PREFACE);
-            return Ok((read, is_h2));
-        }
-        if !H2_PREFACE.starts_with(&read) {
-            return Ok((read, false));
-        }
-    }
+    })
+    .await
 }
 
-async fn run<S>(client: Rc<Client>, stream: Box<ClientStream<S>>, is_h2: bool)
+async fn run<S>(client: Rc<Client>, stream: Box<ClientStream<S>>)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Wire + Send + 'static,
 {
-    client.h2.set(is_h2);
-    let timeouts = client.worker.settings.timeouts;
-    let service_client = Rc::clone(&client);
-    let service = service_fn(move |request| request::serve(Rc::clone(&service_client), request));
-    if is_h2 {
-        let io = TokioIo::new(stream);
-        let connection = http2::Builder::new(Streams::new(&client.gate, timeouts.client))
-            .timer(TokioTimer::new())
-            .enable_connect_protocol()
-            .max_concurrent_streams(128)
-            .max_header_list_size(MAX_HEAD as u32)
-            .max_pending_accept_reset_streams(20)
-            .max_local_error_reset_streams(1024)
-            .initial_stream_window_size(256 * 1024)
-            .initial_connection_window_size(1024 * 1024)
-            .max_send_buf_size(64 * 1024)
-            .keep_alive_interval(timeouts.client)
-            .keep_alive_timeout(Duration::from_secs(20))
-            .serve_connection(io, service);
-        let idle = Some(timeouts.idle);
-        Box::pin(drive(&client, connection, |connection| connection.graceful_shutdown(), idle)).await;
+    if client.is_h2() {
+        run_http2(Rc::clone(&client), stream).await;
+        if client.gate.floods() {
+            client.worker.counters.flooding.add(1);
+            tracing::debug!(client = %client.ip, "sent hardly anything but frames that carry nothing");
+        }
         return;
     }
     if let Some(stream) = direct::serve(&client, stream).await {
-        let io = TokioIo::new(stream);
-        let connection = http1::Builder::new()
-            // A client that closes its half has gone, as far as anybody can tell before the answer
-            // is written: its request must not keep an endpoint busy. nginx sees it so, too.
-            .half_close(false)
-            .max_buf_size(BUFFER)
-            .max_headers(MAX_HEADERS + 1)
-            .serve_connection(io, service)
-            .with_upgrades();
-        Box::pin(drive(&client, connection, |connection| connection.graceful_shutdown(), None)).await;
+        run_http1(Rc::clone(&client), stream).await;
     }
     if let Some(status) = client.gate.refused() {
         note_refusal(&client, status, "the request's head was refused");
     }
+}
+
+type Running = Pin<Box<dyn Future<Output = ()>>>;
+
+fn run_http2<S: Wire + Send + 'static>(client: Rc<Client>, stream: Box<ClientStream<S>>) -> Running {
+    let timeouts = client.worker.settings.timeouts;
+    let service_client = Rc::clone(&client);
+    let service = service_fn(move |request| request::serve(Rc::clone(&service_client), request));
+    let connection = http2::Builder::new(Streams::new(&client.gate, timeouts.client))
+        .timer(TokioTimer::new())
+        .enable_connect_protocol()
+        .max_concurrent_streams(128)
+        .max_header_list_size(MAX_HEAD as u32)
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(1024)
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .max_send_buf_size(64 * 1024)
+        .keep_alive_interval(timeouts.client)
+        .keep_alive_timeout(Duration::from_secs(20))
+        .serve_connection(TokioIo::new(stream), service);
+    let idle = Some(timeouts.idle);
+    Box::pin(drive(client, connection, |connection| connection.graceful_shutdown(), idle))
+}
+
+fn run_http1<S: Wire + Send + 'static>(client: Rc<Client>, stream: Rewound<S>) -> Running {
+    let service_client = Rc::clone(&client);
+    let service = service_fn(move |request| request::serve(Rc::clone(&service_client), request));
+    let connection = http1::Builder::new()
+        // A client that closes its half has gone, as far as anybody can tell before the answer
+        // is written: its request must not keep an endpoint busy. nginx sees it so, too.
+        .half_close(false)
+        .max_buf_size(BUFFER)
+        .max_headers(MAX_HEADERS + 1)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    Box::pin(drive(client, connection, |connection| connection.graceful_shutdown(), None))
 }
 
 /// Counts and logs an answer that no request stands behind.
@@ -331,7 +423,7 @@ fn note_refusal(client: &Rc<Client>, status: u16, why: &str) {
 }
 
 /// Polls a connection to its end; asks it to end when the worker drains or it was idle too long.
-async fn drive<C>(client: &Rc<Client>, connection: C, shut_down: impl Fn(Pin<&mut C>), idle: Option<Duration>)
+async fn drive<C>(client: Rc<Client>, connection: C, shut_down: impl Fn(Pin<&mut C>), idle: Option<Duration>)
 where
     C: Future<Output = hyper::Result<()>>,
 {
@@ -349,12 +441,16 @@ where
                     if error.is_parse() && !client.h2.get() {
                         // hyper has answered 400, or 431 where the head was too large even for it.
                         let status = if error.is_parse_too_large() { 431 } else { 400 };
-                        note_refusal(client, status, &error.to_string());
+                        note_refusal(&client, status, &error.to_string());
                     }
                 }
                 return;
             }
             () = draining, if !asked => {
+                asked = true;
+                shut_down(connection.as_mut());
+            }
+            () = client.enough.notified(), if !asked && client.h2.get() => {
                 asked = true;
                 shut_down(connection.as_mut());
             }
@@ -368,7 +464,7 @@ where
             () = tokio::time::sleep_until(end.unwrap_or_else(tokio::time::Instant::now)), if end.is_some() => {
                 return;
             }
-            () = idle_for(client, idle.unwrap_or_default()), if idle.is_some() && !asked => {
+            () = idle_for(&client, idle.unwrap_or_default()), if idle.is_some() && !asked => {
                 asked = true;
                 shut_down(connection.as_mut());
             }
@@ -390,4 +486,26 @@ async fn idle_for(client: &Client, limit: Duration) {
 
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What every open connection has for as long as it is open, whatever it does. Something large
+    /// in a function that all of them are in would show here.
+    #[test]
+    fn idle_connections_are_small() {
+        for (what, size, most) in [
+            ("the task", size(serve), 768),
+            ("what requests share", size_of::<Client>(), 384),
+            ("the stream", size_of::<ClientStream<TcpStream>>(), 512),
+        ] {
+            assert!(size <= most, "{what}: {size} bytes");
+        }
+    }
 }

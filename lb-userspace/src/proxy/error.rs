@@ -23,6 +23,10 @@ pub(super) enum Fault {
 pub(super) enum Error {
     #[error("the request is not valid: {0}")]
     BadRequest(String),
+    #[error("the request target is too long")]
+    TargetTooLong,
+    #[error("the request has too many headers")]
+    HeadTooLarge,
     #[error("CONNECT is not served here")]
     Connect,
     #[error("CONNECT is served for WebSockets alone")]
@@ -66,6 +70,8 @@ impl Error {
     pub(super) fn fault(&self) -> Fault {
         match self {
             Self::BadRequest(_)
+            | Self::TargetTooLong
+            | Self::HeadTooLarge
             | Self::Connect
             | Self::ConnectProtocol
             | Self::BodyTooLarge(_)
@@ -90,6 +96,8 @@ impl Error {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::ConnectProtocol => StatusCode::NOT_IMPLEMENTED,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,

@@ -138,7 +138,8 @@ impl Sending<'_> {
                     counters.upstream_failures.add(1);
                     counters.upstream_retries.add(1);
                 }
-                let mut upstream = Upstream::connect(address, transport, limits)
+                // In boxes, as all that most requests do without.
+                let mut upstream = Box::pin(Upstream::connect(address, transport, limits))
                     .await
                     .map_err(|error| Failure { error, unseen: true, stale: false })?;
                 counters.upstream_connects.add(1);
@@ -148,9 +149,9 @@ impl Sending<'_> {
                     return Err(Failure { error, unseen: true, stale: false });
                 }
                 slot.reached(address);
-                exchange.run(upstream, &worker.pool, limits).await
+                Box::pin(exchange.run(upstream, &worker.pool, limits)).await
             }
-            Message::Http2(call) => call.run(&worker.connections, address, transport, limits).await,
+            Message::Http2(call) => Box::pin(call.run(&worker.connections, address, transport, limits)).await,
         }
     }
 

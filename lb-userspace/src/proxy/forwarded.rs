@@ -13,8 +13,18 @@ use super::policy::Edits;
 
 /// Whether a header is one that Sluice writes itself, or that says the same in another form.
 pub(super) fn is_ours(name: &HeaderName) -> bool {
+    is_written(name.as_str()) || dashed(name.as_str()).is_some_and(|name| is_written(&name))
+}
+
+/// A name with dashes for its underscores; `None` if it has none. CGI and what came after it (WSGI,
+/// Rack, PHP) takes both for the same, so that `X_Real_IP` would stand in for `X-Real-IP` there.
+pub(super) fn dashed(name: &str) -> Option<String> {
+    name.contains('_').then(|| name.replace('_', "-"))
+}
+
+fn is_written(name: &str) -> bool {
     matches!(
-        name.as_str(),
+        name,
         "x-forwarded-for"
             | "x-forwarded-proto"
             | "x-forwarded-host"
@@ -36,6 +46,8 @@ pub(super) struct Client<'a> {
     pub(super) request_id: &'a str,
     /// The peer is a proxy whose word counts.
     pub(super) trusted: bool,
+    /// The endpoint gets `Forwarded`, too.
+    pub(super) forwarded: bool,
 }
 
 impl Client<'_> {
@@ -48,7 +60,10 @@ impl Client<'_> {
             }
         };
         let theirs = |name: &str| {
-            let value = request.get(name).filter(|_| self.trusted)?;
+            if !self.trusted {
+                return None;
+            }
+            let value = request.get(name)?;
             (!value.is_empty()).then_some(value.as_bytes())
         };
         let chain = chain(request, self.ip, self.trusted);
@@ -59,9 +74,26 @@ impl Client<'_> {
         write("x-forwarded-host", theirs("x-forwarded-host").unwrap_or(self.host.as_bytes()));
         write("x-forwarded-port", theirs("x-forwarded-port").unwrap_or(port.format(self.port).as_bytes()));
         write("x-request-id", theirs("x-request-id").unwrap_or(self.request_id.as_bytes()));
-        if let Some(forwarded) = theirs("forwarded") {
-            write("forwarded", forwarded);
+        match (theirs("forwarded"), self.forwarded) {
+            (Some(before), false) => write("forwarded", before),
+            (Some(before), true) => write("forwarded", &[before, b", ", self.element().as_bytes()].concat()),
+            (None, true) => write("forwarded", self.element().as_bytes()),
+            (None, false) => {}
         }
+    }
+
+    /// What this hop says in `Forwarded` (RFC 7239 section 4).
+    fn element(&self) -> String {
+        let mut element = match self.ip.contains(':') {
+            true => format!("for=\"[{}]\"", self.ip),
+            false => format!("for={}", self.ip),
+        };
+        if !self.host.is_empty() && !self.host.contains(['"', '\\']) {
+            element.push_str(&format!(";host=\"{}\"", self.host));
+        }
+        element.push_str(";proto=");
+        element.push_str(self.scheme);
+        element
     }
 }
 
@@ -169,12 +201,48 @@ mod tests {
                 host: "a.example.com",
                 request_id: "id",
                 trusted,
+                forwarded: false,
             };
             let mut out = Vec::new();
             client.write(&map, &nets, &Edits::default(), &mut out);
             let text = String::from_utf8(out).expect("text").replace("\r\n", "|");
             let rest = "|x-forwarded-host: a.example.com|x-forwarded-port: 80|x-request-id: id|";
             assert_eq!(text, format!("{expect}{rest}"), "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn in_the_standard_form() {
+        for (forwarded, trusted, ip, host, sent, expect) in [
+            (false, false, "192.0.2.1", "a.test", "for=6.6.6.6", None),
+            (false, true, "192.0.2.1", "a.test", "for=6.6.6.6", Some("for=6.6.6.6")),
+            (
+                true,
+                false,
+                "192.0.2.1",
+                "a.test:80",
+                "for=6.6.6.6",
+                Some("for=192.0.2.1;host=\"a.test:80\";proto=http"),
+            ),
+            (
+                true,
+                true,
+                "2001:db8::1",
+                "a.test",
+                "for=6.6.6.6",
+                Some("for=6.6.6.6, for=\"[2001:db8::1]\";host=\"a.test\";proto=http"),
+            ),
+            (true, true, "192.0.2.1", "", "", Some("for=192.0.2.1;proto=http")),
+            (true, true, "192.0.2.1", "a\"b", "", Some("for=192.0.2.1;proto=http")),
+        ] {
+            let mut map = HeaderMap::new();
+            map.insert("forwarded", sent.parse().expect("a value"));
+            let client = Client { ip, scheme: "http", port: 80, host, request_id: "id", trusted, forwarded };
+            let mut out = Vec::new();
+            client.write(&map, &[], &Edits::default(), &mut out);
+            let text = String::from_utf8(out).expect("text");
+            let line = text.lines().find_map(|line| line.strip_prefix("forwarded: "));
+            assert_eq!(line, expect, "{forwarded} {trusted} {ip} {host} {sent}");
         }
     }
 

@@ -13,7 +13,7 @@ use http::StatusCode;
 const KEEP: usize = 256;
 
 /// Longest request line. nginx takes 8 KiB; links of reports and dashboards do get longer.
-const MAX_REQUEST_LINE: usize = 16 * 1024;
+pub(super) const MAX_REQUEST_LINE: usize = 16 * 1024;
 
 /// Most bytes of a request's head.
 pub(super) const MAX_HEAD: usize = 64 * 1024;

@@ -6,8 +6,25 @@ use http::{Method, Request, Version};
 use hyper::body::{Body, Incoming};
 
 use super::error::Error;
+use super::guard::{MAX_HEADERS, MAX_REQUEST_LINE};
 use super::headers::Connection;
 use crate::route::Target;
+
+/// Whether a head is as long as may be. On HTTP/1.1 the guard has seen to it; h2 only bounds the bytes.
+///
+/// # Errors
+/// If the target is too long, or there are too many headers. Crumbs of a cookie are no headers.
+pub(super) fn check_size<B>(request: &Request<B>) -> Result<(), Error> {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let cookies = request.headers().get_all(header::COOKIE).iter().count();
+    if target > MAX_REQUEST_LINE {
+        Err(Error::TargetTooLong)
+    } else if request.headers().len() - cookies > MAX_HEADERS {
+        Err(Error::HeadTooLarge)
+    } else {
+        Ok(())
+    }
+}
 
 /// The host that the client wrote, from `Host` or `:authority`; they must agree. Empty only for HTTP/1.0
 /// without one.

@@ -112,7 +112,7 @@ impl RequestBody {
         if !waits {
             return Ok(Self::Streaming(streaming));
         }
-        let body = streaming.read_ahead(worker).await?;
+        let body = Box::pin(streaming.read_ahead(worker)).await?;
         parts.headers.remove(EXPECT);
         Ok(body)
     }

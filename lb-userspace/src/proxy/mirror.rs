@@ -108,9 +108,12 @@ fn headers(rules: &Mirror, facts: &Facts<'_>) -> HeaderMap {
         host: facts.host,
         request_id: facts.request_id,
         trusted: client.trusted,
+        forwarded: client.worker.settings.forwarded,
     };
     let mut lines = Vec::new();
-    about.write(sent, &client.worker.settings.trusted_proxies, &Edits::default(), &mut lines);
+    let config = client.worker.config();
+    let trusted = config.trusted_proxies(&client.worker.settings);
+    about.write(sent, trusted, &Edits::default(), &mut lines);
     for line in lines.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end) {
         let colon = memchr::memchr(b':', line).unwrap_or(line.len());
         let (name, value) = (&line[..colon], line.get(colon + 2..).unwrap_or_default());

@@ -28,6 +28,7 @@ mod error;
 mod finish;
 mod forward;
 mod forwarded;
+mod frames;
 mod grpc;
 mod guard;
 mod headers;
@@ -41,6 +42,7 @@ mod mirror;
 mod outgoing;
 mod passthrough;
 mod peek;
+mod pipe;
 mod policy;
 mod pools;
 mod proxy_header;
@@ -412,9 +414,10 @@ fn shares(settings: &Settings, cpus: usize) -> (usize, Vec<Arc<str>>) {
 fn affordable_connections(workers: usize) -> usize {
     let Ok((files, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return usize::MAX };
     let files = usize::try_from(files).unwrap_or(usize::MAX);
-    // The rest of the program needs some: the log, the maps, the API.
-    let spare = (files / 4).min(256);
-    ((files - spare) / workers.max(1) / 2).max(1)
+    let workers = workers.max(1);
+    // The rest of the program needs some: the log, the maps, the API; and large bodies do.
+    let spare = (files / 4).min(256 + workers * pipe::MOST_FILES);
+    ((files - spare) / workers / 2).max(1)
 }
 
 /// The CPUs that this process may run on, in order.
@@ -422,3 +425,6 @@ fn usable_cpus() -> io::Result<Vec<usize>> {
     let set = sched_getaffinity(Pid::from_raw(0))?;
     Ok((0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect())
 }
+
+#[cfg(test)]
+mod corpus;

@@ -74,6 +74,8 @@ pub(super) fn write_head(
             header::TE if has_trailers_token(value) => out.extend_from_slice(b"te: trailers\r\n"),
             _ if trace::is_about_traces(name) && !trace::is_valid(&parts.headers) => {}
             _ if connection.drops(name) || forwarded::is_ours(name) || is_unsafe(name) => {}
+            // In the place of what a policy has written.
+            _ if forwarded::dashed(name.as_str()).is_some_and(|name| edits.drops(&name)) => {}
             _ => write_line(out, name.as_str(), value.as_bytes()),
         }
     }
@@ -89,6 +91,7 @@ pub(super) fn write_head(
         host,
         request_id: std::str::from_utf8(request_id).unwrap_or_default(),
         trusted: client.trusted,
+        forwarded: worker.settings.forwarded,
     };
     // Who stands before whom only matters where the peer's word counts.
     let config = client.trusted.then(|| worker.config());

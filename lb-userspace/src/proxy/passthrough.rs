@@ -184,9 +184,10 @@ async fn server_name(stream: &TcpStream) -> io::Result<Option<String>> {
 
 /// More bytes are needed to tell.
 #[derive(Debug, PartialEq)]
-struct Incomplete;
+pub(super) struct Incomplete;
 
-fn name_in(bytes: &[u8]) -> Result<Option<String>, Incomplete> {
+/// The name in a hello. `None`: there is none, or the bytes are no hello.
+pub(super) fn name_in(bytes: &[u8]) -> Result<Option<String>, Incomplete> {
     let whole = match is_cut(bytes) {
         false => Cow::Borrowed(bytes),
         true => match one_record(bytes) {
@@ -233,6 +234,8 @@ fn one_record(bytes: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A hello that names `name`, in records of `size` bytes.
@@ -255,6 +258,21 @@ mod tests {
         message.extend(body);
         let record = |part: &[u8]| [&[22, 3, 1], &length(part.len())[..], part].concat();
         message.chunks(size).flat_map(record).collect()
+    }
+
+    proptest! {
+        /// However a hello is cut into records, and whatever is wrong with a byte of it, it names what
+        /// it says or nobody.
+        #[test]
+        fn any_hello(size in 1..300usize, at in 0..400usize, byte: u8) {
+            let mut whole = hello("web.example.com", size);
+            prop_assert_eq!(name_in(&whole), Ok(Some("web.example.com".to_owned())));
+            let at = at % whole.len();
+            whole[at] = byte;
+            if let Ok(Some(name)) = name_in(&whole) {
+                prop_assert!(name.len() < whole.len());
+            }
+        }
     }
 
     #[test]

@@ -88,14 +88,15 @@ pub(super) fn write(version: ProxyVersion, ends: Ends) -> Bytes {
     bytes.into()
 }
 
-enum Parsed {
+pub(super) enum Parsed {
     /// How long it is, and what it says.
     Header(usize, Option<Ends>),
     /// So many bytes are needed at most to tell more.
     Part(usize),
 }
 
-fn parse(bytes: &[u8]) -> Result<Parsed, HeaderError> {
+/// Reads the header that `bytes` begin with, or are the begin of.
+pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, HeaderError> {
     let begins = |with: &[u8]| {
         let common = bytes.len().min(with.len());
         bytes[..common] == with[..common]

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
@@ -21,7 +21,7 @@ use super::error::{Error, Fault};
 use super::finish::Finish;
 use super::forward::forward;
 use super::grpc;
-use super::incoming::{expects_continue, host_of, target_of, wants_upgrade};
+use super::incoming::{check_size, expects_continue, host_of, target_of, wants_upgrade};
 use super::incoming_body::RequestBody;
 use super::mirror::mirror;
 use super::outgoing::{Framing, write_head};
@@ -34,7 +34,8 @@ use super::websocket::Handshake;
 use crate::model::{Backend, RoutePolicy, Variable};
 use crate::route::{Found, Rewritten, Target, normalise_host};
 
-/// Answers one request of `client`.
+/// Answers one request of `client`. What few requests need is in boxes of its own: a request over
+/// HTTP/2 is copied several times until it is a task.
 pub(super) async fn serve(
     client: Rc<Client>,
     request: Request<Incoming>,
@@ -53,6 +54,9 @@ pub(super) async fn serve(
             let mut response = if is_grpc { for_grpc(response) } else { response };
             if is_head {
                 without_own_body(&mut response);
+            }
+            if client.is_last() && !client.is_h2() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             response.map(|content| ResponseBody::new(content, finish))
         }
@@ -189,6 +193,7 @@ impl Asked {
             request.headers_mut().insert(&trace::TRACEPARENT, span.traceparent());
             finish.span = Some(span);
         }
+        check_size(&request)?;
         let handshake = Handshake::begin(&mut request)?;
         let upgrades = handshake.is_some() || wants_upgrade(&request);
         let on_upgrade = upgrades.then(|| hyper::upgrade::on(&mut request));
@@ -387,6 +392,7 @@ fn outgoing(
         expects_continue: expects_continue(parts),
         wants_upgrade: upgrading,
         takes_lines: false,
+        early: (parts.version == Version::HTTP_11).then(|| Arc::clone(&client.gate)),
         method: parts.method.clone(),
     })
 }
@@ -400,7 +406,7 @@ async fn finished(
     mut response: Response<Content>,
 ) -> Response<Content> {
     if let Some(backend) = served.pages.as_deref().filter(|_| served.policy.replaces(response.status()))
-        && let Some(page) = page(facts, backend, response.status(), response.headers()).await
+        && let Some(page) = Box::pin(page(facts, backend, response.status(), response.headers())).await
     {
         response = page;
     }

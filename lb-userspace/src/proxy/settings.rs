@@ -90,6 +90,11 @@ pub struct Settings {
     /// How many connections one client may have to the node, an IPv4 address or an IPv6 /64; further
     /// ones are closed at once. 0 is no limit. Trusted proxies have none.
     pub max_client_connections: u32,
+    /// How many requests a client may send on one connection; the last is answered with
+    /// `Connection: close` or GOAWAY. 0 is no limit.
+    pub max_requests: u32,
+    /// Whether endpoints get `Forwarded` (RFC 7239), too, which says the same as `X-Forwarded-*`.
+    pub forwarded: bool,
     /// How many unused connections one worker keeps to one endpoint.
     pub keep_alive_connections: usize,
     /// How many bytes of bodies one worker holds for those who wait: requests' bodies until they
@@ -113,6 +118,8 @@ impl Default for Settings {
             proxy_protocol: ProxyProtocol::default(),
             max_connections: 32_768,
             max_client_connections: 0,
+            max_requests: 0,
+            forwarded: false,
             keep_alive_connections: 512,
             body_memory: 32 * 1024 * 1024,
             timeouts: Timeouts::default(),

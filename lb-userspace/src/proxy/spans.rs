@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -12,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use futures::future::Either;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use http_body_util::Full;
@@ -264,9 +266,10 @@ async fn post(endpoint: &Uri, body: Bytes) -> Result<(), Box<dyn std::error::Err
             false => Err(format!("it answered {status}").into()),
         }
     };
-    tokio::select! {
-        answer = answer => answer,
-        ended = connection => Err(ended.err().map_or_else(|| "it closed the connection".into(), Into::into)),
+    match futures::future::select(pin!(answer), connection).await {
+        Either::Left((answer, _)) => answer,
+        // A collector may close at once behind its answer; without one this is an error.
+        Either::Right((_, answer)) => answer.await,
     }
 }
 

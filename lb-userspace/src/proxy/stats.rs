@@ -70,6 +70,9 @@ counters! {
     proxy_header_failures,
     /// HTTP/2 connections ended because their client gave up most of its requests.
     resetting,
+    /// HTTP/2 connections ended because their client sent hardly anything but frames that carry
+    /// nothing.
+    flooding,
     /// TLS handshakes completed.
     tls_handshakes,
     /// TLS handshakes that failed or took too long.
@@ -98,6 +101,8 @@ counters! {
     client_gone,
     /// Bytes of response bodies passed to clients.
     response_bytes,
+    /// Those of them that went from socket to socket without being copied here.
+    spliced_bytes,
     /// Connections opened to endpoints.
     upstream_connects,
     /// Requests sent on a connection that had served another before.

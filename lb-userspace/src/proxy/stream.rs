@@ -2,17 +2,21 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
 
+use super::frames::Frames;
 use super::guard::{Guard, Refusal};
+use super::pipe::Pipe;
 use super::respond;
 use super::settings::Timeouts;
 
@@ -24,6 +28,26 @@ const LINGER: Duration = Duration::from_secs(1);
 /// reads, and in all. As nginx's `lingering_timeout` and `lingering_time`.
 const BODY_LINGER: Duration = Duration::from_secs(5);
 const LONGEST_BODY_LINGER: Duration = Duration::from_secs(30);
+
+/// What a client's bytes come through.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin {
+    /// The socket, if it carries the client's bytes as they are.
+    fn plain(&self) -> Option<&TcpStream>;
+}
+
+impl Wire for TcpStream {
+    fn plain(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl Wire for TlsStream<TcpStream> {
+    fn plain(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+/// Bytes of interim answers that wait for a client.
+const MOST_EARLY: usize = 16 * 1024;
 
 /// What a connection's stream and its requests tell each other. Both live on one thread; the
 /// atomics are there because hyper wants a stream that could move.
@@ -39,6 +63,11 @@ pub(super) struct Gate {
     refused: AtomicU16,
     /// Bytes that went to the client.
     written: AtomicU64,
+    /// The client sends frames that carry nothing, one after the other.
+    floods: AtomicBool,
+    /// Interim answers that the client has not got yet, and whether there are any.
+    early: Mutex<Vec<u8>>,
+    has_early: AtomicBool,
 }
 
 impl Gate {
@@ -51,6 +80,9 @@ impl Gate {
             tunnel: AtomicBool::default(),
             refused: AtomicU16::default(),
             written: AtomicU64::default(),
+            floods: AtomicBool::default(),
+            early: Mutex::default(),
+            has_early: AtomicBool::default(),
         })
     }
 
@@ -63,6 +95,21 @@ impl Gate {
         self.waiting.wake();
     }
 
+    /// Gives the client an interim answer, as it goes over the wire, if there is room for it. The task
+    /// that asks is the one that writes.
+    pub(super) fn send_early(&self, answer: &[u8]) {
+        let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        if early.len() + answer.len() <= MOST_EARLY {
+            early.extend_from_slice(answer);
+            self.has_early.store(true, Relaxed);
+        }
+    }
+
+    fn take_early(&self) -> Bytes {
+        self.has_early.store(false, Relaxed);
+        std::mem::take(&mut *self.early.lock().unwrap_or_else(PoisonError::into_inner)).into()
+    }
+
     /// What follows on this connection is another protocol.
     pub(super) fn open_tunnel(&self) {
         self.tunnel.store(true, Relaxed);
@@ -71,6 +118,11 @@ impl Gate {
     /// How many bytes went to the client so far.
     pub(super) fn written(&self) -> u64 {
         self.written.load(Relaxed)
+    }
+
+    /// Whether an HTTP/2 connection ends because of what its client sends.
+    pub(super) fn floods(&self) -> bool {
+        self.floods.load(Relaxed)
     }
 
     /// The status that the stream itself answered with, beside hyper.
@@ -88,6 +140,8 @@ pub(super) struct ClientStream<S> {
     prefix: Bytes,
     /// `None` on HTTP/2, whose framing leaves no room for doubt.
     guard: Option<Guard>,
+    /// There only on HTTP/2.
+    frames: Option<Box<Frames>>,
     gate: Arc<Gate>,
     timeouts: Timeouts,
     /// Which head is being read, by number, and since when.
@@ -97,6 +151,10 @@ pub(super) struct ClientStream<S> {
     /// Runs while the client takes nothing.
     write_timer: Option<Pin<Box<Sleep>>>,
     is_stalled: bool,
+    /// The begin of an answer, or all of it, has been written since the last flush.
+    is_amid: bool,
+    /// An interim answer that is being written.
+    early: Bytes,
     farewell: Option<Farewell>,
     /// Nothing more is written; what is left of a body is read and dropped.
     lingering: Option<Lingering>,
@@ -122,15 +180,24 @@ impl<S> ClientStream<S> {
             inner,
             prefix,
             guard: guarded.then(Guard::default),
+            frames: (!guarded).then(Box::default),
             gate,
             timeouts,
             in_head: None,
             read_timer: None,
             write_timer: None,
             is_stalled: false,
+            is_amid: false,
+            early: Bytes::new(),
             farewell: None,
             lingering: None,
         }
+    }
+
+    /// With a timer that somebody had before.
+    pub(super) fn with_timer(mut self, timer: Option<Pin<Box<Sleep>>>) -> Self {
+        self.read_timer = timer;
+        self
     }
 
     fn count_write(&self, result: &Poll<io::Result<usize>>) {
@@ -266,6 +333,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> ClientStream<S> {
+    /// Ready when no interim answer waits. Those that come amid another answer, of which a part has not
+    /// been taken, are dropped: they are hints.
+    pub(super) fn poll_early(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.gate.has_early.load(Relaxed) && self.early.is_empty() {
+            let early = self.gate.take_early();
+            if !self.is_amid {
+                self.early = early;
+            }
+        }
+        while !self.early.is_empty() {
+            let wrote = Pin::new(&mut self.inner).poll_write(cx, &self.early);
+            if let Poll::Ready(Ok(count)) = wrote {
+                self.early.advance(count);
+            }
+            if ready!(self.note_write(wrote, cx))? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S: AsyncRead + Unpin> ClientStream<S> {
     /// Ready when nothing is left of the body that the client was sending when it got its answer.
     /// Closed with bytes unread, the connection would be reset, and the answer lost with it.
@@ -339,6 +429,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
                 }
                 continue;
             }
+            if let Some(frames) = &mut this.frames {
+                let gate = &this.gate;
+                if frames.follow(&mut buf.filled_mut()[before..], gate.written(), gate.opened) {
+                    gate.floods.store(true, Relaxed);
+                }
+            }
             let Some(guard) = this.guard() else { return Poll::Ready(Ok(())) };
             let new = &buf.filled()[before..];
             let count = guard.inspect(new);
@@ -354,6 +450,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
     }
 }
 
+impl<S: Wire> ClientStream<S> {
+    /// Whether a pipe can be emptied into it.
+    pub(super) fn takes_pipes(&self) -> bool {
+        self.inner.plain().is_some()
+    }
+
+    /// Writes what a pipe holds. The pipe's turn comes when nothing else waits to be written.
+    pub(super) fn poll_drain(&mut self, pipe: &mut Pipe, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(socket) = self.inner.plain() else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        let result = pipe.poll_drain(socket, cx);
+        self.count_write(&result);
+        self.note_write(result, cx)
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -366,6 +479,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_early(cx))?;
+        self.is_amid = true;
         let result = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.count_write(&result);
         self.note_write(result, cx)
@@ -376,6 +491,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_early(cx))?;
+        self.is_amid = true;
         let result = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         self.count_write(&result);
         self.note_write(result, cx)
@@ -386,6 +503,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Whoever writes answers flushes when he has nothing more to write.
+        self.is_amid = false;
+        ready!(self.poll_early(cx))?;
         let result = Pin::new(&mut self.inner).poll_flush(cx);
         self.note_write(result, cx)
     }

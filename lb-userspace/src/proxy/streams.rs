@@ -7,7 +7,6 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -58,8 +57,9 @@ impl Streams {
 impl<F: Future + 'static> hyper::rt::Executor<F> for Streams {
     fn execute(&self, future: F) {
         let Self { gate, limit } = self.clone();
+        // In a box: what a task is made of is copied several times until it ends.
+        let mut future = Box::pin(future);
         tokio::task::spawn_local(async move {
-            let mut future = pin!(future);
             let mut timer = None;
             let mut waiting = None;
             poll_fn(|cx| {

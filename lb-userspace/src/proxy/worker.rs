@@ -27,10 +27,11 @@ use super::direct;
 use super::forwarded::RequestIds;
 use super::measures::Table;
 use super::mirror::Mirrors;
+use super::pipe::Pipes;
 use super::policy::Asker;
 use super::pools::Pools;
 use super::proxy_header::Ends;
-use super::settings::Settings;
+use super::settings::{Bind, Settings};
 use super::spans::Tracer;
 use super::stats::Counters;
 use super::upstream::{Connections, Pool, RetryBudget, Transports};
@@ -85,6 +86,8 @@ pub(super) struct Worker {
     pub(super) retries: RetryBudget,
     pub(super) loads: Loads,
     pub(super) bodies: Rc<Budget>,
+    /// What large bodies go through.
+    pub(super) pipes: Rc<Pipes>,
     pub(super) log: Option<Log>,
     pub(super) tracer: Option<Tracer>,
     pub(super) ids: RequestIds,
@@ -181,6 +184,7 @@ impl Seed {
             loads: Loads::default(),
             mirrors: Mirrors::default(),
             bodies: Budget::new(self.settings.body_memory),
+            pipes: Rc::default(),
             settings: self.settings,
             crowd: self.crowd,
             measures: self.measures,
@@ -212,7 +216,10 @@ async fn command(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Comma
         match commands.recv().await {
             Some(Command::Listen(address, socket)) => match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
-                    let task = tokio::task::spawn_local(accept(Rc::clone(&worker), socket));
+                    // Connections that are steered to a socket came to other addresses than its own.
+                    let is_exact = worker.settings.bind == Bind::Direct && !address.ip().is_unspecified();
+                    let local = is_exact.then_some(address);
+                    let task = tokio::task::spawn_local(accept(Rc::clone(&worker), socket, local));
                     if let Some(old) = listeners.insert(address, task.abort_handle()) {
                         old.abort();
                     }
@@ -278,7 +285,8 @@ fn take_over(worker: &Rc<Worker>, stream: TcpStream, ends: Ends) {
     });
 }
 
-async fn accept(worker: Rc<Worker>, socket: tokio::net::TcpListener) {
+/// `local` is where all its connections come to, if that is one address.
+async fn accept(worker: Rc<Worker>, socket: tokio::net::TcpListener, local: Option<SocketAddr>) {
     let mut failing = false;
     loop {
         let held = worker.counters.active.get() + worker.counters.tunnels_active.get();
@@ -294,7 +302,7 @@ async fn accept(worker: Rc<Worker>, socket: tokio::net::TcpListener) {
                 let open = Open::new(&worker);
                 let worker = Rc::clone(&worker);
                 tokio::task::spawn_local(async move {
-                    connection::serve(worker, stream, peer).await;
+                    connection::serve(worker, stream, peer, local).await;
                     drop(open);
                 });
             }
@@ -342,6 +350,7 @@ async fn sweep(worker: Rc<Worker>) {
         let now = std::time::Instant::now();
         worker.loads.sweep(now);
         worker.transports.sweep();
+        worker.pipes.sweep();
         let mut kept = (worker.pool.sweep() + worker.connections.sweep()) as u64;
         let idle = &worker.counters.upstream_idle;
         kept = kept.wrapping_sub(idle.get());

@@ -5,10 +5,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::str::FromStr;
 
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::networking::v1::{Ingress, IngressLoadBalancerIngress};
+use k8s_openapi::api::networking::v1::IngressLoadBalancerIngress;
 
 use crate::model::{Listener, ObjectKey};
+use crate::objects::{GivenAddress, Ingress, Service, ServiceKind};
 
 /// One place where Ingresses can be reached. Ordered as it is published: IPv4, IPv6, names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,29 +82,27 @@ impl Address {
 
 /// What an Ingress says it can be reached at, in any order.
 pub fn of_ingress(ingress: &Ingress) -> BTreeSet<Address> {
-    let status = ingress.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    let entries = status.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
-    entries.flat_map(|entry| given(entry.ip.as_deref(), entry.hostname.as_deref())).collect()
+    ingress.addresses.iter().flat_map(given_address).collect()
 }
 
 /// What a Service can be reached at from outside of the cluster, or at least from inside. Empty
 /// while it has no address: a cloud's load balancer takes its time.
 pub fn of_service(service: &Service) -> BTreeSet<Address> {
-    let Some(spec) = &service.spec else { return BTreeSet::new() };
-    if spec.type_.as_deref() == Some("ExternalName") {
-        return given(None, spec.external_name.as_deref()).collect();
+    let outside = service.outside();
+    if service.kind == ServiceKind::ExternalName {
+        return given(None, outside.external_name.as_deref()).collect();
     }
-    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    let entries = balancer.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
-    let balanced = entries.flat_map(|entry| given(entry.ip.as_deref(), entry.hostname.as_deref()));
-    let external = spec.external_ips.iter().flatten().flat_map(|ip| given(Some(ip), None));
+    let balanced = outside.addresses.iter().flat_map(given_address);
+    let external = outside.external_ips.iter().flat_map(|ip| given(Some(ip), None));
     let outside: BTreeSet<_> = balanced.chain(external).collect();
-    if !outside.is_empty() || spec.type_.as_deref() == Some("LoadBalancer") {
+    if !outside.is_empty() || service.kind == ServiceKind::LoadBalancer {
         return outside;
     }
-    // Headless Services have "None" there, which is no address.
-    let inside = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
-    inside.flat_map(|ip| given(Some(ip), None)).filter(|a| matches!(a, Address::Ip(_))).collect()
+    service.cluster_ips.iter().map(|ip| Address::Ip(*ip)).collect()
+}
+
+fn given_address(entry: &GivenAddress) -> impl Iterator<Item = Address> {
+    given(entry.ip.as_deref(), entry.hostname.as_deref())
 }
 
 fn given(ip: Option<&str>, hostname: Option<&str>) -> impl Iterator<Item = Address> {
@@ -141,6 +139,7 @@ pub fn primary(any: IpAddr) -> Option<IpAddr> {
 mod tests {
     use super::*;
     use crate::model::{Protocol, SniMode, Transport, Vip};
+    use k8s_openapi::api::{core::v1 as core, networking::v1 as networking};
     use serde_json::json;
 
     fn texts(addresses: &BTreeSet<Address>) -> Vec<String> {
@@ -212,8 +211,9 @@ mod tests {
                 vec!["lb.example"],
             ),
         ] {
-            let service = serde_json::from_value(json!({"spec": spec, "status": status})).expect("a Service");
-            assert_eq!(texts(&of_service(&service)), expect, "{what}");
+            let service: core::Service =
+                serde_json::from_value(json!({"spec": spec, "status": status})).expect("a Service");
+            assert_eq!(texts(&of_service(&Service::from(&service))), expect, "{what}");
         }
         assert!(of_service(&Service::default()).is_empty());
     }
@@ -229,9 +229,9 @@ mod tests {
             ),
             (json!({"loadBalancer": {"ingress": [{"ip": "odd"}, {"ip": ""}, {}]}}), vec!["odd"]),
         ] {
-            let ingress =
+            let ingress: networking::Ingress =
                 serde_json::from_value(json!({"metadata": {}, "status": status})).expect("an Ingress");
-            assert_eq!(texts(&of_ingress(&ingress)), expect, "{status}");
+            assert_eq!(texts(&of_ingress(&Ingress::from(&ingress))), expect, "{status}");
         }
     }
 

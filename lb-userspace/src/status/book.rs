@@ -14,15 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::api::networking::v1::Ingress;
-use kube::ResourceExt;
 use tokio::time::Instant;
 
 use super::View;
 use super::addresses::of_ingress;
 use super::request::Failure;
 use crate::model::{Issue, ObjectKey, Severity};
-use crate::objects::{Kind, ObjectMap};
+use crate::objects::{Ingress, Kind, ObjectMap};
 
 /// Of one object's issues so many become Events, the worst first; `sluice status` has them all.
 const MOST_PER_OBJECT: usize = 10;
@@ -96,7 +94,7 @@ impl Book {
         for (key, ingress) in view.ours() {
             let same = before.get(key).filter(|_| owned_before.contains(key)).is_some_and(|old| {
                 Arc::ptr_eq(old, ingress)
-                    || old.spec == ingress.spec && old.annotations() == ingress.annotations()
+                    || old.spec == ingress.spec && old.metadata.annotations == ingress.metadata.annotations
             });
             if !same {
                 self.fresh.insert(key.clone(), now);
@@ -244,6 +242,7 @@ mod tests {
     use crate::model::{IssueReason, ObjectRef, Snapshot};
     use crate::objects::Objects;
     use k8s_openapi::api::core::v1::Secret;
+    use k8s_openapi::api::networking::v1::Ingress;
     use serde_json::json;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -392,7 +391,7 @@ mod tests {
         let start = Instant::now();
         let mut book = Book::new(HOUR, GAP);
         let mut annotated = ingress("web", "b", &["192.0.2.1"]);
-        annotated.annotations_mut().insert("x".to_owned(), "y".to_owned());
+        annotated.metadata.annotations = Some([("x".to_owned(), "y".to_owned())].into());
         let none: &[&str] = &[];
         for (second, ingresses, expect) in [
             (0, vec![ingress("old", "a", &["192.0.2.1"])], none),

@@ -6,14 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::networking::v1::Ingress;
 use tokio::time::Instant;
 
 use super::addresses::{Address, of_ingress};
 use super::pace::Backoff;
 use super::request::Failure;
 use crate::model::ObjectKey;
-use crate::objects::ObjectMap;
+use crate::objects::{Ingress, ObjectMap};
 
 /// A set of addresses that many Ingresses share.
 pub type Addresses = Arc<BTreeSet<Address>>;
@@ -35,7 +34,7 @@ pub struct Write {
     /// Of which Ingress.
     pub key: ObjectKey,
     /// The version that this was decided on. The server refuses it for any other.
-    pub version: Option<String>,
+    pub version: Option<Box<str>>,
     /// What it shall say; empty to take back what it says.
     pub addresses: Addresses,
 }
@@ -62,7 +61,7 @@ struct Entry {
     /// What was written last.
     wrote: Option<Addresses>,
     /// The version that was last written over: until the watch brings the next one, there is nothing to do.
-    answered: Option<Option<String>>,
+    answered: Option<Option<Box<str>>>,
     failures: u32,
     writing: bool,
     turn: Option<Instant>,
@@ -86,7 +85,7 @@ impl Entry {
 
     /// What its status shall say, if that is not what it says.
     fn wanted(&self, desired: Option<&Addresses>) -> Option<Addresses> {
-        if self.ingress.metadata.deletion_timestamp.is_some() {
+        if self.ingress.metadata.deleting {
             return None;
         }
         let wanted = match (self.ours, self.leaving) {
@@ -94,8 +93,8 @@ impl Entry {
             (false, true) if self.is_own_word(desired) => Addresses::default(),
             (false, _) => return None,
         };
-        let repeated = self.answered.as_ref() == Some(&self.ingress.metadata.resource_version)
-            && self.wrote.as_ref() == Some(&wanted);
+        let repeated =
+            self.answered.as_ref() == Some(&self.ingress.version) && self.wrote.as_ref() == Some(&wanted);
         (!repeated).then_some(wanted)
     }
 
@@ -187,7 +186,7 @@ impl Ledger {
             }
             if let Some(addresses) = entry.wanted(self.desired.as_ref()) {
                 entry.writing = true;
-                let version = entry.ingress.metadata.resource_version.clone();
+                let version = entry.ingress.version.clone();
                 return Next::Write(Write { key, version, addresses });
             }
         }
@@ -237,6 +236,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::networking::v1 as networking;
     use serde_json::json;
     use std::time::Duration;
 
@@ -251,7 +251,8 @@ mod tests {
         let metadata =
             json!({"name": "a", "namespace": "d", "uid": "u1", "resourceVersion": version.to_string()});
         let status = json!({"loadBalancer": {"ingress": entries}});
-        Arc::new(serde_json::from_value(json!({"metadata": metadata, "status": status})).expect("an Ingress"))
+        let ingress = json!({"metadata": metadata, "status": status});
+        Arc::new(Ingress::from(&serde_json::from_value::<networking::Ingress>(ingress).expect("an Ingress")))
     }
 
     /// One Ingress, its ledger, and a clock.
@@ -285,7 +286,7 @@ mod tests {
             let write = self.next()?;
             self.ledger.settle(&write, Ok(()), self.now, 1.0);
             let texts = write.addresses.iter().map(Address::to_string).collect();
-            Some((texts, write.version.unwrap_or_default()))
+            Some((texts, write.version.unwrap_or_default().into()))
         }
     }
 
@@ -421,14 +422,14 @@ mod tests {
         // A write that is under way while it goes and another one of its name comes.
         let write = rig.see(Some(&ingress(3, &[])), true, &["192.0.2.1"]).next().expect("a write");
         let mut other = (*ingress(9, &["192.0.2.1"])).clone();
-        other.metadata.uid = Some("u2".to_owned());
+        other.metadata.uid = Some("u2".into());
         rig.see(Some(&Arc::new(other.clone())), false, &["192.0.2.1"]);
         rig.ledger.settle(&write, Err(&Failure::Conflict), rig.now, 1.0);
         rig.now += BACKOFF.max;
         assert_eq!(rig.writes(), None, "it was never ours");
 
         let mut going = (*ingress(1, &[])).clone();
-        going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).ok();
+        going.metadata.deleting = true;
         let mut rig = Rig::new();
         assert_eq!(
             rig.see(Some(&Arc::new(going)), true, &["192.0.2.1"]).writes(),

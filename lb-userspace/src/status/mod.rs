@@ -50,7 +50,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::networking::v1::Ingress;
 use kube::Client;
 use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
@@ -60,7 +59,7 @@ use self::members::Membership;
 use self::teller::Teller;
 use self::writer::Writer;
 use crate::model::{ObjectKey, Snapshot};
-use crate::objects::Objects;
+use crate::objects::{Ingress, Objects};
 use crate::translate::{self, CONTROLLER};
 
 pub use self::addresses::{Address, BadAddress, Publish};

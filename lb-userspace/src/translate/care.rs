@@ -19,9 +19,8 @@ pub(super) fn of_service(
     node: &Arc<Care>,
     issues: &mut Vec<Issue>,
 ) -> Arc<Care> {
-    let annotations = objects.services.get(key).and_then(|service| service.metadata.annotations.as_ref());
-    let Some(annotations) = annotations else { return Arc::clone(node) };
-    let care = read(&mut Reader::of_service(key, annotations, issues), node);
+    let Some(service) = objects.services.get(key) else { return Arc::clone(node) };
+    let care = read(&mut Reader::of_service(key, &service.metadata.annotations, issues), node);
     // Most Services have annotations of others only.
     if care == **node { Arc::clone(node) } else { Arc::new(care) }
 }
@@ -166,14 +165,13 @@ fn statuses(text: &str) -> Read<Vec<(u16, u16)>> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::model::{CircuitLimits, Ejection};
+    use crate::objects::AnnotationMap;
 
     /// What annotations of a Service come to, and how many of them are wrong.
     fn said(annotations: &str, defaults: &Care) -> (Care, usize) {
-        let annotations: BTreeMap<String, String> = annotations
+        let annotations: AnnotationMap = annotations
             .lines()
             .map(|line| line.split_once(": ").expect("name: value"))
             .map(|(name, value)| (format!("sluice.dev/{name}"), value.to_owned()))

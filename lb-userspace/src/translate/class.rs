@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::api::networking::v1::IngressClass;
 
 use super::report::issue;
 use super::{Settings, UnknownClass};
 use crate::model::{Compat, Issue, IssueReason, ObjectKey, Severity};
-use crate::objects::{Objects, excerpt, parameters_of};
+use crate::objects::{Ingress, Objects, excerpt, parameters_of};
 
 /// The annotation that named the class before `spec.ingressClassName` did.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
@@ -82,11 +82,11 @@ impl Classes {
         let mut say = |severity, field: &str, message: String| {
             issues.push(issue(severity, IssueReason::ClassNotFound, "Ingress", key, field, message));
         };
-        let named = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
-        let legacy = ingress.metadata.annotations.as_ref().and_then(|a| a.get(CLASS_ANNOTATION));
+        let named = ingress.spec.class.as_deref();
+        let legacy = ingress.metadata.annotations.get(CLASS_ANNOTATION);
         let named = named.filter(|name| !name.is_empty()).map(|name| (name, "spec.ingressClassName"));
         let legacy = legacy.filter(|name| !name.is_empty());
-        let legacy = legacy.map(|name| (name.as_str(), "metadata.annotations[kubernetes.io/ingress.class]"));
+        let legacy = legacy.map(|name| (name, "metadata.annotations[kubernetes.io/ingress.class]"));
         // The annotation goes first, as it always did in the controllers that people come from.
         let Some((name, field)) = legacy.or(named) else {
             let ours = self.default.is_some() || self.settings.serve_classless;

@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressRule, IngressSpec};
-
 use super::annotations::{Annotations, Defaults};
 use super::by_host::ByHost;
 use super::path::{self, Closing, RulePath};
@@ -15,13 +13,13 @@ use super::shared::Shared;
 use crate::model::{
     ClusterKey, Compat, HostPattern, Issue, IssueReason, ObjectKey, PortRef, Severity, Unavailable, Via,
 };
-use crate::objects::excerpt;
+use crate::objects::{Ingress, IngressBackend, IngressRule, IngressSpec, excerpt};
 
 /// What one Ingress asks for.
 pub(super) struct Draft {
     pub(super) key: ObjectKey,
-    /// `creationTimestamp`, nanoseconds since 1970. Manifests have none and come last.
-    created: i128,
+    /// `creationTimestamp`, seconds since 1970. Manifests have none and come last.
+    created: i64,
     pub(super) compat: Compat,
     pub(super) annotations: Arc<Annotations>,
     /// In the order of the manifest, host by host.
@@ -31,7 +29,7 @@ pub(super) struct Draft {
 }
 
 /// Whose rules win: the older Ingress's, then by namespace and name.
-pub(super) type Rank = (i128, ObjectKey);
+pub(super) type Rank = (i64, ObjectKey);
 
 /// Something that takes requests of a host.
 pub(super) struct Rule {
@@ -76,23 +74,19 @@ impl Draft {
         shared: &mut Shared<Annotations>,
     ) -> Self {
         let mut issues = Vec::new();
-        let annotations =
-            Annotations::read(key, ingress.metadata.annotations.as_ref(), defaults, &mut issues);
-        let created = ingress.metadata.creation_timestamp.as_ref();
+        let annotations = Annotations::read(key, &ingress.metadata.annotations, defaults, &mut issues);
         let mut draft = Self {
             key: key.clone(),
-            created: created.map_or(i128::MAX, |time| time.0.as_nanosecond()),
+            created: ingress.metadata.created.unwrap_or(i64::MAX),
             compat: defaults.compat,
             annotations: shared.get(annotations),
             rules: ByHost::default(),
             tls: Vec::new(),
             issues,
         };
-        if let Some(spec) = &ingress.spec {
-            draft.read_rules(spec);
-            draft.rules.values_mut().for_each(Vec::shrink_to_fit);
-            draft.read_tls(spec);
-        }
+        draft.read_rules(&ingress.spec);
+        draft.rules.values_mut().for_each(Vec::shrink_to_fit);
+        draft.read_tls(&ingress.spec);
         draft
     }
 
@@ -103,7 +97,7 @@ impl Draft {
     fn read_rules(&mut self, spec: &IngressSpec) {
         let fallback =
             spec.default_backend.as_ref().map(|backend| self.backend(backend, "spec.defaultBackend"));
-        let rules = spec.rules.as_deref().unwrap_or_default();
+        let rules = &spec.rules;
         if rules.is_empty() {
             self.rules.entry(HostPattern::Any);
             if fallback.is_none() {
@@ -125,9 +119,8 @@ impl Draft {
     }
 
     fn read_rule(&mut self, r: usize, rule: &IngressRule, fallback: Option<&DraftBackend>) {
-        let text = rule.host.as_deref().unwrap_or_default();
-        let Ok(host) = HostPattern::parse(text) else {
-            let text = excerpt(text).into_owned();
+        let Ok(host) = HostPattern::parse(&rule.host) else {
+            let text = excerpt(&rule.host).into_owned();
             self.say(
                 Severity::Error,
                 &format!("spec.rules[{r}].host"),
@@ -139,7 +132,7 @@ impl Draft {
             return;
         };
         let mut found = Vec::new();
-        let Some(http) = &rule.http else {
+        let Some(paths) = &rule.paths else {
             // "All its traffic": a rule of its own, or rules without a host would come first.
             let all = || Slot::Path(RulePath::everything());
             let (slot, backend) = match (fallback, &self.annotations.closed_by) {
@@ -153,7 +146,7 @@ impl Draft {
             self.rules.entry(host).append(&mut found);
             return;
         };
-        if http.paths.is_empty() {
+        if paths.is_empty() {
             self.say(
                 Severity::Warning,
                 &format!("spec.rules[{r}].http.paths"),
@@ -162,7 +155,7 @@ impl Draft {
                     .into(),
             );
         }
-        for (p, path) in http.paths.iter().enumerate() {
+        for (p, path) in paths.iter().enumerate() {
             let place = format!("rules[{r}].http.paths[{p}]");
             let read = path::read(path, self.compat, &self.annotations);
             if let Some((severity, field, message)) = read.wrong {
@@ -176,10 +169,10 @@ impl Draft {
     }
 
     fn read_tls(&mut self, spec: &IngressSpec) {
-        for (t, tls) in spec.tls.iter().flatten().enumerate() {
+        for (t, tls) in spec.tls.iter().enumerate() {
             let place = format!("spec.tls[{t}]");
             let mut hosts = Vec::new();
-            for (h, host) in tls.hosts.iter().flatten().enumerate() {
+            for (h, host) in tls.hosts.iter().enumerate() {
                 match HostPattern::parse(host) {
                     Ok(host) => hosts.push(host),
                     Err(_) => {
@@ -194,13 +187,13 @@ impl Draft {
                     }
                 }
             }
-            if tls.hosts.as_ref().is_none_or(Vec::is_empty) {
+            if tls.hosts.is_empty() {
                 // Without hosts the entry is for all hosts of the Ingress.
                 hosts.extend(self.rules.hosts().cloned());
             }
             hosts.sort_unstable();
             hosts.dedup();
-            let secret = tls.secret_name.as_deref().filter(|name| !name.is_empty());
+            let secret = tls.secret.as_deref().filter(|name| !name.is_empty());
             let secret =
                 secret.map(|name| ObjectKey { namespace: self.key.namespace.clone(), name: name.into() });
             self.tls.push(Tls { place, hosts, secret });
@@ -215,8 +208,8 @@ impl Draft {
         }
         let invalid = DraftBackend::Unavailable(Unavailable::InvalidBackend);
         let Some(service) = &backend.service else {
-            if let Some(resource) = &backend.resource {
-                let kind = excerpt(&resource.kind).into_owned();
+            if let Some(kind) = &backend.resource {
+                let kind = excerpt(kind).into_owned();
                 self.issues.push(issue(
                     Severity::Error,
                     IssueReason::Unsupported,
@@ -242,9 +235,8 @@ impl Draft {
             );
             return invalid;
         }
-        let port = service.port.as_ref();
-        let number = port.and_then(|port| port.number).filter(|number| *number != 0);
-        let name = port.and_then(|port| port.name.as_deref()).filter(|name| !name.is_empty());
+        let number = service.port_number.filter(|number| *number != 0);
+        let name = service.port_name.as_deref().filter(|name| !name.is_empty());
         let port = match (number, name) {
             (Some(number), None) => u16::try_from(number).ok().map(PortRef::Number),
             (None, Some(name)) if name.len() <= 63 => Some(PortRef::Name(name.into())),
@@ -259,7 +251,7 @@ impl Draft {
             );
             return invalid;
         };
-        let name = service.name.as_str().into();
+        let name = (*service.name).into();
         let service = ObjectKey { namespace: self.key.namespace.clone(), name };
         let via = if self.annotations.service_upstream { Via::ClusterIp } else { Via::Endpoints };
         DraftBackend::Service(ClusterKey { via, ..ClusterKey::new(service, port) })

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use k8s_openapi::api::core::v1::{Service, ServicePort};
-
 use super::report::issue;
 use crate::model::{Issue, IssueReason, L4Service, Listener, ObjectKey, Severity, Transport, Vip};
-use crate::objects::{Objects, SERVICE_NAME_LABEL, Slice, SliceAddress, excerpt};
+use crate::objects::{
+    Objects, SERVICE_NAME_LABEL, Service, ServiceKind, ServicePort, Slice, SliceAddress, excerpt,
+};
 
 /// `spec.loadBalancerClass` of Services that are ours.
 pub const LOAD_BALANCER_CLASS: &str = "sluice.dev/xdp";
@@ -77,21 +77,19 @@ fn covers(listener: &Vip, vip: &Vip) -> bool {
 }
 
 fn is_ours(service: &Service) -> bool {
-    service.spec.as_ref().is_some_and(|spec| {
-        spec.type_.as_deref() == Some("LoadBalancer")
-            && spec.load_balancer_class.as_deref() == Some(LOAD_BALANCER_CLASS)
-    })
+    service.kind == ServiceKind::LoadBalancer
+        && service.outside().class.as_deref() == Some(LOAD_BALANCER_CLASS)
 }
 
 fn read(objects: &Objects, key: &ObjectKey, service: &Service) -> Known {
     let mut known = Known::default();
-    let spec = service.spec.clone().unwrap_or_default();
+    let outside = service.outside();
     let addresses = addresses(key, service, &mut known.issues);
     let warning = |reason, field: String, message: String| {
         issue(Severity::Warning, reason, "Service", key, field, message)
     };
-    let affinity = match spec.session_affinity.as_deref() {
-        None | Some("" | "None") => false,
+    let affinity = match outside.affinity.as_deref() {
+        None => false,
         Some("ClientIP") => true,
         Some(other) => {
             let message =
@@ -100,7 +98,7 @@ fn read(objects: &Objects, key: &ObjectKey, service: &Service) -> Known {
             false
         }
     };
-    if spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()) {
+    if !outside.source_ranges.is_empty() {
         // Serving everybody would be the opposite of what was asked for.
         let message = "is not supported yet, so the Service is not served; remove it, or filter in front.";
         known.issues.push(issue(
@@ -113,10 +111,10 @@ fn read(objects: &Objects, key: &ObjectKey, service: &Service) -> Known {
         ));
         return known;
     }
-    for (p, port) in spec.ports.iter().flatten().enumerate() {
+    for (p, port) in service.ports.iter().enumerate() {
         let field = format!("spec.ports[{p}]");
         let transport = match port.protocol.as_deref() {
-            None | Some("" | "TCP") => Transport::Tcp,
+            None => Transport::Tcp,
             Some("UDP") => Transport::Udp,
             Some(other) => {
                 let message = format!("{:?} is not forwarded; TCP and UDP are.", excerpt(other));
@@ -159,9 +157,9 @@ fn read(objects: &Objects, key: &ObjectKey, service: &Service) -> Known {
 /// Where the Service is reached: what it asks for, else what somebody who hands out addresses wrote
 /// into its status.
 fn addresses(key: &ObjectKey, service: &Service, issues: &mut Vec<Issue>) -> BTreeSet<IpAddr> {
-    let annotation = service.metadata.annotations.as_ref().and_then(|all| all.get(VIPS));
-    let asked = service.spec.as_ref().and_then(|spec| spec.load_balancer_ip.as_deref());
-    let given = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
+    let outside = service.outside();
+    let annotation = service.metadata.annotations.get(VIPS);
+    let asked = outside.asked_ip.as_deref();
     let (field, texts): (_, Vec<&str>) = match (annotation, asked.filter(|text| !text.is_empty())) {
         (Some(list), _) => {
             ("metadata.annotations[sluice.dev/vips]", list.split(',').map(str::trim).collect())
@@ -169,7 +167,7 @@ fn addresses(key: &ObjectKey, service: &Service, issues: &mut Vec<Issue>) -> BTr
         (None, Some(one)) => ("spec.loadBalancerIP", vec![one]),
         (None, None) => (
             "status.loadBalancer.ingress",
-            given.into_iter().flatten().filter_map(|ingress| ingress.ip.as_deref()).collect(),
+            outside.addresses.iter().filter_map(|given| given.ip.as_deref()).collect(),
         ),
     };
     let mut addresses = BTreeSet::new();
@@ -235,10 +233,9 @@ impl Endpoints {
         if slice.fqdn {
             return;
         }
-        let name = port.name.as_deref().unwrap_or_default();
         let protocol = if transport == Transport::Udp { "UDP" } else { "TCP" };
         let numbers = slice.ports.iter().filter(|candidate| {
-            *candidate.name == *name && candidate.protocol.as_deref().unwrap_or("TCP") == protocol
+            candidate.name == port.name && candidate.protocol.as_deref().unwrap_or("TCP") == protocol
         });
         for number in numbers.filter_map(|candidate| port_number(candidate.number?)) {
             for endpoint in &slice.endpoints {

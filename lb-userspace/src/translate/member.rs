@@ -168,8 +168,7 @@ fn error_pages(
             say(IssueReason::ServiceNotFound, DEFAULT_BACKEND, message);
             return None;
         };
-        let mut ports = found.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-        let tcp = ports.find(|port| matches!(port.protocol.as_deref(), None | Some("" | "TCP")));
+        let tcp = found.ports.iter().find(|port| port.protocol.is_none());
         let Some(number) = tcp.and_then(|port| u16::try_from(port.port).ok()) else {
             let message =
                 format!("Service {service} has no TCP port; the annotation is ignored. Give it one.");

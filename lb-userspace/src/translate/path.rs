@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::networking::v1::HTTPIngressPath;
-
 use super::annotations::Annotations;
 use super::ingress::Slot;
 use crate::model::{Compat, PathMatch, Severity};
-use crate::objects::excerpt;
+use crate::objects::{IngressPath, excerpt};
 use crate::route::{Pattern, Target, normalise_rule};
 
 /// `pathType`.
@@ -62,11 +60,8 @@ impl RulePath {
 }
 
 /// Reads a rule's path.
-pub(super) fn read(path: &HTTPIngressPath, compat: Compat, annotations: &Annotations) -> Read {
-    let text = match path.path.as_deref() {
-        None | Some("") => "/",
-        Some(text) => text,
-    };
+pub(super) fn read(path: &IngressPath, compat: Compat, annotations: &Annotations) -> Read {
+    let text = if path.path.is_empty() { "/" } else { &*path.path };
     let unservable = || closing(text).map(Slot::Unservable);
     let wrong = if !text.starts_with('/') {
         Some("does not begin with /")
@@ -84,7 +79,7 @@ pub(super) fn read(path: &HTTPIngressPath, compat: Compat, annotations: &Annotat
         return Read { slot: unservable(), wrong: Some((Severity::Error, "path", message)) };
     }
     let missing = "is missing, which the Kubernetes API refuses; read as ImplementationSpecific. Add it.";
-    let (path_type, wrong) = match path.path_type.as_str() {
+    let (path_type, wrong) = match &*path.path_type {
         "Exact" => (PathType::Exact, None),
         "Prefix" => (PathType::Prefix, None),
         "ImplementationSpecific" => (PathType::Implementation, None),

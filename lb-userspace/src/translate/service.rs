@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Endpoints, Service, ServicePort};
+use k8s_openapi::api::core::v1::Endpoints;
 
 use super::report::issue;
 use super::{Settings, care};
@@ -13,7 +13,7 @@ use crate::model::{
     Care, Cluster, ClusterKey, Endpoint, Issue, IssueReason, ObjectKey, PortRef, Severity, Unavailable,
     UpstreamProtocol, Via,
 };
-use crate::objects::{Objects, SERVICE_NAME_LABEL, Slice, SliceAddress, excerpt};
+use crate::objects::{Objects, SERVICE_NAME_LABEL, ServiceKind, ServicePort, Slice, SliceAddress, excerpt};
 
 /// The Service ports that backends asked for, each looked up once.
 pub(super) struct Services<'a> {
@@ -59,22 +59,17 @@ impl<'a> Services<'a> {
 }
 
 fn find_port<'a>(objects: &'a Objects, key: &ClusterKey) -> Result<&'a ServicePort, Unavailable> {
-    let service: &Service =
+    let service =
         objects.services.get(&key.service).ok_or_else(|| Unavailable::NoService(key.service.clone()))?;
-    let spec = service.spec.as_ref();
-    if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
+    if service.kind == ServiceKind::ExternalName {
         return Err(Unavailable::ExternalName(key.service.clone()));
     }
-    let mut ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default().iter();
-    ports
-        .find(|port| {
-            is_tcp(port.protocol.as_deref())
-                && match &key.port {
-                    PortRef::Number(number) => port.port == i32::from(*number),
-                    PortRef::Name(name) => port.name.as_deref() == Some(name),
-                }
-        })
-        .ok_or_else(|| Unavailable::NoPort(key.clone()))
+    let is_meant = |port: &&ServicePort| match &key.port {
+        PortRef::Number(number) => port.port == i32::from(*number),
+        PortRef::Name(name) => *port.name == **name,
+    };
+    let mut tcp = service.ports.iter().filter(|port| port.protocol.is_none());
+    tcp.find(is_meant).ok_or_else(|| Unavailable::NoPort(key.clone()))
 }
 
 /// The endpoints of a Service port: the ready ones, else those that go away but still serve.
@@ -119,11 +114,10 @@ fn cluster_addresses(
     port: &ServicePort,
     issues: &mut Vec<Issue>,
 ) -> Option<Arc<[Endpoint]>> {
-    let spec = objects.services.get(service).and_then(|service| service.spec.as_ref());
-    let all = spec.and_then(|spec| spec.cluster_ips.as_deref()).unwrap_or_default();
-    let first = spec.and_then(|spec| spec.cluster_ip.as_ref()).filter(|_| all.is_empty());
     let number = port_number(port.port)?;
-    let addresses: BTreeSet<IpAddr> = all.iter().chain(first).filter_map(|text| text.parse().ok()).collect();
+    let found = objects.services.get(service);
+    let addresses: BTreeSet<IpAddr> =
+        found.iter().flat_map(|service| service.cluster_ips.iter().copied()).collect();
     if addresses.is_empty() {
         issues.push(issue(
             Severity::Warning,
@@ -172,7 +166,7 @@ fn protocol(
 
 /// Where in its Service a port is.
 fn field_of(objects: &Objects, service: &ObjectKey, port: &ServicePort) -> String {
-    let ports = objects.services.get(service).and_then(|service| service.spec.as_ref()?.ports.as_deref());
+    let ports = objects.services.get(service).map(|service| &*service.ports);
     let at = ports.unwrap_or_default().iter().position(|other| std::ptr::eq(other, port));
     format!("spec.ports[{}]", at.unwrap_or_default())
 }
@@ -258,7 +252,7 @@ impl Found {
             format!(
                 "none of its endpoints has a TCP port of the name {:?}, so requests get 503; they have {}. \
                  Give the port the same name on both sides.",
-                excerpt(port.name.as_deref().unwrap_or_default()),
+                excerpt(&port.name),
                 others.join(", ")
             ),
         ));
@@ -270,7 +264,7 @@ impl Found {
         ports: impl Iterator<Item = (Option<&'a str>, Option<&'a str>)>,
     ) {
         for (name, _) in ports.filter(|(_, protocol)| is_tcp(*protocol)) {
-            if same_name(name, port.name.as_deref()) {
+            if name.unwrap_or_default() == &*port.name {
                 self.port_matched = true;
             } else {
                 self.other_ports.insert(name.unwrap_or_default().into());
@@ -303,9 +297,10 @@ impl Found {
             );
         }
         // A slice's ports have the names of the Service's; the numbers may differ from slice to slice.
-        let numbers = slice.ports.iter().filter(|candidate| {
-            is_tcp(candidate.protocol.as_deref()) && same_name(Some(&candidate.name), port.name.as_deref())
-        });
+        let numbers = slice
+            .ports
+            .iter()
+            .filter(|candidate| is_tcp(candidate.protocol.as_deref()) && candidate.name == port.name);
         for candidate in numbers {
             // "All ports" of something that is no Service's: there is none to connect to.
             let Some(number) = candidate.number else {
@@ -359,7 +354,7 @@ impl Found {
             self.note_ports(port, ports.map(|port| (port.name.as_deref(), port.protocol.as_deref())));
             let numbers = subset.ports.iter().flatten().filter(|candidate| {
                 is_tcp(candidate.protocol.as_deref())
-                    && same_name(candidate.name.as_deref(), port.name.as_deref())
+                    && candidate.name.as_deref().unwrap_or_default() == &*port.name
             });
             for number in numbers.filter_map(|port| port_number(port.port)) {
                 for (a, address) in subset.addresses.iter().flatten().enumerate() {
@@ -388,11 +383,6 @@ impl Found {
 
 fn is_tcp(protocol: Option<&str>) -> bool {
     matches!(protocol, None | Some("" | "TCP"))
-}
-
-/// Unnamed ports are written as no name or as an empty one.
-fn same_name(a: Option<&str>, b: Option<&str>) -> bool {
-    a.unwrap_or_default() == b.unwrap_or_default()
 }
 
 fn port_number(number: i32) -> Option<u16> {

@@ -411,7 +411,7 @@ proptest! {
             let parsed = parse(edit, "test.yaml");
             for object in parsed.objects {
                 match kind {
-                    0 => drop(objects.remove(object.kind(), &object.key())),
+                    0 => drop(objects.remove(object.kind(), object.key())),
                     _ => drop(objects.insert(object)),
                 }
             }

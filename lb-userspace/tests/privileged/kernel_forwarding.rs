@@ -8,6 +8,8 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::programs::Xdp;
 use aya::programs::xdp::XdpMode as AyaMode;
+use etherparse::PacketBuilder;
+use lb_common::reason::Reason;
 use sluice::dataplane::image::MapImage;
 use sluice::dataplane::image::forward::{Backend, Forwarding, Service};
 use sluice::dataplane::kernel::{Dataplane, Settings, load};
@@ -223,4 +225,34 @@ fn endpoints_behind_the_program_see_the_node() {
 fn endpoints_that_the_kernel_delivers_to_see_the_client() {
     let mut place = Place::new(false);
     check(&mut place, ["192.0.2.2", "2001:db8:1::2"]);
+}
+
+#[test]
+fn a_made_up_packet_goes_where_a_real_one_would_and_leaves_nothing_behind() {
+    for everywhere in [true, false] {
+        let mut place = Place::new(everywhere);
+        place.forward_to(&[1, 2]);
+        let counted = place.dataplane.counters().expect("counters");
+        let mut endpoints = BTreeSet::new();
+        for port in 1000..1032u16 {
+            let mut frame = Vec::new();
+            let packet =
+                PacketBuilder::ethernet2([2; 6], [2; 6]).ipv4([192, 0, 2, 2], [198, 51, 100, 20], 64);
+            packet.tcp(port, 80, 1, 1000).syn().write(&mut frame, &[]).expect("written");
+            let mut same = BTreeSet::new();
+            for _ in 0..3 {
+                let got = place.dataplane.rehearse(&frame).expect("judged");
+                assert_eq!(got.reason, Reason::Forwarded);
+                same.insert((got.frame[30..34].to_vec(), got.frame[36..38].to_vec()));
+            }
+            assert_eq!(same.len(), 1, "always the same endpoint");
+            endpoints.extend(same);
+        }
+        let port = PORT.to_be_bytes().to_vec();
+        let expect = [1, 2].map(|number| (vec![10, 9, number, 2], port.clone()));
+        assert_eq!(endpoints, expect.into());
+        let now = place.dataplane.counters().expect("counters");
+        assert_eq!(now.vips, counted.vips);
+        assert_eq!(now.verdicts["forwarded"], counted.verdicts["forwarded"]);
+    }
 }

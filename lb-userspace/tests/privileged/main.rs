@@ -16,6 +16,7 @@ mod rights;
 mod sni_rig;
 mod steer;
 mod tune;
+mod watch;
 
 /// Fails a test that was started without the rights it needs.
 pub fn need_root() {

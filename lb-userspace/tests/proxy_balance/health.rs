@@ -419,7 +419,8 @@ fn the_nodes_zone_goes_first_while_half_of_it_can_serve() {
         fail(1);
         assert!(!reaches_far(), "{balance:?}: two of four are enough");
         fail(2);
-        assert!(reaches_far(), "{balance:?}: one of four is not");
+        // An endpoint that was slow once is preferred again only when that is forgotten.
+        eventually(reaches_far);
         near.iter().for_each(|(_, status, _)| status.store(200, SeqCst));
     }
 }

@@ -27,9 +27,11 @@ enum Expect {
     Answers(u32),
     /// Nothing; the connection goes on.
     Ignores,
+    /// The end of the connection, whatever is said before.
+    Closes,
 }
 
-use Expect::{Answers, Ends, Ignores, Resets};
+use Expect::{Answers, Closes, Ends, Ignores, Resets};
 
 /// Answers each request once it is complete.
 fn patient(stream: &mut std::net::TcpStream) {
@@ -101,7 +103,58 @@ fn check(proxy: &Running, what: &str, bytes: &[u8], expect: Expect) {
             assert_eq!(answer.payload[0], 0x88, "{what}: not 200");
         }
         Ignores => client.ping(what),
+        Closes => drop(client.last_words()),
     }
+}
+
+/// Streams that both sides have ended are closed; what comes on one then is an error of the connection.
+#[test]
+fn closed_streams() {
+    let proxy = proxy();
+    let get = get("a.test");
+    for (what, bytes) in [
+        ("DATA", frame(DATA, END_STREAM, 1, b"x")),
+        ("empty DATA", frame(DATA, 0, 1, b"")),
+        ("HEADERS", request(1, &get)),
+        ("CONTINUATION", frame(CONTINUATION, END_HEADERS, 1, &get)),
+    ] {
+        let mut client = Client::new(proxy.http);
+        client.send(&request(1, &get));
+        client.until(what, |frame| frame.stream == 1 && frame.flags & END_STREAM != 0);
+        client.send(&bytes);
+        let code = client.last_words();
+        assert!(matches!(code, Some(STREAM_CLOSED | PROTOCOL_ERROR)), "{what}: GOAWAY {code:?}");
+        // Streams that are still open, and those that were reset, are no such thing.
+        let mut client = Client::new(proxy.http);
+        client.send(&[open(1, &post("a.test")), open(3, &post("a.test"))].concat());
+        client.send(&frame(RST_STREAM, 0, 1, &8u32.to_be_bytes()));
+        client.send(&[frame(DATA, 0, 1, b"x"), frame(DATA, END_STREAM, 3, b"x")].concat());
+        client.until(what, |frame| frame.stream == 3 && frame.flags & END_STREAM != 0);
+    }
+}
+
+/// What begins neither HTTP/1.1 nor HTTP/2 ends, with TLS and without.
+#[test]
+fn prefaces() {
+    let mut rig = Rig::new();
+    rig.certificate("a.test", certificate("a.test"));
+    let proxy = rig.start(|settings| settings.workers = 1);
+    for preface in [
+        &b"INVALID CONNECTION PREFACE\r\n\r\n"[..],
+        b"PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n",
+        b"PRI * HTTP/1.1\r\n\r\n",
+    ] {
+        let mut plain = connect(proxy.http);
+        plain.write_all(preface).expect("sent");
+        drop(plain.read_to_end(&mut Vec::new()));
+        let mut secure = tls(proxy.https, "a.test", &[b"h2"]);
+        secure.write_all(preface).expect("sent");
+        drop(secure.read_to_end(&mut Vec::new()));
+    }
+    let mut client = Client::start(proxy.http, &setting(4, 100));
+    let first = client.next().expect("settings");
+    assert_eq!((first.kind, first.flags & ACK), (SETTINGS, 0), "the server begins with SETTINGS");
+    eventually(|| proxy.proxy.stats().total.active == 1);
 }
 
 /// A request, and what is sent behind it.
@@ -121,8 +174,74 @@ fn frames_and_streams() {
     let rest = |stream: u32| frame(CONTINUATION, END_HEADERS, stream, &get[3..]);
     let many: Vec<u8> = (0..140u32).flat_map(|n| request(2 * n + 1, &hang)).collect();
     let long = vec![0; 16_385];
+    let of_length = [&post[..], &field("content-length", "16384")].concat();
     let rows: Vec<(&str, Vec<u8>, Expect)> = vec![
         ("a request", request(1, &get), Answers(1)),
+        // What must be accepted, in the order of the RFC's sections.
+        ("5.1 PRIORITY on idle", frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 255]), Ignores),
+        ("5.1 PRIORITY on half closed", after(request(1, &hang), frame(PRIORITY, 0, 1, &[0; 5])), Ignores),
+        (
+            "5.1 PRIORITY on closed",
+            [open(1, &post), reset(1), frame(PRIORITY, 0, 1, &[0; 5])].concat(),
+            Ignores,
+        ),
+        (
+            "5.1 WINDOW_UPDATE on half closed",
+            after(request(1, &hang), frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 9])),
+            Ignores,
+        ),
+        ("5.1 RST_STREAM on half closed", after(request(1, &hang), reset(1)), Ignores),
+        ("6.1 DATA in parts", [open(1, &post), frame(DATA, 0, 1, b"x"), data(1)].concat(), Answers(1)),
+        ("6.1 no DATA at all", after(open(1, &post), frame(DATA, END_STREAM, 1, b"")), Answers(1)),
+        (
+            "6.1 DATA with padding",
+            after(open(1, &post), frame(DATA, PADDED | END_STREAM, 1, b"\x02x\0\0")),
+            Answers(1),
+        ),
+        (
+            "6.1 DATA as long as may be",
+            after(open(1, &of_length), frame(DATA, END_STREAM, 1, &long[1..])),
+            Answers(1),
+        ),
+        ("6.2 HEADERS with padding", frame(HEADERS, 13, 1, &[&[3], &get[..], &[0; 3]].concat()), Answers(1)),
+        (
+            "6.2 HEADERS with a priority",
+            frame(HEADERS, 0x25, 1, &[&[0, 0, 0, 0, 15], &get[..]].concat()),
+            Answers(1),
+        ),
+        ("6.3 the least priority", after(frame(PRIORITY, 0, 1, &[0; 5]), request(1, &get)), Answers(1)),
+        (
+            "6.3 on a stream to come",
+            after(frame(PRIORITY, 0, 3, &[0, 0, 0, 1, 0]), request(1, &get)),
+            Answers(1),
+        ),
+        ("6.3 exclusively", after(frame(PRIORITY, 0, 1, &[128, 0, 0, 0, 0]), request(1, &get)), Answers(1)),
+        (
+            "6.4 a reason that nobody knows",
+            after(open(1, &post), frame(RST_STREAM, 0, 1, &[0, 0, 0, 255])),
+            Ignores,
+        ),
+        ("6.5 SETTINGS", setting(3, 100), Ignores),
+        ("6.8 GOAWAY for no reason that is known", frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 255]), Closes),
+        ("6.9 WINDOW_UPDATE", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]), Ignores),
+        (
+            "6.10 HEADERS in many parts",
+            [part(1), frame(CONTINUATION, 0, 1, &get[3..5]), frame(CONTINUATION, END_HEADERS, 1, &get[5..])]
+                .concat(),
+            Answers(1),
+        ),
+        // What must not be.
+        (
+            "5.3.1 HEADERS on itself",
+            frame(HEADERS, 0x25, 1, &[&[0, 0, 0, 1, 15], &get[..]].concat()),
+            Resets(1, &[PROTOCOL_ERROR]),
+        ),
+        ("6.10 CONTINUATION behind the end", [part(1), rest(1), rest(1)].concat(), Ends(&[PROTOCOL_ERROR])),
+        (
+            "6.10 CONTINUATION behind DATA",
+            [open(1, &post), frame(DATA, 0, 1, b"x"), rest(1)].concat(),
+            Ends(&[PROTOCOL_ERROR]),
+        ),
         ("4.1 a frame of no known type", frame(0x16, 0, 0, &[0; 8]), Ignores),
         ("4.1 unknown flags", frame(PING, 0x16, 0, &[0; 8]), Ignores),
         ("4.1 the reserved bit", frame(PING, 0, 1 << 31, &[0; 8]), Ignores),
@@ -349,6 +468,18 @@ fn header_compression() {
             request(1, &[&[0x3f, 0xe1, 0xff, 3], &get("a.test")[..]].concat()),
             Ends(&[COMPRESSION_ERROR]),
         ),
+        ("6.2.1 a name of the table", with(b"\x50\x01y"), Answers(1)),
+        ("6.2.2 not to be remembered", with(b"\x00\x01x\x01y"), Answers(1)),
+        ("6.2.2 a name of the table", with(b"\x0f\x01\x01y"), Answers(1)),
+        ("6.2.3 never to be remembered", with(b"\x10\x01x\x01y"), Answers(1)),
+        ("6.2.3 a name of the table", with(b"\x1f\x01\x01y"), Answers(1)),
+        ("5.2 in Huffman's code", with(&huffman(b"\x1f")), Answers(1)),
+        ("6.3 a smaller table", request(1, &[&[0x20], &get("a.test")[..]].concat()), Answers(1)),
+        (
+            "6.3 smaller, then larger",
+            request(1, &[&[0x20, 0x3f, 0x01], &get("a.test")[..]].concat()),
+            Answers(1),
+        ),
         (
             "6.2.1 an entry and its use",
             [
@@ -377,6 +508,12 @@ fn windows() {
     client.ping("nothing more comes");
     client.send(&frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 2]));
     assert_eq!(client.until("a window of two", is_data).payload, b"el");
+    // Of two values, the later holds.
+    let two =
+        [&4u16.to_be_bytes()[..], &100u32.to_be_bytes(), &4u16.to_be_bytes(), &1u32.to_be_bytes()].concat();
+    let mut other = Client::start(proxy.http, &frame(SETTINGS, 0, 0, &two));
+    other.send(&request(1, &get("a.test")));
+    assert_eq!(other.until("the later of two", is_data).payload, b"h");
     // What was sent already counts: the window is below nothing now, and grows with the setting.
     client.send(&setting(4, 0));
     client.ping("a smaller window");

@@ -7,10 +7,12 @@ mod rig;
 
 mod floods;
 mod frames;
+mod heads;
 mod http2;
 mod observed;
 mod proxy_header;
 mod sessions;
+mod slow;
 mod smuggling;
 mod websocket;
 

@@ -32,8 +32,8 @@ async fn holds_only_what_is_referenced(server: &ApiServer, single_watches: usize
     loop {
         let update = updates.borrow_and_update().clone();
         let names = names(&update);
-        let tls = update.objects.ingresses.values().next().and_then(|i| i.spec.clone()).and_then(|s| s.tls);
-        let wants_y = tls.is_some_and(|tls| tls[0].secret_name.as_deref() == Some("y"));
+        let mut tls = update.objects.ingresses.values().flat_map(|ingress| &ingress.spec.tls);
+        let wants_y = tls.next().is_some_and(|tls| tls.secret.as_deref() == Some("y"));
         moved_without |= wants_y && !names.contains("secret y");
         if wants_y && names.contains("secret y") {
             assert!(!names.contains("secret x"), "{names:?}");

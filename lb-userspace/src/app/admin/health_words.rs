@@ -9,9 +9,10 @@ use crate::proxy::EndpointState;
 /// How many requests a cluster got, and how many it did not for its limits.
 pub fn requests_of(cluster: &Backend) -> String {
     let refused = cluster.health.as_ref().map_or(0, |health| health.overflows);
-    match refused {
-        0 => cluster.requests.to_string(),
-        refused => format!("{} ({refused} over its limits)", cluster.requests),
+    match (cluster.requests, refused) {
+        (None, _) => String::new(),
+        (Some(requests), 0) => requests.to_string(),
+        (Some(requests), refused) => format!("{requests} ({refused} over its limits)"),
     }
 }
 

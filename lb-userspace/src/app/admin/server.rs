@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Either, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::net::UnixListener;
+use tokio::sync::mpsc::Receiver;
 
 use super::views::Failure;
 
@@ -46,6 +48,10 @@ pub trait Answers: Send + Sync + 'static {
 
     /// The answer to `POST path` with a text.
     fn change(&self, path: &str, text: &str) -> Answer;
+
+    /// The answer to `POST path` with a text, where it is made of lines that come by and by. `None`: it
+    /// is not.
+    fn stream(self: Arc<Self>, path: &str, text: &str) -> Option<Result<Receiver<Bytes>, Answer>>;
 }
 
 /// One answer.
@@ -136,12 +142,16 @@ fn clear_stale(path: &Path) -> Result<(), SocketError> {
 async fn respond(
     answers: Arc<dyn Answers>,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path().to_owned();
     let answer = match *request.method() {
         Method::GET => answers.answer(&path, request.uri().query()),
         Method::POST => match text(request.into_body()).await {
-            Ok(text) => answers.change(&path, &text),
+            Ok(text) => match Arc::clone(&answers).stream(&path, &text) {
+                Some(Ok(lines)) => return Ok(Response::new(Either::Right(body(lines)))),
+                Some(Err(answer)) => answer,
+                None => answers.change(&path, &text),
+            },
             Err(error) => Answer::Failure(StatusCode::BAD_REQUEST, error),
         },
         _ => Answer::Failure(
@@ -160,10 +170,21 @@ async fn respond(
             (StatusCode::NOT_FOUND, failure(error))
         }
     };
-    let mut response = Response::new(Full::from(body));
+    let mut response = Response::new(Either::Left(Full::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     Ok(response)
+}
+
+/// Known at once, or made by and by.
+type Body = Either<Full<Bytes>, BoxBody<Bytes, Infallible>>;
+
+fn body(lines: Receiver<Bytes>) -> BoxBody<Bytes, Infallible> {
+    let frames = futures::stream::unfold(lines, |mut lines| async {
+        let line = lines.recv().await?;
+        Some((Ok(Frame::data(line)), lines))
+    });
+    BodyExt::boxed(StreamBody::new(frames))
 }
 
 /// What is sent to be changed.

@@ -1,6 +1,7 @@
 //! What the daemon tells its command line.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,9 @@ pub struct Serving {
     pub endpoints: usize,
     /// Certificates.
     pub certificates: usize,
+    /// VIPs in forward mode: addresses and ports of Services of type LoadBalancer.
+    #[serde(default)]
+    pub forwarded: usize,
 }
 
 /// XDP's attachment.
@@ -201,15 +205,15 @@ pub struct RouteView {
     pub shadowed: bool,
 }
 
-/// One cluster of `sluice backends`.
+/// One cluster of `sluice backends`, or one VIP in forward mode.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
-    /// namespace/service:port.
+    /// namespace/service:port, or namespace/service at the VIP.
     pub cluster: String,
-    /// What is spoken with the endpoints.
+    /// What is spoken with the endpoints; `forward` where packets are sent on as they are.
     pub protocol: String,
-    /// Requests sent to it since start.
-    pub requests: u64,
+    /// Requests sent to it since start; `None` where packets are sent on.
+    pub requests: Option<u64>,
     /// Limits and what became of them; `None` while nothing is known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub health: Option<ClusterHealth>,
@@ -305,6 +309,7 @@ impl Serving {
                 .chain(tls.default.iter().map(|c| &c.secret))
                 .collect::<std::collections::BTreeSet<_>>()
                 .len(),
+            forwarded: snapshot.services.len(),
         }
     }
 }
@@ -330,25 +335,38 @@ pub fn backends(
     requests: &BTreeMap<String, u64>,
     health: &BTreeMap<String, ClusterHealth>,
 ) -> Vec<Backend> {
-    snapshot
-        .clusters
-        .values()
-        .map(|cluster| {
-            let name = cluster.key.to_string();
-            let mut health = health.get(&name).cloned();
-            let mut endpoints: Vec<_> = cluster.endpoints.iter().map(EndpointView::from).collect();
-            if let Some(health) = &mut health {
-                add_health(&mut endpoints, std::mem::take(&mut health.endpoints));
-            }
-            Backend {
-                requests: requests.get(&name).copied().unwrap_or_default(),
-                cluster: name,
-                protocol: word(&cluster.protocol),
-                health,
-                endpoints,
-            }
-        })
-        .collect()
+    let clusters = snapshot.clusters.values().map(|cluster| {
+        let name = cluster.key.to_string();
+        let mut health = health.get(&name).cloned();
+        let mut endpoints: Vec<_> = cluster.endpoints.iter().map(EndpointView::from).collect();
+        if let Some(health) = &mut health {
+            add_health(&mut endpoints, std::mem::take(&mut health.endpoints));
+        }
+        Backend {
+            requests: Some(requests.get(&name).copied().unwrap_or_default()),
+            cluster: name,
+            protocol: word(&cluster.protocol),
+            health,
+            endpoints,
+        }
+    });
+    clusters.chain(snapshot.services.iter().map(forwarded)).collect()
+}
+
+fn forwarded(service: &model::L4Service) -> Backend {
+    let view = |address: &SocketAddr, terminating| EndpointView {
+        terminating,
+        ..EndpointView::from(&model::Endpoint::new(*address))
+    };
+    let targets = service.targets.iter().map(|address| view(address, false));
+    let draining = service.draining.iter().map(|address| view(address, true));
+    Backend {
+        cluster: format!("{} at {}", service.service, service.vip),
+        protocol: "forward".to_owned(),
+        requests: None,
+        health: None,
+        endpoints: targets.chain(draining).collect(),
+    }
 }
 
 /// Says of endpoints how they are.

@@ -1,7 +1,10 @@
 //! The command line's grammar and help.
 
 mod check;
+mod explain;
 mod run;
+mod top;
+mod trace;
 mod vip;
 
 use std::path::PathBuf;
@@ -10,7 +13,10 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::check::{CheckArgs, CheckCompat, Origin, Scheme};
+pub use self::explain::{Asked, ExplainArgs};
 pub use self::run::{AccessLog, LogFormat, RunArgs, XdpMode};
+pub use self::top::TopArgs;
+pub use self::trace::{TraceArgs, TraceOutput};
 pub use self::vip::{VipAddress, vip_address};
 
 /// Where the daemon listens for the other subcommands unless told otherwise.
@@ -25,6 +31,7 @@ Examples:
   sluice check ./manifests                               what is wrong with these manifests?
   sluice run --manifests ./manifests --no-xdp --http-port 8080 --https-port 8443
   sluice explain https://blue.example.com/x              what happens with this request, and why?
+  sluice trace --verdict drop                            which frames does XDP drop, and why?
 
 Exit status: 0 fine; 1 a negative answer (maps differ, errors found, not ready); 2 wrong usage, or
 it could not be done.")]
@@ -45,8 +52,12 @@ pub enum Command {
     Routes(ClientArgs),
     /// Clusters (Service ports) and their endpoints.
     Backends(ClientArgs),
-    /// What happens with a request for a URL, and why the other rules lost.
+    /// What happens with a request for a URL, or with a connection, and why.
     Explain(ExplainArgs),
+    /// Requests, latencies, endpoints, workers and XDP's verdicts as they are now, live.
+    Top(TopArgs),
+    /// Frames as XDP sees them: before, after, verdict and reason, as they come.
+    Trace(TraceArgs),
     /// The kernel's maps: show them, compare them with the desired state, remove them.
     Maps(MapsArgs),
     /// Rules for clients by address, in XDP: show them, change them while the daemon runs.
@@ -68,25 +79,6 @@ pub struct ClientArgs {
     /// How the answer looks.
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: Output,
-}
-
-/// `sluice explain`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  sluice explain https://blue.example.com/x
-  sluice explain http://198.51.100.10:8080/ -o json")]
-pub struct ExplainArgs {
-    /// The URL a client would ask for; http:// may be left out.
-    pub url: String,
-    /// Also list the rules of hosts that the URL's host is not.
-    #[arg(long)]
-    pub all: bool,
-    /// Only for connections to this address, or to this one and port.
-    #[arg(long, value_name = "ADDR[:PORT]", value_parser = vip_address)]
-    pub vip: Option<VipAddress>,
-    #[command(flatten)]
-    pub client: ClientArgs,
 }
 
 /// `sluice tune`.
@@ -214,8 +206,21 @@ mod tests {
             ("sluice explain http://a --vip 192.0.2.1", true),
             ("sluice explain http://a --vip [2001:db8::1]:443", true),
             ("sluice explain http://a --vip x", false),
+            ("sluice explain tcp 192.0.2.1:1234 198.51.100.10:443 --sni a.example", true),
             ("sluice explain", false),
+            ("sluice explain a b c d", false),
             ("sluice explain http://a -o json --socket s", true),
+            ("sluice top --once --sort latency --interval 0.5 -o json --socket s", true),
+            ("sluice top --interval 0", false),
+            ("sluice top --interval NaN", false),
+            ("sluice trace", true),
+            ("sluice trace --address 192.0.2.0/24 --port 443 --vip [2001:db8::1]:443 --sample 10", true),
+            ("sluice trace --address 2001:db8::1 --reason vip,not_vip --verdict drop --direction out", true),
+            ("sluice trace --count 5 --seconds 0 -o pcap --write f --socket s", true),
+            ("sluice trace --reason nonsense", false),
+            ("sluice trace --verdict nonsense", false),
+            ("sluice trace --address 192.0.2.0/33", false),
+            ("sluice trace -o table", false),
             ("sluice maps", false),
             ("sluice tune", true),
             ("sluice tune deny+=192.0.2.0/24 connection-rate=5 -o json", true),

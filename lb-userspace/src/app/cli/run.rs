@@ -146,6 +146,13 @@ pub struct RunArgs {
     /// at once. Default: no limit. Trusted proxies have none.
     #[arg(long, env = "SLUICE_MAX_CLIENT_CONNECTIONS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_client_connections: Option<u32>,
+    /// How many requests a client may send on one connection, which then ends with
+    /// `Connection: close` or GOAWAY. Default: no limit.
+    #[arg(long, env = "SLUICE_MAX_CONNECTION_REQUESTS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connection_requests: Option<u32>,
+    /// Tell endpoints about the client in `Forwarded` (RFC 7239), too.
+    #[arg(long, env = "SLUICE_FORWARDED", value_parser = BoolishValueParser::new(), help_heading = "Traffic")]
+    pub forwarded: bool,
     /// How many client connections each worker holds; further ones wait in the listen queue.
     /// Default: 32768, and never more than the limit of open files allows.
     #[arg(long, env = "SLUICE_MAX_WORKER_CONNECTIONS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..))]

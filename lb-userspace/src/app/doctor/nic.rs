@@ -1,13 +1,14 @@
 //! One NIC: its link, driver, offloads and queues, and what is attached already.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use ethtool::{EthtoolAttr, EthtoolFeatureAttr};
 use futures::TryStreamExt as _;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkXdp, XdpAttached};
 
 use super::Level::{Fail, Ok, Warn};
 use super::{Finding, read};
+use crate::dataplane::kernel::Occupant;
 
 /// Above, a packet no longer fits one page, and native XDP takes a driver with multi-buffer
 /// support. Sluice's programs take such packets; whether the driver does, only attaching tells.
@@ -28,7 +29,7 @@ pub(super) fn physical() -> Vec<String> {
 pub(super) async fn examine(name: &str) -> Vec<Finding> {
     let dir = format!("/sys/class/net/{name}");
     // A name with a slash would look elsewhere.
-    if name.is_empty() || name.contains('/') || !std::path::Path::new(&dir).exists() {
+    if name.is_empty() || name.contains('/') || !Path::new(&dir).exists() {
         let have = have();
         return vec![Finding::new(
             name,
@@ -51,7 +52,8 @@ pub(super) async fn examine(name: &str) -> Vec<Finding> {
         Some(active) => findings.extend(offloads(name, &active)),
         None => findings.push(Finding::new(name, "offloads", Ok, "the driver tells none", "")),
     }
-    findings.extend(attached(name).await);
+    findings.extend(kind(name, Path::new(&dir).join("bonding").exists(), &below(name)));
+    findings.push(attached(name).await);
     findings
 }
 
@@ -136,35 +138,45 @@ async fn features(name: &str) -> Option<BTreeSet<String>> {
     Some(active)
 }
 
-async fn attached(name: &str) -> Option<Finding> {
-    let (connection, handle, _) = rtnetlink::new_connection().ok()?;
-    let running = tokio::spawn(connection);
-    let link = handle.link().get().match_name(name.to_owned()).execute().try_next().await;
-    running.abort();
-    let xdp = link.ok().flatten()?.attributes.into_iter().find_map(|attribute| match attribute {
-        LinkAttribute::Xdp(xdp) => Some(xdp),
-        _ => None,
-    })?;
-    let mut mode = "";
-    let mut program = None;
-    for attribute in xdp {
-        match attribute {
-            LinkXdp::Attached(XdpAttached::Driver) => mode = " in native mode",
-            LinkXdp::Attached(XdpAttached::SocketBuffer) => mode = " in generic mode",
-            LinkXdp::ProgId(id) => program = Some(id),
-            _ => {}
-        }
-    }
-    Some(match program {
+async fn attached(name: &str) -> Finding {
+    match Occupant::of(name).await {
         None => Finding::new(name, "XDP", Ok, "nothing attached", ""),
-        Some(id) => Finding::new(
+        Some(occupant) => Finding::new(
             name,
             "XDP",
             Warn,
-            format!("program {id} is attached{mode}"),
-            "fine if it is Sluice's (sluice status names its number); another's must be detached first",
+            format!("{occupant} is attached"),
+            &format!(
+                "fine if it is Sluice's (sluice status names its number); else {}",
+                occupant.remedy(name)
+            ),
         ),
-    })
+    }
+}
+
+/// Where packets come in that a NIC only hands on: XDP on a bond or a VLAN is asked for there.
+fn below(name: &str) -> Vec<String> {
+    let Result::Ok(entries) = std::fs::read_dir(format!("/sys/class/net/{name}")) else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut lower: Vec<_> = names.filter_map(|name| name.strip_prefix("lower_").map(str::to_owned)).collect();
+    lower.sort();
+    lower
+}
+
+fn kind(name: &str, bond: bool, lower: &[String]) -> Option<Finding> {
+    let list = lower.join(", ");
+    if bond {
+        let found = format!(
+            "a bond of {list}: XDP on it runs on all of them, with the modes balance-rr and active-backup and, \
+             unless the hash is vlan+srcmac, balance-xor and 802.3ad; name the bond, not its parts"
+        );
+        return Some(Finding::new(name, "kind", Ok, found, ""));
+    }
+    if lower.is_empty() {
+        return None;
+    }
+    let remedy = format!("name what it is made of instead, with --interface: {list}; Sluice reads VLAN tags");
+    Some(Finding::new(name, "kind", Warn, format!("on top of {list}: no native XDP"), &remedy))
 }
 
 #[cfg(test)]
@@ -184,6 +196,10 @@ mod tests {
         ] {
             assert_eq!(finding.level, level, "{finding:?}");
         }
+        let parts = ["a".to_owned(), "b".to_owned()];
+        assert_eq!(kind("x", true, &parts).map(|finding| finding.level), Some(Ok));
+        assert_eq!(kind("x", false, &parts[..1]).map(|finding| finding.level), Some(Warn));
+        assert_eq!(kind("x", false, &[]), None);
         let active = ["rx-lro", "rx-gro"].map(str::to_owned).into();
         let levels: Vec<_> = offloads("a", &active).into_iter().map(|f| f.level).collect();
         assert_eq!(levels, [Warn, Ok, Ok]);

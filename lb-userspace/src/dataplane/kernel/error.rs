@@ -7,6 +7,8 @@ use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
 
+use super::Occupant;
+
 /// Why the kernel's part does not work.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -51,10 +53,19 @@ pub enum KernelError {
     NoInterface(String),
     /// Another XDP program is on the interface.
     #[error(
-        "{0} has an XDP program already: remove it (`ip link set dev {0} xdp off`), \
-         or `sluice maps purge` if an earlier Sluice with another pin directory left it"
+        "{interface} has an XDP program already{by}; {remedy}",
+        by = .by.as_ref().map_or_else(String::new, |by| format!(": {by}")),
+        remedy = .by.as_ref().map_or_else(
+            || format!("stop what attached it, or `ip link set dev {interface} xdp off`"),
+            |by| by.remedy(interface),
+        ),
     )]
-    Occupied(String),
+    Occupied {
+        /// The interface.
+        interface: String,
+        /// Which program; `None`: the kernel doesn't tell.
+        by: Option<Occupant>,
+    },
     /// The driver or the MTU does not allow XDP in the mode asked for.
     #[error(
         "{interface} takes no XDP program in {mode} mode: {cause}; try --xdp-mode generic, or a smaller MTU",
@@ -91,6 +102,9 @@ pub enum KernelError {
     /// What steering by name and SYN cookies take is not there.
     #[error("XDP can't do TCP handshakes here, which --sni steer and syn-cookies take: {0}")]
     NoHandshakes(String),
+    /// Somebody watches frames already.
+    #[error("another `sluice trace` runs: one at a time")]
+    Watched,
     /// No workers, or too many.
     #[error("{0} workers: there have to be 1 to {max}", max = lb_common::maps::MAX_WORKERS)]
     Workers(usize),

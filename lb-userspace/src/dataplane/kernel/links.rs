@@ -14,7 +14,7 @@ use nix::net::if_::if_nametoindex;
 use serde::Serialize;
 
 use super::pins;
-use super::{Interface, KernelError, Settings};
+use super::{Interface, KernelError, Occupant, Settings};
 
 /// Where in the kernel the XDP program runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
@@ -124,13 +124,38 @@ fn take_over(
         if same_program(old, new, settings)? {
             return Ok(Some((mode, old)));
         }
-        let link = XdpLink::try_from(link).map_err(|e| error(&e))?;
-        let id = program.attach_to_link(link).map_err(KernelError::program("sluice"))?;
-        // The pin keeps the link; our handle on it may go, and must not detach when it does.
-        drop(program.take_link(id).map_err(KernelError::program("sluice"))?);
+        put(program, link, &path, "sluice")?;
         return Ok(Some((mode, new.id())));
     }
     Ok(None)
+}
+
+/// Puts another program in all XDP links of the pin directory. Links of interfaces that are gone don't
+/// count, unless there are no others.
+pub(super) fn exchange(program: &mut Xdp, pin_dir: &Path, name: &'static str) -> Result<(), KernelError> {
+    let mut done = false;
+    let mut failed = None;
+    for pin in pins::names(pin_dir)?.into_iter().filter(|pin| pin.starts_with("xdp-")) {
+        let path = pin_dir.join(pin);
+        let link = PinnedLink::from_pin(&path).map_err(|e| KernelError::pin(&path)(&e))?;
+        match put(program, FdLink::from(link), &path, name) {
+            Ok(()) => done = true,
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed {
+        Some(error) if !done => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Puts a program in a pinned link.
+fn put(program: &mut Xdp, link: FdLink, path: &Path, name: &'static str) -> Result<(), KernelError> {
+    let link = XdpLink::try_from(link).map_err(|e| KernelError::pin(path)(&e))?;
+    let id = program.attach_to_link(link).map_err(KernelError::program(name))?;
+    // The pin keeps the link; our handle on it may go, and must not detach when it does.
+    drop(program.take_link(id).map_err(KernelError::program(name))?);
+    Ok(())
 }
 
 fn attach(program: &mut Xdp, settings: &Settings, name: &str, index: u32) -> Result<XdpMode, KernelError> {
@@ -169,7 +194,7 @@ fn attach_as(
 fn refused(name: &str, mode: XdpMode, error: ProgramError) -> KernelError {
     // EBUSY: another link; EEXIST: another program by netlink or in the other mode.
     if matches!(errno(&error), Some(libc::EBUSY | libc::EEXIST)) {
-        return KernelError::Occupied(name.to_owned());
+        return KernelError::Occupied { interface: name.to_owned(), by: Occupant::find(name) };
     }
     KernelError::Attach { interface: name.to_owned(), mode: mode.name(), source: Box::new(error) }
 }
@@ -297,7 +322,7 @@ mod tests {
             let error = ProgramError::from(SyscallError { call: "bpf_link_create", io_error });
             assert_eq!(is_unsupported(&error), unsupported, "errno {errno}");
             let refused = refused("eth0", XdpMode::Native, error);
-            assert_eq!(matches!(refused, KernelError::Occupied(_)), occupied, "errno {errno}");
+            assert_eq!(matches!(refused, KernelError::Occupied { .. }), occupied, "errno {errno}");
             assert!(occupied || refused.to_string().contains(&format!("(os error {errno})")), "{refused}");
         }
     }

@@ -11,12 +11,15 @@ mod forwarding;
 mod handshakes;
 mod links;
 mod logs;
+mod occupant;
 mod pins;
+mod rehearse;
 mod rules;
 mod tables;
 mod tc;
 pub mod vip_routes;
 mod vip_table;
+mod watch;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -36,8 +39,11 @@ pub use counters::{Counters, NameCount, VipCount};
 pub use error::KernelError;
 pub use handshakes::supported as handshakes_supported;
 pub use links::XdpMode;
+pub use occupant::Occupant;
 pub use pins::{Lock, remove};
+pub use rehearse::Rehearsed;
 pub use vip_table::VipTable;
+pub use watch::Events;
 
 use super::diff::{Op, diff};
 use super::image::{Class, MapImage};
@@ -147,10 +153,13 @@ pub struct Dataplane {
     handshakes: Handshakes,
     sockets: SockMap<MapData>,
     cpu_worker: Array<MapData, u32>,
+    trace: watch::Trace,
     info: Info,
     settings: Settings,
     /// Some VIP steers by name.
     steers: bool,
+    /// Unused here, but programs that are loaded later want it open.
+    _uplinks: HashMap<MapData, u32, u32>,
     /// Held as long as this process owns the pins.
     _lock: Lock,
     /// Passes on what the programs log, until it is dropped.
@@ -185,6 +194,7 @@ impl Dataplane {
         let rules = Rules::take(&mut programs)?;
         let sockets = take(&mut programs, "SOCKETS")?;
         let cpu_worker = take(&mut programs, "CPU_WORKER")?;
+        let trace = watch::Trace::take(&mut programs)?;
         let mut uplinks: HashMap<_, u32, u32> = take(&mut programs, "UPLINKS")?;
         let handshakes = Handshakes::take(&mut programs)?;
 
@@ -213,9 +223,11 @@ impl Dataplane {
             handshakes,
             sockets,
             cpu_worker,
+            trace,
             info,
             settings,
             steers: false,
+            _uplinks: uplinks,
             _lock: lock,
             _logs: logs,
             programs,

@@ -135,6 +135,10 @@ impl<'a> Choice<'a> {
         if limits == CircuitLimits::default() {
             return self.next().ok_or_else(|| Error::NoEndpoint(self.slot.key.clone()));
         }
+        Box::pin(self.first_within(limits, patience)).await
+    }
+
+    async fn first_within(&mut self, limits: CircuitLimits, patience: Duration) -> Result<SocketAddr, Error> {
         let circuit = self.slot.circuit();
         let overloaded = || {
             circuit.overflow();

@@ -6,12 +6,12 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::proxy::error::Error;
 use crate::proxy::headers::write_line;
 use crate::proxy::respond;
-use crate::proxy::stream::ClientStream;
+use crate::proxy::stream::{ClientStream, Wire};
 use crate::proxy::upstream::{Lines, ResponseHead};
 use crate::proxy::worker::Worker;
 
@@ -30,7 +30,7 @@ pub(super) struct Writer<'a, S> {
     begun: bool,
 }
 
-impl<'a, S: AsyncRead + AsyncWrite + Unpin> Writer<'a, S> {
+impl<'a, S: Wire> Writer<'a, S> {
     pub(super) fn new(
         stream: &'a mut ClientStream<S>,
         worker: &'a Worker,

@@ -136,6 +136,7 @@ pub(super) fn plain<'a>(client: &Client, config: &'a Config, bytes: &[u8]) -> Op
         host,
         request_id: std::str::from_utf8(&request_id).unwrap_or_default(),
         trusted: false,
+        forwarded: worker.settings.forwarded,
     };
     about.write(&HeaderMap::new(), &[], &Edits::default(), out);
     out.put_slice(b"\r\n");
@@ -182,6 +183,8 @@ fn kind(name: &[u8], value: &[u8]) -> Kind {
         18 if is("x-forwarded-scheme") => Kind::Dropped,
         18 if is("proxy-authenticate") => Kind::Unusual,
         19 if is("proxy-authorization") => Kind::Unusual,
+        // Some readers take it for a dash, and then for a header of ours.
+        _ if name.contains(&b'_') => Kind::Unusual,
         _ => Kind::Passed,
     }
 }
@@ -208,6 +211,7 @@ mod tests {
             ("connection", "x-mine", "unusual"),
             ("Content-Length", "0", "unusual"),
             ("X-Forwarded-For", "1.2.3.4", "dropped"),
+            ("X_Forwarded_For", "1.2.3.4", "unusual"),
         ] {
             let got = match kind(name.as_bytes(), value.as_bytes()) {
                 Kind::Passed => "passed",

@@ -11,6 +11,7 @@
 //! same requests both ways and compares what endpoints and clients get.
 
 mod answer;
+mod bulk;
 mod head;
 mod rewound;
 
@@ -18,11 +19,12 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use super::balance::{Choice, CookieFacts};
 use super::connection::Client;
@@ -30,7 +32,7 @@ use super::error::{Error, Fault};
 use super::finish::Finish;
 use super::forward::forward;
 use super::incoming_body::RequestBody;
-use super::stream::ClientStream;
+use super::stream::{ClientStream, Wire};
 use super::upstream::{Answer, Request, ResponseHead, UpstreamBody};
 use super::worker::Worker;
 use answer::Writer;
@@ -44,7 +46,7 @@ pub(super) const READ: usize = 16 * 1024;
 /// first that is not; `None` when the connection has ended.
 pub(super) async fn serve<S>(client: &Rc<Client>, mut stream: Box<ClientStream<S>>) -> Option<Rewound<S>>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wire,
 {
     let worker = &client.worker;
     // A trusted proxy's words are weighed; the log and spans want to know everything.
@@ -96,7 +98,7 @@ fn poll_read<S>(
     patiently: bool,
 ) -> Poll<io::Result<usize>>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wire,
 {
     let mut space = worker.reads.borrow_mut();
     let mut buffer = ReadBuf::new(&mut space);
@@ -110,7 +112,7 @@ where
 /// One request, whose first `count` bytes are in the worker's buffer.
 async fn exchange<S>(client: &Rc<Client>, stream: &mut ClientStream<S>, count: usize) -> Next
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wire,
 {
     let worker = &*client.worker;
     let config = worker.config();
@@ -139,6 +141,7 @@ where
             expects_continue: false,
             wants_upgrade: false,
             takes_lines: true,
+            early: Some(Arc::clone(&client.gate)),
         };
         let answer = {
             let mut forwarding = pin!(forward(client, &mut choice, &served.policy.rules, "", request));
@@ -146,7 +149,10 @@ where
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                 // A client that closes its half has gone, as far as anybody can tell.
                 Poll::Pending => match poll_ahead(worker, stream, &mut ahead, cx) {
-                    Ok(()) => Poll::Pending,
+                    Ok(()) => match stream.poll_early(cx) {
+                        Poll::Ready(Err(_)) => Poll::Ready(None),
+                        _ => Poll::Pending,
+                    },
                     Err(_) => Poll::Ready(None),
                 },
             })
@@ -172,7 +178,7 @@ where
             }
         }
     };
-    let closes = worker.drain.is_begun();
+    let closes = worker.drain.is_begun() || client.is_last();
     let mut writer = Writer::new(stream, worker, is_head, closes);
     let written = match answered {
         Ok((head, body)) => {
@@ -181,7 +187,7 @@ where
         }
         Err(error) => {
             finish.status = Some(error.status().as_u16());
-            writer.own(&error, &mut finish.bytes).await
+            Box::pin(writer.own(&error, &mut finish.bytes)).await
         }
     };
     drop(finish);
@@ -201,7 +207,7 @@ async fn pass_on<S>(
     ahead: &mut Bytes,
 ) -> io::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wire,
 {
     let has_body = !(body.is_end()
         || writer.is_head()
@@ -212,6 +218,13 @@ where
     }
     loop {
         let worker = &finish.client.worker;
+        if writer.has_begun()
+            && let Some(body) = body.spliced(bulk::MOST_COPIED)
+            && writer.stream().takes_pipes()
+            && let Some(pipe) = worker.pipes.take()
+        {
+            return Box::pin(bulk::pass_on(writer.stream(), body, pipe, finish, ahead)).await;
+        }
         // The head goes out with the first piece, but waits for none.
         let mut waits = writer.has_begun();
         let piece = poll_fn(|cx| match body.poll_frame(cx) {
@@ -235,13 +248,16 @@ where
                     return Ok(());
                 }
             }
-            Some(Some(Err(error))) => {
-                worker.counters.upstream_failures.add(1);
-                tracing::debug!(%error, "an answer broke off");
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+            Some(Some(Err(error))) => return Err(broke_off(worker, &error)),
         }
     }
+}
+
+/// Counts an answer that its endpoint left incomplete. The client's connection has to end for it.
+fn broke_off(worker: &Worker, error: &Error) -> io::Error {
+    worker.counters.upstream_failures.add(1);
+    tracing::debug!(%error, "an answer broke off");
+    io::ErrorKind::UnexpectedEof.into()
 }
 
 /// Sees whether the client has gone while it waits, and keeps what it has sent meanwhile.
@@ -252,7 +268,7 @@ fn poll_ahead<S>(
     cx: &mut Context<'_>,
 ) -> io::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wire,
 {
     if !ahead.is_empty() {
         return Ok(());

@@ -23,12 +23,12 @@ impl Policy {
             return tally.outcome();
         }
         if let Some(basic) = &self.basic
-            && tally.is_clear(basic.check(facts, client).await)
+            && tally.is_clear(Box::pin(basic.check(facts, client)).await)
         {
             return tally.outcome();
         }
         if let Some(external) = &self.external {
-            tally.is_clear(external.check(facts, client, pass).await);
+            tally.is_clear(Box::pin(external.check(facts, client, pass)).await);
         }
         tally.outcome()
     }

@@ -74,6 +74,7 @@ pub(in crate::proxy) async fn page(
         chunked: false,
         expects_continue: false,
         wants_upgrade: false,
+        early: None,
         takes_lines: false,
         method,
     };

@@ -1,5 +1,6 @@
 //! Requests to endpoints and what comes back, whatever protocol is spoken.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use http_body::Frame;
 use super::{Upstream, http1, http2};
 use crate::proxy::error::Error;
 use crate::proxy::incoming_body::RequestBody;
+use crate::proxy::stream::Gate;
 
 /// One request, ready to be sent.
 pub(in crate::proxy) struct Request {
@@ -20,6 +22,8 @@ pub(in crate::proxy) struct Request {
     pub(in crate::proxy) chunked: bool,
     pub(in crate::proxy) expects_continue: bool,
     pub(in crate::proxy) wants_upgrade: bool,
+    /// Whom interim answers go to: a client of HTTP/1.1.
+    pub(in crate::proxy) early: Option<Arc<Gate>>,
     /// Whoever asks takes the answer's head as [`Lines`]. Only HTTP/1.1 has them.
     pub(in crate::proxy) takes_lines: bool,
 }
@@ -84,6 +88,14 @@ impl UpstreamBody {
         match self {
             Self::Http1(body) => body.exact_len(),
             Self::Http2(body) => body.exact_len(),
+        }
+    }
+
+    /// The body, if at least `most_copied` bytes of it are left that can go on without a look at them.
+    pub(in crate::proxy) fn spliced(&mut self, most_copied: u64) -> Option<&mut http1::Body> {
+        match self {
+            Self::Http1(body) if body.plain_rest()? >= most_copied => Some(body),
+            _ => None,
         }
     }
 

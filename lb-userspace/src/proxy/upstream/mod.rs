@@ -9,6 +9,7 @@ mod http1;
 mod http2;
 mod limits;
 mod message;
+mod patience;
 mod pool;
 mod retry;
 mod rewrite;
@@ -16,7 +17,7 @@ mod stream;
 mod transport;
 mod verify;
 
-pub(super) use http1::Exchange;
+pub(super) use http1::{Body as Http1Body, Exchange};
 pub(super) use http2::{Call, Connections};
 pub(super) use limits::Limits;
 pub(super) use message::{Answer, Failure, Lines, Request, ResponseHead, UpstreamBody};

@@ -4,7 +4,7 @@ use std::cell::{RefCell, RefMut};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -13,9 +13,10 @@ use ahash::AHashMap;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::patience::Patience;
 use super::{Limits, Stream, Transport};
 use crate::proxy::error::Error;
 
@@ -37,8 +38,8 @@ pub(in crate::proxy) struct Upstream {
     pub(in crate::proxy) unread: Bytes,
     /// It served a request before.
     pub(in crate::proxy) reused: bool,
-    /// For waiting. Kept with the connection: to move a timer costs less than to set another.
-    pub(super) timer: Option<Pin<Box<Sleep>>>,
+    /// For waiting. Kept with the connection: another would cost more.
+    pub(super) timer: Option<Patience>,
 }
 
 /// One worker's connections to endpoints that wait for a request.
@@ -57,7 +58,7 @@ pub(in crate::proxy) struct Pool {
 #[derive(Debug)]
 struct Idle {
     stream: Stream,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Patience>,
     since: Instant,
 }
 
@@ -163,9 +164,9 @@ impl Pool {
 }
 
 impl Upstream {
-    /// The timer, which runs for no less than `limit` from now on if it is new.
-    pub(super) fn take_timer(&mut self, limit: Duration) -> Pin<Box<Sleep>> {
-        self.timer.take().unwrap_or_else(|| Box::pin(tokio::time::sleep(limit)))
+    /// The timer, which runs for `limit` from now on if it is new.
+    pub(super) fn take_timer(&mut self, limit: Duration) -> Patience {
+        self.timer.take().unwrap_or_else(|| Patience::new(limit))
     }
 
     /// Opens a connection. TLS may take as long again as TCP.

@@ -150,10 +150,7 @@ pub fn object(what: &Collection, text: &str) -> (Event, String) {
         return (Event::Named(key, version.clone()), version);
     }
     let event = match typed(what.kind, text) {
-        Ok(mut object) => {
-            object.slim();
-            Event::Applied(object)
-        }
+        Ok(object) => Event::Applied(object),
         // The reader's words quote the value, and a Secret's values are nobody's to read.
         Err(_) if what.kind == Kind::Secret => bad(what.kind, key, "is not of the API's form".into()),
         Err(error) => bad(what.kind, key, excerpt(&error.to_string()).into_owned()),

@@ -166,7 +166,7 @@ impl Gatherer {
 
     fn apply(&mut self, what: &Arc<Collection>, event: Event) -> bool {
         let key = match &event {
-            Event::Applied(object) => object.key(),
+            Event::Applied(object) => object.key().clone(),
             Event::Named(key, _) | Event::Deleted(key) => key.clone(),
             Event::Bad(issue) => issue.object.key.clone(),
         };
@@ -218,7 +218,7 @@ impl Gatherer {
     fn named_by(&self, kind: Kind, key: &ObjectKey) -> Vec<Reference> {
         let objects = &self.objects;
         let named = match kind {
-            Kind::Ingress => objects.ingresses.get(key).map(|ingress| references_of(ingress)),
+            Kind::Ingress => objects.ingresses.get(key).map(|ingress| references_of(key, ingress)),
             Kind::IngressClass => objects
                 .classes
                 .get(key)

@@ -75,7 +75,7 @@ impl Default for Settings {
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
             settle: Duration::from_millis(2),
-            debounce: Duration::from_millis(10),
+            debounce: Duration::from_millis(5),
         }
     }
 }

@@ -6,6 +6,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use sha2::{Digest as _, Sha256};
+
 use super::document::{self, Document};
 use super::tree::{Stamp, Tree};
 use crate::model::{Issue, IssueReason, ObjectKey, ObjectRef, Severity};
@@ -17,6 +19,9 @@ const MAX_FILE: u64 = 64 << 20;
 /// How long after its last change a file may still be half written, in seconds. Until then it is
 /// read again even when its stamp is the same, as two writes can fall into one tick of the clock.
 const SETTLED: f64 = 0.5;
+
+/// SHA-256.
+type Digest = [u8; 32];
 
 /// What is known of the files below a directory.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ pub struct Catalogue {
 struct Content {
     /// `None` makes the next look read the file again.
     stamp: Option<Stamp>,
+    /// Of the text, so that the same is not parsed again; `None` if there was no text to read.
+    digest: Option<Digest>,
     objects: Vec<(usize, Object)>,
     issues: Vec<Issue>,
 }
@@ -70,8 +77,20 @@ impl Catalogue {
             if kept.is_some() {
                 continue;
             }
-            let (objects, issues) = self.read(&path);
-            let mut content = Content { stamp: (!fresh).then_some(stamp), objects, issues };
+            let text = read_text(&path);
+            let digest = text.as_ref().ok().map(|text| Digest::from(Sha256::digest(text)));
+            let stamp = (!fresh).then_some(stamp);
+            if let Some(same) =
+                self.files.get_mut(&path).filter(|known| digest.is_some() && known.digest == digest)
+            {
+                same.stamp = stamp;
+                continue;
+            }
+            let (objects, issues) = match text {
+                Ok(text) => self.read(&path, &text),
+                Err(error) => (Vec::new(), vec![self.blocked(&path, &error)]),
+            };
+            let mut content = Content { stamp, digest, objects, issues };
             if let Some(before) = self.files.get(&path) {
                 content.keep_from(before);
             }
@@ -118,14 +137,14 @@ impl Catalogue {
         (all, issues)
     }
 
-    fn read(&self, path: &Path) -> (Vec<(usize, Object)>, Vec<Issue>) {
+    fn read(&self, path: &Path, text: &str) -> (Vec<(usize, Object)>, Vec<Issue>) {
         let (mut found, mut issues) = (Vec::new(), Vec::new());
-        let text = match read_text(path) {
-            Ok(text) => text,
-            Err(e) => return (found, vec![self.blocked(path, &e)]),
-        };
         let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
-        let documents = if json { document::read_json(&text) } else { document::read_yaml(&text) };
+        // One after the other: a document takes twenty times the memory of what is kept of it.
+        let documents: Box<dyn Iterator<Item = Document>> = match json {
+            true => Box::new(document::read_json(text).into_iter()),
+            false => Box::new(document::read_yaml(text)),
+        };
         for Document { line, value } in documents {
             let place = format!("{}:{line}", self.shown(path));
             match value {
@@ -142,6 +161,7 @@ impl Catalogue {
                 )),
             }
         }
+        found.shrink_to_fit();
         (found, issues)
     }
 

@@ -15,19 +15,15 @@ pub struct Document {
 ///
 /// The text is cut at the `---` markers before parsing, as kubectl does: YAML does not allow such
 /// a line inside of any scalar, so a document that can't be parsed ends where the next begins.
-pub fn read_yaml(text: &str) -> Vec<Document> {
+pub fn read_yaml(text: &str) -> impl Iterator<Item = Document> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut documents = Vec::new();
-    for (first_line, chunk) in cut(text) {
+    cut(text).into_iter().filter_map(|(first_line, chunk)| {
         match serde_saphyr::from_str_with_options::<Value>(chunk, options()) {
-            Ok(Value::Null) => {}
-            Ok(value) => {
-                documents.push(Document { line: first_line + lines_before_content(chunk), value: Ok(value) })
-            }
-            Err(_) => documents.push(bad_yaml(first_line, chunk)),
+            Ok(Value::Null) => None,
+            Ok(value) => Some(Document { line: first_line + lines_before_content(chunk), value: Ok(value) }),
+            Err(_) => Some(bad_yaml(first_line, chunk)),
         }
-    }
-    documents
+    })
 }
 
 /// Reads one or several JSON documents, one after the other. Ends at the first that is bad, since
@@ -162,7 +158,7 @@ mod tests {
             ("a: x\n---\na: y\na: z\n---\na: w\n", &[(1, Ok("x")), (4, Err("duplicate")), (6, Ok("w"))]),
             ("a: x\n---\na: b: c\n", &[(1, Ok("x")), (3, Err(""))]),
         ] {
-            check(read_yaml(text), text, expect);
+            check(read_yaml(text).collect(), text, expect);
         }
     }
 
@@ -181,7 +177,8 @@ mod tests {
 
     #[test]
     fn strings_that_look_like_other_types_stay_what_they_are() {
-        let documents = read_yaml("a: \"80\"\nb: 80\nc: on\nd: \"true\"\ne: 1.0\nf: ~\ng: 0755\n");
+        let documents: Vec<_> =
+            read_yaml("a: \"80\"\nb: 80\nc: on\nd: \"true\"\ne: 1.0\nf: ~\ng: 0755\n").collect();
         let value = documents[0].value.as_ref().expect("parses");
         assert_eq!(value["a"], "80");
         assert_eq!(value["b"], 80);
@@ -197,7 +194,7 @@ mod tests {
             let before = format!("*a{}", i - 1);
             text.push_str(&format!("a{i}: &a{i} [{}]\n", vec![before; 10].join(", ")));
         }
-        let documents = read_yaml(&text);
+        let documents: Vec<_> = read_yaml(&text).collect();
         assert!(documents.len() == 1 && documents[0].value.is_err());
     }
 }

@@ -38,13 +38,13 @@ pub(super) mod values;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use reader::Reader;
 use snippet::Scope;
 
 use crate::model::{HostPattern, Issue, ObjectKey, RewriteTarget, RoutePolicy};
+use crate::objects::AnnotationMap;
 
 pub(super) use canary::CanaryRule;
 pub use catalogue::{CATALOGUE, Entry, Support, entry};
@@ -105,17 +105,12 @@ impl Annotations {
     /// Reads an Ingress's annotations. What is wrong with them is said in `issues`.
     pub(super) fn read(
         key: &ObjectKey,
-        annotations: Option<&BTreeMap<String, String>>,
+        annotations: &AnnotationMap,
         defaults: &Defaults,
         issues: &mut Vec<Issue>,
     ) -> Self {
-        match annotations {
-            Some(annotations) if !annotations.is_empty() => {
-                let mut reader = Reader::of_ingress(key, annotations, issues);
-                if reader.is_empty() { Self::none(defaults) } else { Self::from(&mut reader, defaults) }
-            }
-            _ => Self::none(defaults),
-        }
+        let mut reader = Reader::of_ingress(key, annotations, issues);
+        if reader.is_empty() { Self::none(defaults) } else { Self::from(&mut reader, defaults) }
     }
 
     /// What an Ingress without annotations asks for.

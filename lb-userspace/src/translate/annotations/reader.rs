@@ -8,7 +8,7 @@ use super::super::report::issue;
 use super::catalogue::{CATALOGUE, Support, entry};
 use super::values::{Bad, Read};
 use crate::model::{Issue, IssueReason, ObjectKey, Severity};
-use crate::objects::{ANNOTATION_PREFIXES, excerpt};
+use crate::objects::{ANNOTATION_PREFIXES, AnnotationMap, excerpt};
 
 /// What an unknown annotation begins with if it most likely restricts access.
 const CLOSING: [&str; 4] = ["auth-", "whitelist-", "allowlist-", "denylist-"];
@@ -37,12 +37,12 @@ impl<'a> Reader<'a> {
     /// Reads an Ingress's annotations. Says which nobody knows or follows.
     pub(in crate::translate) fn of_ingress(
         key: &'a ObjectKey,
-        annotations: &'a BTreeMap<String, String>,
+        annotations: &'a AnnotationMap,
         issues: &'a mut Vec<Issue>,
     ) -> Self {
         let mut reader = Self::new(key, "Ingress", "metadata.annotations", issues);
         for prefix in ANNOTATION_PREFIXES {
-            for (full, value) in annotations {
+            for (full, value) in annotations.iter() {
                 let Some(name) = full.strip_prefix(prefix) else { continue };
                 reader.values.entry(name).or_insert((full, value));
             }
@@ -54,13 +54,13 @@ impl<'a> Reader<'a> {
     /// Reads a Service's annotations that are ours. Those that nobody here knows may be others'.
     pub(in crate::translate) fn of_service(
         key: &'a ObjectKey,
-        annotations: &'a BTreeMap<String, String>,
+        annotations: &'a AnnotationMap,
         issues: &'a mut Vec<Issue>,
     ) -> Self {
         let mut reader = Self::new(key, "Service", "metadata.annotations", issues);
-        let ours = annotations.iter().filter_map(|(full, value)| {
-            Some((full.strip_prefix(ANNOTATION_PREFIXES[0])?, (full.as_str(), value.as_str())))
-        });
+        let ours = annotations
+            .iter()
+            .filter_map(|(full, value)| Some((full.strip_prefix(ANNOTATION_PREFIXES[0])?, (full, value))));
         reader.values = ours.collect();
         reader
     }

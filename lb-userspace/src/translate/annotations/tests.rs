@@ -13,7 +13,7 @@ fn read_with(defaults: &Defaults, annotations: &[(&str, &str)]) -> (Annotations,
     let annotations = annotations.iter().map(|(name, value)| (full(name), (*value).to_owned())).collect();
     let mut issues = Vec::new();
     let key = ObjectKey::new("default", "web");
-    let read = Annotations::read(&key, Some(&annotations), defaults, &mut issues);
+    let read = Annotations::read(&key, &annotations, defaults, &mut issues);
     (read, issues)
 }
 

@@ -145,13 +145,17 @@ fn list(
     names_only: bool,
 ) -> Response<Body> {
     let mut state = shared.lock();
-    let after = match query.get("continue").map(|token| token.split_once('\n').unwrap_or_default()) {
+    // Version of the first page, namespace and name: changes since then are for the watch to tell.
+    let (version, after) = match query.get("continue").map(|token| token.splitn(3, '\n')) {
         Some(_) if state.expired_tokens > 0 => {
             state.expired_tokens -= 1;
             return status(410, "The provided continue parameter is too old");
         }
-        Some((namespace, name)) => Some((namespace.to_owned(), name.to_owned())),
-        None => None,
+        Some(mut parts) => {
+            let mut part = || parts.next().unwrap_or_default().to_owned();
+            (part(), Some((part(), part())))
+        }
+        None => (state.version.to_string(), None),
     };
     let limit =
         query.get("limit").and_then(|limit| limit.parse().ok()).filter(|n| *n > 0).unwrap_or(usize::MAX);
@@ -171,10 +175,10 @@ fn list(
         last = Some(name);
     }
     let token = match (rest.peek(), last) {
-        (Some(_), Some((namespace, name))) => format!("{namespace}\n{name}"),
+        (Some(_), Some((namespace, name))) => format!("{version}\n{namespace}\n{name}"),
         _ => String::new(),
     };
-    let metadata = json!({"resourceVersion": state.version.to_string(), "continue": token});
+    let metadata = json!({"resourceVersion": version, "continue": token});
     with_body(
         StatusCode::OK,
         format!(r#"{{"kind":"List","apiVersion":"v1","metadata":{metadata},"items":[{items}]}}"#),

@@ -1,18 +1,21 @@
 //! The body of an endpoint's answer, read as the client takes it.
 
 use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Frame;
-use tokio::time::Instant;
+use tokio::io::AsyncWrite;
 
 use super::chunked::{Chunked, Piece};
-use super::send::Sender;
+use super::send::{SendError, Sender};
 use crate::proxy::error::Error;
-use crate::proxy::upstream::{Limits, Pool, Upstream};
+use crate::proxy::pipe::Pipe;
+use crate::proxy::upstream::{Limits, Pool, Stream, Upstream};
 
 /// How the end of a body is found.
 pub(super) enum Source {
@@ -30,6 +33,8 @@ pub(in crate::proxy) struct Body {
     sender: Option<Sender>,
     source: Source,
     keep: bool,
+    /// The client broke the request off, and the endpoint is being told.
+    ending: bool,
     pool: Rc<Pool>,
     limit: Duration,
     waiting: bool,
@@ -45,7 +50,7 @@ impl Body {
         limits: &Limits,
     ) -> Self {
         let (upstream, limit) = (Some(upstream), limits.read);
-        let mut body = Self { upstream, sender, source, keep, pool, limit, waiting: false };
+        let mut body = Self { upstream, sender, source, keep, ending: false, pool, limit, waiting: false };
         if matches!(body.source, Source::Length(0)) {
             body.finish();
         }
@@ -82,9 +87,16 @@ impl Body {
                 Poll::Ready(Ok(())) => self.sender = None,
                 // The endpoint may not want the rest, and a client that sends nonsense still gets
                 // the answer; but the connection is not fit for another request.
-                Poll::Ready(Err(_)) => (self.sender, self.keep) = (None, false),
+                Poll::Ready(Err(error)) => {
+                    (self.sender, self.keep) = (None, false);
+                    self.ending = matches!(error, SendError::Client(_));
+                }
                 Poll::Pending => {}
             }
+        }
+        // An endpoint that waits for the rest of the request has to know that none will come.
+        if self.ending && Pin::new(&mut upstream.stream).poll_shutdown(cx).is_ready() {
+            self.ending = false;
         }
         loop {
             match next(&mut self.source, &mut upstream.unread) {
@@ -100,7 +112,7 @@ impl Body {
                     return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
                 }
                 Ok(Piece::More) => {}
-                Err(what) => return self.fail(Error::Protocol { address, what }),
+                Err(what) => return self.fail(Error::Protocol { address, what }).map(Some),
             }
             match self.pool.poll_read(upstream, cx) {
                 Poll::Ready(Ok(0)) if matches!(self.source, Source::UntilClose) => {
@@ -108,20 +120,66 @@ impl Body {
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Ok(0)) => {
-                    return self.fail(Error::Closed { address, source: io::ErrorKind::UnexpectedEof.into() });
+                    return self.fail(ended(address)).map(Some);
                 }
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(source)) => return self.fail(Error::Closed { address, source }),
+                Poll::Ready(Err(source)) => return self.fail(Error::Closed { address, source }).map(Some),
                 Poll::Pending => break,
             }
         }
+        self.poll_late(cx).map(Some)
+    }
+
+    /// How much is left, where it goes on without a look at it: all that the socket has next.
+    pub(in crate::proxy) fn plain_rest(&self) -> Option<u64> {
+        let upstream = self.upstream.as_ref()?;
+        match (&self.source, &upstream.stream) {
+            (Source::Length(left), Stream::Plain(_))
+                if upstream.unread.is_empty() && self.sender.is_none() =>
+            {
+                Some(*left)
+            }
+            _ => None,
+        }
+    }
+
+    /// The next piece, into an empty pipe; how much it is. Only where there is a
+    /// [`Body::plain_rest`], which it is a part of.
+    pub(in crate::proxy) fn poll_splice(
+        &mut self,
+        pipe: &mut Pipe,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, Error>> {
+        let (Some(upstream), Source::Length(left)) = (&self.upstream, &mut self.source) else {
+            return Poll::Ready(Ok(0));
+        };
+        let address = upstream.address;
+        match pipe.poll_fill(upstream.stream.socket(), *left, cx) {
+            Poll::Ready(Ok(0)) => self.fail(ended(address)),
+            Poll::Ready(Ok(count)) => {
+                self.waiting = false;
+                *left -= count as u64;
+                if *left == 0 {
+                    self.finish();
+                }
+                Poll::Ready(Ok(count))
+            }
+            Poll::Ready(Err(source)) => self.fail(Error::Closed { address, source }),
+            Poll::Pending => self.poll_late(cx),
+        }
+    }
+
+    /// Waits for the endpoint, but not for ever.
+    fn poll_late<T>(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, Error>> {
+        let Some(upstream) = &mut self.upstream else { return Poll::Pending };
+        let address = upstream.address;
         let limit = self.limit;
         let mut timer = upstream.take_timer(limit);
         if !self.waiting {
             self.waiting = true;
-            timer.as_mut().reset(Instant::now() + limit);
+            timer.restart(limit);
         }
-        let polled = timer.as_mut().poll(cx);
+        let polled = timer.poll(cx);
         upstream.timer = Some(timer);
         match polled {
             Poll::Pending => Poll::Pending,
@@ -129,9 +187,9 @@ impl Body {
         }
     }
 
-    fn fail(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn fail<T>(&mut self, error: Error) -> Poll<Result<T, Error>> {
         self.upstream = None;
-        Poll::Ready(Some(Err(error)))
+        Poll::Ready(Err(error))
     }
 
     /// The answer is complete. A request that is still being sent ends here: its endpoint has
@@ -145,6 +203,11 @@ impl Body {
             self.pool.put(upstream);
         }
     }
+}
+
+/// Closed before the body's end.
+fn ended(address: SocketAddr) -> Error {
+    Error::Closed { address, source: io::ErrorKind::UnexpectedEof.into() }
 }
 
 fn next(source: &mut Source, unread: &mut Bytes) -> Result<Piece, &'static str> {

@@ -124,6 +124,8 @@ fn trailers(lines: &[httparse::Header<'_>]) -> Option<HeaderMap> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// The body, its trailers and what is left of the input; fed `step` bytes at a time.
@@ -140,6 +142,26 @@ mod tests {
                     unread = Bytes::from([&unread[..], &input[fed..end]].concat());
                     fed = end;
                 }
+            }
+        }
+    }
+
+    proptest! {
+        /// What a body is does not depend on how it comes, and a part of it is never the whole.
+        #[test]
+        fn any_chunks(
+            parts in prop::collection::vec(
+                prop::sample::select(vec!["5\r\nhello\r\n", "0\r\n", "\r\n", "1;x\r\n", "a", "\n", "X: y\r\n", "f", " ", "\r"]),
+                0..10,
+            ),
+            step in 1..20usize,
+        ) {
+            let input = parts.concat();
+            let whole = decode(input.as_bytes(), input.len().max(1));
+            let in_parts = decode(input.as_bytes(), step);
+            match (&whole, &in_parts) {
+                (Ok(one), Ok(other)) => prop_assert_eq!(one, other),
+                (one, other) => prop_assert_eq!(one.is_err(), other.is_err()),
             }
         }
     }

@@ -4,19 +4,21 @@ use std::cell::RefMut;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode};
-use tokio::time::Instant;
+use http::{Method, StatusCode, header};
 
 use super::Body;
 use super::body::Source;
 use super::head::{BodyLength, Framing, take_head};
 use super::send::{Blocked, SendError, Sender};
 use crate::proxy::error::Error;
+use crate::proxy::headers::write_line;
 use crate::proxy::incoming_body::RequestBody;
+use crate::proxy::stream::Gate;
 use crate::proxy::upstream::message::{ResponseHead, UpstreamBody};
 use crate::proxy::upstream::{Answer, Failure, Limits, Pool, Request, Upstream};
 
@@ -35,6 +37,7 @@ pub(in crate::proxy) struct Exchange {
     method: Method,
     wants_upgrade: bool,
     takes_lines: bool,
+    early: Option<Arc<Gate>>,
     sender: Sender,
     /// An answer's body goes on sending.
     handed_on: bool,
@@ -42,10 +45,11 @@ pub(in crate::proxy) struct Exchange {
 
 impl Exchange {
     pub(in crate::proxy) fn new(request: Request) -> Self {
-        let Request { head, method, body, chunked, expects_continue, wants_upgrade, takes_lines } = request;
+        let Request { head, method, body, chunked, expects_continue, wants_upgrade, takes_lines, early } =
+            request;
         let held = expects_continue && !matches!(body, RequestBody::None);
         let sender = Sender::new(head.clone(), body, chunked, held);
-        Self { head, held, method, wants_upgrade, takes_lines, sender, handed_on: false }
+        Self { head, held, method, wants_upgrade, takes_lines, early, sender, handed_on: false }
     }
 
     /// Whether more than a head is to be sent, which may not be there a second time.
@@ -68,7 +72,7 @@ impl Exchange {
     ) -> Result<Answer, Failure> {
         let address = upstream.address;
         let sender = &mut self.sender;
-        let mut interim = 0;
+        let mut interim = Interim { count: 0, taker: self.early.as_deref() };
         let mut sent = false;
         let mut send_broken = false;
         let mut answered = false;
@@ -99,14 +103,20 @@ impl Exchange {
                         answered = true;
                         waits_for = None;
                         let taker = self.takes_lines.then(|| pool.lines());
-                        match next_head(
+                        let before = interim.count;
+                        let next = next_head(
                             &mut upstream.unread,
                             &self.method,
                             taker,
                             limits,
                             &mut sender.held,
                             &mut interim,
-                        ) {
+                        );
+                        if interim.count > before {
+                            // The client's connection is polled by the same task, and writes what it finds.
+                            cx.waker().wake_by_ref();
+                        }
+                        match next {
                             Ok(Some(head)) => return Poll::Ready(Ok(head)),
                             Ok(None) => continue,
                             Err(what) => return Poll::Ready(Err(Error::Protocol { address, what })),
@@ -123,9 +133,9 @@ impl Exchange {
                 let wait = Some((sent, sender.held, sender.blocked, sender.progress));
                 if waits_for != wait {
                     waits_for = wait;
-                    timer.as_mut().reset(Instant::now() + limit);
+                    timer.restart(limit);
                 }
-                match timer.as_mut().poll(cx) {
+                match timer.poll(cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(()) if sender.held && !sent => {
                         sender.held = false;
@@ -172,15 +182,21 @@ impl Exchange {
     }
 }
 
+/// Answers before the final one.
+struct Interim<'a> {
+    count: usize,
+    taker: Option<&'a Gate>,
+}
+
 /// The next head that is final or switches protocols. 100 lets the body go, which makes hyper
-/// send the client its own 100; other interim answers (103) are not passed on.
+/// send the client its own 100; of others (103) the client gets the links.
 fn next_head(
     unread: &mut Bytes,
     method: &Method,
     mut lines: Option<RefMut<'_, BytesMut>>,
     limits: &Limits,
     held: &mut bool,
-    interim: &mut usize,
+    interim: &mut Interim<'_>,
 ) -> Result<Option<(ResponseHead, Framing)>, &'static str> {
     while !unread.is_empty() {
         let Some((head, framing)) = take_head(unread, method, lines.as_deref_mut(), limits.head)? else {
@@ -189,13 +205,33 @@ fn next_head(
         if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Some((head, framing)));
         }
-        *interim += 1;
-        if *interim > MAX_INTERIM {
+        interim.count += 1;
+        if interim.count > MAX_INTERIM {
             return Err("too many interim answers");
         }
         if head.status == StatusCode::CONTINUE {
             *held = false;
+        } else if let Some(taker) = interim.taker {
+            taker.send_early(&early_hints(&head));
         }
     }
     Ok(None)
+}
+
+/// An interim answer for the client. What a route's policy does with headers it does with those of
+/// the final answer, so that only links, which interim answers are for (RFC 8297), are passed on.
+fn early_hints(head: &ResponseHead) -> Vec<u8> {
+    let reason = head.status.canonical_reason().unwrap_or_default();
+    let mut out = format!("HTTP/1.1 {} {reason}\r\n", head.status.as_str()).into_bytes();
+    for link in head.headers.get_all(header::LINK) {
+        write_line(&mut out, "link", link.as_bytes());
+    }
+    if let Some(lines) = &head.lines {
+        let is_link = |line: &&[u8]| line.starts_with(b"link: ");
+        for line in lines.text.split_inclusive(|byte| *byte == b'\n').filter(is_link) {
+            out.extend_from_slice(line);
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+    out
 }

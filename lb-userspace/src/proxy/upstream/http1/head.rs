@@ -207,6 +207,8 @@ fn decimal(value: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -256,6 +258,36 @@ mod tests {
                         "{text:?} cut at {end}"
                     );
                 }
+            }
+        }
+    }
+
+    proptest! {
+        /// A head means the same in either form, whatever it is.
+        #[test]
+        fn any_head(
+            parts in prop::collection::vec(
+                prop::sample::select(vec![
+                    "HTTP/1.1 200 OK\r\n", "HTTP/1.0 304 \r\n", "HTTP/1.1 100\r\n", "Content-Length: 5\r\n",
+                    "Content-Length: 05\r\n", "Transfer-Encoding: chunked\r\n", "Connection: close, x\r\n", "X: y\r\n",
+                    "Upgrade: z\r\n", "\r\n", "\n", " ", ":", "é",
+                ]),
+                0..8,
+            ),
+            is_head: bool,
+        ) {
+            let method = if is_head { Method::HEAD } else { Method::GET };
+            let text = parts.concat();
+            let (mut one, mut other) = (Bytes::from(text.clone()), Bytes::from(text));
+            let map = take_head(&mut one, &method, None, 1000);
+            let lines = take_head(&mut other, &method, Some(&mut BytesMut::new()), 1000);
+            match (map, lines) {
+                (Ok(Some((map, framing))), Ok(Some((lines, same)))) => {
+                    prop_assert_eq!((map.status, framing), (lines.status, same));
+                    prop_assert_eq!(map.upgrade, lines.upgrade);
+                    prop_assert_eq!(one, other);
+                }
+                (map, lines) => prop_assert_eq!(map.map(|_| ()), lines.map(|_| ())),
             }
         }
     }
