@@ -112,8 +112,8 @@ pub trait Env: Frame {
     /// Up to [`crate::maps::HELLO_LEN`] bytes of the frame from `offset` on, at most `length`.
     fn payload(&self, offset: usize, length: usize) -> Option<impl Bytes>;
 
-    /// The slot of the name that lies in the frame at `offset`, in the exact table. `length` is
-    /// between 1 and [`crate::maps::NAME_LEN`].
+    /// What the exact table says of the name that lies in the frame at `offset`:
+    /// [`crate::maps::name_value`]. `length` is between 1 and [`crate::maps::NAME_LEN`].
     fn exact(&self, offset: usize, length: usize) -> Option<u32>;
 
     /// The same in the table of wildcards' suffixes.

@@ -13,7 +13,7 @@ use etherparse::{PacketBuilder, TcpOptionElement};
 use crate::env::{Bytes, Env, Frame};
 use crate::maps::{
     FlowKey, FlowState, HELLO_LEN, NameKey, SOURCE_ALLOW, SOURCE_DENY, TUNE_BUDGET, TUNE_SOURCES, Tuning,
-    VIP_FILTER_SNI, VIP_OBSERVE_SNI, VipKey, VipValue,
+    VIP_FILTER_SNI, VIP_OBSERVE_SNI, VIP_STEER, VipKey, VipValue,
 };
 use crate::reason::Reason;
 use crate::refuse::ALERT;
@@ -56,7 +56,7 @@ pub fn sources() -> Vec<(u32, [u32; 4], u32)> {
 
 /// The rules of sources: two connections at once, and then none for as long as a test may take.
 pub const TUNING: Tuning =
-    Tuning { flags: TUNE_SOURCES | TUNE_BUDGET, burst: 2, interval: 3_600_000_000_000 };
+    Tuning { flags: TUNE_SOURCES | TUNE_BUDGET, burst: 2, interval: 3_600_000_000_000, syn_rate: 0, zero: 0 };
 
 const DENIED6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0xba, 0xd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
@@ -453,6 +453,8 @@ pub struct Host {
     pub frame: RefCell<Vec<u8>>,
     /// The forwarder's tables.
     pub l4: crate::forward_fixtures::Tables,
+    /// Handshakes.
+    pub handshakes: crate::cookie_fixtures::Handshakes,
     vips: HashMap<VipKey, VipValue>,
     names: HashMap<NameKey, u32>,
     wildcards: HashMap<NameKey, u32>,
@@ -477,6 +479,12 @@ impl Host {
             tuning: TUNING,
             ..Self::default()
         }
+    }
+
+    /// Makes all of its TLS VIPs steer by name.
+    pub fn steer_all(&mut self) {
+        let tls = self.vips.values_mut().filter(|vip| vip.flags & VIP_OBSERVE_SNI != 0);
+        tls.for_each(|vip| vip.flags |= VIP_STEER);
     }
 
     fn find(&self, table: &HashMap<NameKey, u32>, offset: usize, length: usize) -> Option<u32> {

@@ -5,7 +5,8 @@
 //! ```text
 //! frame ─► packet (headers) ─► verdict (VIP? hello? which counter?) ─► hello (server name) ─► Verdict
 //!                                                                     └─► refuse (an answer in its place)
-//!                                                                    └─► forward (endpoint, flow, nat)
+//!                                                                    ├─► forward (endpoint, flow, nat)
+//!                                                                    └─► cookie (handshake, class)
 //! ```
 //!
 //! [`maps`] holds the layouts of everything the daemon and the programs share, [`reason`] the
@@ -18,6 +19,7 @@ pub mod env;
 pub mod maps;
 pub mod reason;
 
+pub mod cookie;
 pub mod flow;
 pub mod forward;
 pub mod hello;
@@ -30,6 +32,8 @@ pub mod trace;
 pub mod verdict;
 pub mod vips;
 
+#[cfg(any(test, feature = "fixtures"))]
+pub mod cookie_fixtures;
 #[cfg(test)]
 mod corpus;
 #[cfg(any(test, feature = "fixtures"))]

@@ -1,15 +1,22 @@
 //! The maps that the daemon and the kernel programs share: layouts, names, sizes.
 //!
 //! All sizes are fixed here, so the kernel memory that Sluice can ever take is bounded: on a
-//! machine of 64 CPUs about 9 MiB for flows, 1 MiB for VIPs and 31 MiB for counters, plus 200
+//! machine of 64 CPUs about 25 MiB for flows, 1 MiB for VIPs and 31 MiB for counters, plus 200
 //! bytes for each name and 100 for each listed source that is really there.
 
+use crate::cookie::{Admission, CookieSettings, SynOptions};
 use crate::flow::{Flow, PORT_FACTOR};
 use crate::reason::Reason;
 use crate::vips::{CHUNKS, VipChunk, VipPlace};
 
 /// VIPs of one node: its listeners are few, its L4 services may be thousands.
 pub const MAX_VIPS: u32 = 10_240;
+/// Where in `PROGRAMS` the program is that does [`crate::cookie::judge`].
+pub const PROGRAM_ADMIT: u32 = 0;
+/// Where the one is that does [`crate::verdict::look`].
+pub const PROGRAM_LOOK: u32 = 1;
+/// How many programs there are.
+pub const PROGRAMS_LEN: u32 = 2;
 /// Server names, exact and wildcard each. Three times the 5,000 Ingresses that Sluice is tested
 /// with; names beyond it are served all the same, just not counted by name.
 pub const MAX_NAMES: u32 = 16_384;
@@ -23,6 +30,13 @@ pub const MAX_SOURCES: u32 = 1_000_000;
 pub const MAX_BUDGETS: u32 = 131_072;
 /// CPUs that steering knows.
 pub const MAX_CPUS: u32 = 1024;
+/// Classes of connections: [`CLASS_TERMINATE`], [`CLASS_PASSTHROUGH`] and named pools of workers.
+pub const MAX_CLASSES: u32 = 32;
+/// Connections that XDP answered itself and then gave to the stack. An entry that was evicted costs a
+/// look at the stack's own table, not the connection.
+pub const MAX_ADMISSIONS: u32 = 65_536;
+/// What SYNs of clients without TCP timestamps said, until their handshake is over.
+pub const MAX_SYN_OPTIONS: u32 = 65_536;
 /// Workers, one on each CPU at most.
 pub const MAX_WORKERS: u32 = 512;
 /// Longest server name the kernel tables hold. DNS allows 253, but hosts of Ingresses that come
@@ -51,7 +65,7 @@ pub struct VipKey {
 pub struct VipValue {
     /// Its index in the VIP counters.
     pub slot: u32,
-    /// [`VIP_OBSERVE_SNI`], [`VIP_FILTER_SNI`].
+    /// [`VIP_OBSERVE_SNI`], [`VIP_FILTER_SNI`], [`VIP_STEER`]; or [`VIP_FORWARD`], [`VIP_AFFINITY`].
     pub flags: u32,
 }
 
@@ -64,6 +78,38 @@ pub const VIP_FILTER_SNI: u32 = 2;
 pub const VIP_FORWARD: u32 = 4;
 /// A client's connections all go to one endpoint, as long as its ring stays.
 pub const VIP_AFFINITY: u32 = 8;
+/// XDP does the TCP handshake and shows the stack the segment with the ClientHello first, once it knows
+/// whose connection it is.
+pub const VIP_STEER: u32 = 16;
+
+/// Connections whose TLS ends here, and all of which nothing better is known.
+pub const CLASS_TERMINATE: u32 = 0;
+/// Connections that go to endpoints as they are.
+pub const CLASS_PASSTHROUGH: u32 = 1;
+/// The first named pool of workers.
+pub const CLASS_POOLS: u32 = 2;
+
+/// What the name tables say of a name: the slot of its counter, and its class.
+#[inline(always)]
+pub const fn name_value(slot: u32, class: u32) -> u32 {
+    slot & NAME_SLOT | class << NAME_CLASS_SHIFT
+}
+
+/// The slot in a [`name_value`].
+#[inline(always)]
+pub const fn name_slot(value: u32) -> u32 {
+    value & NAME_SLOT
+}
+
+/// The class in a [`name_value`].
+#[inline(always)]
+pub const fn name_class(value: u32) -> u32 {
+    value >> NAME_CLASS_SHIFT
+}
+
+const NAME_CLASS_SHIFT: u32 = 24;
+const NAME_SLOT: u32 = (1 << NAME_CLASS_SHIFT) - 1;
+const _: () = assert!(2 * MAX_NAMES <= NAME_SLOT && MAX_CLASSES <= 1 << (32 - NAME_CLASS_SHIFT));
 
 /// Entries of the flow table and of the port table, unless the daemon asks for another power of
 /// two: 8 MiB and 4 MiB. A quarter of them is what connections should take at most.
@@ -223,18 +269,26 @@ pub struct FlowKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Tuning {
-    /// [`TUNE_SOURCES`], [`TUNE_BUDGET`].
+    /// [`TUNE_SOURCES`], [`TUNE_BUDGET`], [`TUNE_COOKIES`], [`TUNE_ALL_COOKIES`].
     pub flags: u32,
     /// How many connections a source may open at once, at least 1.
     pub burst: u32,
     /// Nanoseconds for each further one, at most a second.
     pub interval: u64,
+    /// SYNs a second, on one CPU, above which it is a flood; 0: [`crate::cookie::SYN_RATE`].
+    pub syn_rate: u32,
+    /// Always 0.
+    pub zero: u32,
 }
 
 /// The lists of sources are not empty.
 pub const TUNE_SOURCES: u32 = 1;
 /// Sources have budgets of new connections.
 pub const TUNE_BUDGET: u32 = 2;
+/// VIPs in proxy mode get SYN cookies when SYNs come faster than they should.
+pub const TUNE_COOKIES: u32 = 4;
+/// And at any time. Only together with [`TUNE_COOKIES`].
+pub const TUNE_ALL_COOKIES: u32 = 8;
 
 /// What the list says of a prefix: dropped.
 pub const SOURCE_DENY: u32 = 1;
@@ -290,7 +344,7 @@ const fn layout<K, V>(name: &'static str, entries: u32) -> MapLayout {
 }
 
 /// The maps that live on between two runs of the daemon.
-pub const MAPS: [MapLayout; 18] = [
+pub const MAPS: [MapLayout; 23] = [
     layout::<u32, VipChunk>("VIPS", CHUNKS),
     layout::<u32, VipCounters>("VIP_COUNTERS", MAX_VIPS),
     layout::<u32, ReasonCounters>("REASONS", 1),
@@ -301,7 +355,7 @@ pub const MAPS: [MapLayout; 18] = [
     // The key is the prefix's length and an address.
     layout::<[u32; 5], u32>("SOURCES", MAX_SOURCES),
     layout::<u32, Tuning>("TUNING", 1),
-    layout::<u32, u32>("CPU_WORKER", MAX_CPUS),
+    layout::<u32, u32>("CPU_WORKER", MAX_CLASSES * MAX_CPUS),
     layout::<u32, u32>("SOCKETS", 2 * MAX_WORKERS),
     layout::<u32, ServiceValue>("L4_SERVICES", MAX_VIPS),
     layout::<u32, RingChunk>("L4_RINGS", MAX_RING_CHUNKS),
@@ -310,10 +364,16 @@ pub const MAPS: [MapLayout; 18] = [
     layout::<u32, u64>("L4_PORTS", MAX_L4_FLOWS * PORT_FACTOR),
     layout::<u32, u32>("UPLINKS", MAX_UPLINKS),
     layout::<u32, u32>("L4_KEPT", KEPT_PORTS),
+    layout::<FlowKey, Admission>("ADMISSIONS", MAX_ADMISSIONS),
+    layout::<FlowKey, SynOptions>("SYN_OPTIONS", MAX_SYN_OPTIONS),
+    layout::<u32, CookieSettings>("COOKIES", 1),
+    layout::<u32, u64>("COOKIES_USED", 1),
+    // Which programs XDP goes on to.
+    layout::<u32, u32>("PROGRAMS", PROGRAMS_LEN),
 ];
 
 /// Raise it when the meaning of a map's bytes changes and their number does not.
-const MEANING: u64 = 2;
+const MEANING: u64 = 3;
 
 /// Names the layout of all of [`MAPS`] (FNV-1a over names and sizes). Kept in the one-element map
 /// [`LAYOUT_MAP`]: pinned maps of another layout are replaced, never reused.
@@ -345,8 +405,8 @@ const fn fnv(hash: u64, word: u64) -> u64 {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        BackendValue, Flow, FlowKey, FlowState, NameKey, ReasonCounters, RingChunk, ServiceValue, Tuning,
-        VipChunk, VipCounters, VipKey, VipValue,
+        Admission, BackendValue, CookieSettings, Flow, FlowKey, FlowState, NameKey, ReasonCounters,
+        RingChunk, ServiceValue, SynOptions, Tuning, VipChunk, VipCounters, VipKey, VipValue,
     };
     use crate::trace::Rule;
 
@@ -358,13 +418,16 @@ mod pod {
     }
     pod!(VipKey, VipValue, VipChunk, VipCounters, ReasonCounters, NameKey, FlowKey, FlowState, Tuning);
     pod!(ServiceValue, RingChunk, BackendValue, Flow, Rule);
+    pod!(Admission, SynOptions, CookieSettings);
 }
 
 const _: () = assert!(size_of::<VipKey>() == 16 + 2 + 1 + 1);
 const _: () = assert!(size_of::<VipPlace>() == 20 + 4 + 8);
 const _: () = assert!(size_of::<VipValue>() == 8 && size_of::<VipCounters>() == 24);
-const _: () = assert!(size_of::<Tuning>() == 16);
+const _: () = assert!(size_of::<Tuning>() == 24);
 const _: () = assert!(size_of::<FlowKey>() == 32 + 4);
+const _: () = assert!(size_of::<Admission>() == 20 && size_of::<SynOptions>() == 4);
+const _: () = assert!(size_of::<CookieSettings>() == 12);
 const _: () = assert!(size_of::<ServiceValue>() == 8 && size_of::<BackendValue>() == 24);
 
 #[cfg(test)]

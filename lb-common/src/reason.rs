@@ -79,11 +79,22 @@ pub enum Reason {
     NoNeighbour,
     /// The way to the endpoint is of another kind than when the connection began: dropped.
     WayChanged,
+    /// A SYN to a VIP, answered with a cookie.
+    SynCookie,
+    /// The end of such a handshake, to a VIP that steers by name: the ClientHello has to come first.
+    CookieAck,
+    /// To a VIP that steers by name, after a handshake that is too long ago, or instead of a
+    /// ClientHello the end: answered with a reset.
+    CookieReset,
+    /// To a VIP that steers by name, of no connection that is known: dropped, the client sends it again.
+    CookieStray,
+    /// A connection that was to be handed to the stack, and the stack would not have it. Not a frame's.
+    AdmissionRefused,
 }
 
 impl Reason {
     /// All of them, by index.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 39] = [
         Self::NotIp,
         Self::Truncated,
         Self::Malformed,
@@ -118,6 +129,11 @@ impl Reason {
         Self::NoRoute,
         Self::NoNeighbour,
         Self::WayChanged,
+        Self::SynCookie,
+        Self::CookieAck,
+        Self::CookieReset,
+        Self::CookieStray,
+        Self::AdmissionRefused,
     ];
 
     /// The counter's name in JSON, metrics and tables.
@@ -157,6 +173,11 @@ impl Reason {
             Self::NoRoute => "no_route",
             Self::NoNeighbour => "no_neighbour",
             Self::WayChanged => "way_changed",
+            Self::SynCookie => "syn_cookie",
+            Self::CookieAck => "cookie_ack",
+            Self::CookieReset => "cookie_reset",
+            Self::CookieStray => "cookie_stray",
+            Self::AdmissionRefused => "admission_refused",
         }
     }
 }

@@ -16,7 +16,7 @@ pub const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 const TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
 
 /// Ethernet's shortest frame. Nothing is made shorter than it came, or than this.
-const SHORTEST: usize = 60;
+pub(crate) const SHORTEST: usize = 60;
 
 /// A window with room for the client's own end.
 const WINDOW: u16 = 1024;
@@ -33,6 +33,8 @@ pub enum Reply {
     Acknowledge,
     /// A reset for the local stack.
     Reset,
+    /// A reset for the client.
+    Refusal,
     /// Nothing.
     Nothing,
 }
@@ -72,11 +74,13 @@ pub fn turn<E: Env>(env: &E, packet: &Packet, payload: usize, reply: Reply, expe
     let back = reply != Reply::Reset;
     let (ports, sequence, acknowledged, flags) = match reply {
         Reply::Reset => ([a, b, c, d], expects.to_be_bytes(), [0; 4], RST),
+        Reply::Refusal => ([c, d, a, b], [k0, k1, k2, k3], [0; 4], RST),
         Reply::Alert => ([c, d, a, b], [k0, k1, k2, k3], next, ACK | PSH | FIN),
         _ => ([c, d, a, b], [k0, k1, k2, k3], next, ACK),
     };
     // A reset needs none: it is taken by its sequence number alone.
-    let stamps = if back { stamps(env, packet, payload.saturating_sub(transport + 20)) } else { None };
+    let stamps =
+        if flags & RST == 0 { stamps(env, packet, payload.saturating_sub(transport + 20)) } else { None };
     let options = if stamps.is_some() { 12 } else { 0 };
     let alert = reply == Reply::Alert;
     let length = 20 + options + if alert { ALERT.len() } else { 0 };
@@ -124,9 +128,10 @@ pub fn turn<E: Env>(env: &E, packet: &Packet, payload: usize, reply: Reply, expe
     env.resize(if ends > shortest { ends } else { shortest })
 }
 
-/// Writes the IPv4 header for `length` bytes of TCP. Gives the addresses' part of its checksum.
+/// Writes the IPv4 header for `length` bytes of TCP, with the addresses the other way round if it goes
+/// `back`. Gives the addresses' part of its checksum.
 #[inline(always)]
-fn write_v4<E: Env>(env: &E, ip: usize, length: usize, back: bool) -> Option<u32> {
+pub(crate) fn write_v4<E: Env>(env: &E, ip: usize, length: usize, back: bool) -> Option<u32> {
     let [a, b, c, d, e, f, g, h] = env.far::<8>(ip + 12)?;
     let ends = if back { [e, f, g, h, a, b, c, d] } else { [a, b, c, d, e, f, g, h] };
     let [t0, t1] = (20 + length as u16).to_be_bytes();
@@ -138,7 +143,7 @@ fn write_v4<E: Env>(env: &E, ip: usize, length: usize, back: bool) -> Option<u32
 
 /// The same in IPv6.
 #[inline(always)]
-fn write_v6<E: Env>(env: &E, ip: usize, length: usize, back: bool) -> Option<u32> {
+pub(crate) fn write_v6<E: Env>(env: &E, ip: usize, length: usize, back: bool) -> Option<u32> {
     let source = env.far::<16>(ip + 8)?;
     let destination = env.far::<16>(ip + 24)?;
     let [l0, l1] = (length as u16).to_be_bytes();
@@ -149,7 +154,7 @@ fn write_v6<E: Env>(env: &E, ip: usize, length: usize, back: bool) -> Option<u32
 
 /// The sum of the words in network order (RFC 1071), as if a zero followed an odd end.
 #[inline(always)]
-fn add<const N: usize>(bytes: &[u8; N]) -> u32 {
+pub(crate) fn add<const N: usize>(bytes: &[u8; N]) -> u32 {
     let mut sum = 0;
     let mut at = 0;
     while at + 1 < N {
@@ -164,7 +169,7 @@ fn add<const N: usize>(bytes: &[u8; N]) -> u32 {
 
 /// The checksum of a sum of at most some dozen words.
 #[inline(always)]
-fn folded(sum: u32) -> u16 {
+pub(crate) fn folded(sum: u32) -> u16 {
     let once = (sum & 0xffff) + (sum >> 16);
     !((once & 0xffff) + (once >> 16)) as u16
 }

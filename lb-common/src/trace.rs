@@ -114,7 +114,7 @@ impl Event {
 
 impl Action {
     /// All of them, by index.
-    pub const ALL: [Self; 4] = [Self::Pass, Self::Drop, Self::Send, Self::Redirect];
+    pub const ALL: [Self; 6] = [Self::Pass, Self::Drop, Self::Send, Self::Redirect, Self::Admit, Self::Look];
 
     /// The action's name in JSON and tables.
     pub const fn name(self) -> &'static str {
@@ -123,6 +123,8 @@ impl Action {
             Self::Drop => "drop",
             Self::Send => "send",
             Self::Redirect => "redirect",
+            Self::Admit => "admit",
+            Self::Look => "look",
         }
     }
 }

@@ -5,8 +5,9 @@ use crate::flow::is_reply_port;
 use crate::forward::{self, Forward};
 use crate::hello::{self, ServerName};
 use crate::maps::{
-    FLOW_CLOSING, FLOW_REFUSED, FLOW_SEEN, FlowKey, FlowState, HELLO_LEN, NAME_LEN, VIP_FILTER_SNI,
-    VIP_FORWARD, VIP_OBSERVE_SNI, VipKey, VipValue,
+    CLASS_TERMINATE, FLOW_CLOSING, FLOW_REFUSED, FLOW_SEEN, FlowKey, FlowState, HELLO_LEN, NAME_LEN,
+    TUNE_COOKIES, VIP_FILTER_SNI, VIP_FORWARD, VIP_OBSERVE_SNI, VIP_STEER, VipKey, VipValue, name_class,
+    name_slot,
 };
 use crate::packet::{self, ACK, FIN, Packet, RST, SYN, TCP};
 use crate::reason::Reason;
@@ -27,6 +28,11 @@ pub enum Action {
     Send,
     /// Out by another interface, which the kernel was told.
     Redirect,
+    /// To [`crate::cookie::judge`], which counts it. Where there is no such program: on to the local
+    /// stack.
+    Admit,
+    /// From there to [`look`], which counts it.
+    Look,
 }
 
 /// What is done with a frame, and why.
@@ -42,7 +48,7 @@ pub struct Verdict {
 const TLS_ALERT: u8 = 21;
 
 #[inline(always)]
-fn drop(reason: Reason) -> Verdict {
+pub(crate) fn drop(reason: Reason) -> Verdict {
     Verdict { reason, action: Action::Drop }
 }
 
@@ -78,12 +84,14 @@ pub fn judge<E: Forward>(env: &E) -> Verdict {
         Ok(arrival) => arrived(env, &arrival),
         Err(reason) => pass(reason),
     };
-    env.count(verdict.reason);
+    if verdict.action != Action::Admit {
+        env.count(verdict.reason);
+    }
     verdict
 }
 
 #[inline(always)]
-fn pass(reason: Reason) -> Verdict {
+pub(crate) fn pass(reason: Reason) -> Verdict {
     Verdict { reason, action: Action::Pass }
 }
 
@@ -146,7 +154,8 @@ fn arrived<E: Forward>(env: &E, arrival: &Arrival) -> Verdict {
         return drop(Reason::BogusFlags);
     }
     let opening = packet.protocol == TCP && flags & (SYN | ACK) == SYN;
-    if env.tuning().flags != 0 {
+    let rules = env.tuning().flags;
+    if rules != 0 {
         let reason = source::judge(env, packet, opening);
         if reason != Reason::Vip {
             return drop(reason);
@@ -156,8 +165,36 @@ fn arrived<E: Forward>(env: &E, arrival: &Arrival) -> Verdict {
     if vip.flags & VIP_FORWARD != 0 {
         return forwarded(env, arrival, &vip);
     }
+    let admits = vip.flags & VIP_STEER != 0 || rules & TUNE_COOKIES != 0;
+    if admits && packet.protocol == TCP && arrival.usual() {
+        return Verdict { reason: Reason::Vip, action: Action::Admit };
+    }
+    to_stack(env, packet, *flags, &vip)
+}
+
+/// Judges a TCP packet to a VIP that [`judge`] left to [`crate::cookie::judge`], and that left to the
+/// local stack, and counts it.
+#[inline(always)]
+pub fn look<E: Env>(env: &E) -> Verdict {
+    let verdict = looked(env).unwrap_or(pass(Reason::Vip));
+    env.count(verdict.reason);
+    verdict
+}
+
+#[inline(always)]
+fn looked<E: Env>(env: &E) -> Option<Verdict> {
+    let packet = packet::shape(env)?;
+    let Arrival { address, port, flags, packet } =
+        if packet.v6 { v6(env, packet) } else { v4(env, packet) }.ok()?;
+    let key = VipKey { address, port: u16::from_ne_bytes(port), protocol: packet.protocol, zero: 0 };
+    Some(to_stack(env, &packet, flags, &env.vip(&key)?))
+}
+
+/// To the local stack, by way of [`observe`] where the VIP asks for that.
+#[inline(always)]
+fn to_stack<E: Env>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verdict {
     if vip.flags & VIP_OBSERVE_SNI != 0 && packet.protocol == TCP {
-        return observe(env, packet, *flags, vip.flags & VIP_FILTER_SNI != 0);
+        return observe(env, packet, flags, vip.flags & VIP_FILTER_SNI != 0);
     }
     pass(Reason::Vip)
 }
@@ -244,7 +281,7 @@ fn observe<E: Env>(env: &E, packet: &Packet, flags: u8, filter: bool) -> Verdict
         _ if !done => Action::Drop,
         Reply::Nothing => Action::Drop,
         Reply::Reset => Action::Pass,
-        Reply::Alert | Reply::Acknowledge => Action::Send,
+        Reply::Alert | Reply::Acknowledge | Reply::Refusal => Action::Send,
     };
     Verdict { reason, action }
 }
@@ -270,33 +307,46 @@ fn forget<E: Env>(env: &E, packet: &Packet) {
 }
 
 #[inline(never)]
-fn turn<E: Env>(env: &E, packet: &Packet, payload: usize, reply: Reply, expects: u32) -> bool {
+pub(crate) fn turn<E: Env>(env: &E, packet: &Packet, payload: usize, reply: Reply, expects: u32) -> bool {
     refuse::turn(env, packet, payload, reply, expects)
 }
 
 #[inline(never)]
 fn hello_name<E: Env>(env: &E, packet: &Packet, payload: usize) -> Reason {
-    name(env, payload, packet.end as usize - payload)
+    name(env, payload, packet.end as usize - payload).0
 }
 
+/// Set in [`hello_class`]'s answer: nobody serves the name.
+pub(crate) const NOBODY: u32 = 1 << 31;
+
+/// Counts a ClientHello and gives its class, or [`NOBODY`].
+#[inline(never)]
+pub(crate) fn hello_class<E: Env>(env: &E, packet: &Packet, payload: usize) -> u32 {
+    let (reason, class) = name(env, payload, packet.end as usize - payload);
+    env.count(reason);
+    env.note(reason);
+    if reason == Reason::HelloUnknown { NOBODY } else { class }
+}
+
+/// What a ClientHello is, and its class.
 #[inline(always)]
-fn name<E: Env>(env: &E, payload: usize, length: usize) -> Reason {
+fn name<E: Env>(env: &E, payload: usize, length: usize) -> (Reason, u32) {
     let Some(bytes) = env.payload(payload, if length < HELLO_LEN { length } else { HELLO_LEN }) else {
-        return Reason::HelloSplit;
+        return (Reason::HelloSplit, CLASS_TERMINATE);
     };
     let name = match hello::server_name(&bytes) {
         Ok(name) => name,
-        Err(reason) => return reason,
+        Err(reason) => return (reason, CLASS_TERMINATE),
     };
     // A name's end may be written with the root's dot; the tables have it without.
     let dotted = name.length > 1 && bytes.byte(name.offset + name.length - 1) == Some(b'.');
     let name = ServerName { length: name.length - dotted as usize, ..name };
     if name.length > NAME_LEN {
-        return Reason::HelloNameTooLong;
+        return (Reason::HelloNameTooLong, CLASS_TERMINATE);
     }
-    if let Some(slot) = env.exact(payload + name.offset, name.length) {
-        env.count_name(slot);
-        return Reason::HelloExact;
+    if let Some(value) = env.exact(payload + name.offset, name.length) {
+        env.count_name(name_slot(value));
+        return (Reason::HelloExact, name_class(value));
     }
     for label in 0..=MAX_LABEL {
         if label + 1 >= name.length {
@@ -307,18 +357,19 @@ fn name<E: Env>(env: &E, payload: usize, length: usize) -> Reason {
             if label == 0 {
                 break;
             }
-            let Some(slot) = env.wildcard(payload + name.offset + label + 1, name.length - label - 1) else {
+            let Some(value) = env.wildcard(payload + name.offset + label + 1, name.length - label - 1) else {
                 break;
             };
-            env.count_name(slot);
-            return Reason::HelloWildcard;
+            env.count_name(name_slot(value));
+            return (Reason::HelloWildcard, name_class(value));
         }
     }
-    Reason::HelloUnknown
+    (Reason::HelloUnknown, CLASS_TERMINATE)
 }
 
+/// Which connection a packet is of.
 #[inline(always)]
-fn flow<E: Env>(env: &E, packet: &Packet) -> Option<FlowKey> {
+pub(crate) fn flow<E: Env>(env: &E, packet: &Packet) -> Option<FlowKey> {
     let (ip, transport) = (packet.ip as usize, packet.transport as usize);
     let [a, b, c, d] = env.reach::<4>(transport)?;
     let (source, destination) = if packet.v6 {

@@ -1,7 +1,8 @@
 //! The kernel programs: entry points, thin over lb-common.
 //!
 //! `sluice` (XDP) judges every frame of the NIC, `steer` (sk_lookup) gives each new connection to
-//! a VIP to the worker of the CPU that it arrived on, `empty` is what benchmarks compare with.
+//! a VIP to the worker of the CPU that it arrived on, `empty` is what benchmarks compare with. Where
+//! TCP handshakes are XDP's, `sluice` goes on to `admit`, and `ingress` (tc) has the stack take over.
 //! `traced` takes `sluice`'s place while somebody watches, `rehearsal` judges made-up frames.
 #![no_std]
 #![no_main]
@@ -12,9 +13,11 @@
 )]
 #![allow(static_mut_refs, reason = "aya's macros")]
 
+mod admit;
 mod egress;
 mod forward;
 mod frame;
+mod ingress;
 mod log;
 mod maps;
 mod measure;
@@ -26,18 +29,53 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_get_numa_node_id;
 use aya_ebpf::macros::{sk_lookup, xdp};
 use aya_ebpf::programs::{SkLookupContext, XdpContext};
+use lb_common::cookie;
+use lb_common::maps::{PROGRAM_ADMIT, PROGRAM_LOOK};
 use lb_common::verdict::{self, Action, Verdict};
+
+use crate::maps::{PROGRAMS, count};
 
 /// Judges a frame, and does what the verdict says.
 #[xdp(frags)]
 pub fn sluice(context: XdpContext) -> u32 {
-    action(verdict::judge(&frame::Kernel::<false>::new(&context)))
+    let verdict = verdict::judge(&frame::Kernel::<false>::new(&context));
+    carry_out(&context, verdict)
+}
+
+/// Does what a verdict says, or goes on to `admit`.
+#[inline(always)]
+fn carry_out(context: &XdpContext, verdict: Verdict) -> u32 {
+    if verdict.action == Action::Admit {
+        // SAFETY: nothing here waits for being dropped.
+        unsafe { PROGRAMS.tail_call(context, PROGRAM_ADMIT) };
+        // There is no such program: the stack does its handshakes itself.
+        count(verdict.reason);
+    }
+    action(verdict)
+}
+
+/// Judges TCP to VIPs that steer by name, or where SYN cookies may be needed. `sluice` goes on here.
+#[xdp(frags)]
+pub fn admit(context: XdpContext) -> u32 {
+    let verdict = cookie::judge(&frame::Kernel::<false>::new(&context));
+    if verdict.action == Action::Look {
+        // SAFETY: as above.
+        unsafe { PROGRAMS.tail_call(&context, PROGRAM_LOOK) };
+        count(verdict.reason);
+    }
+    action(verdict)
+}
+
+/// What `sluice` does with TCP to VIPs that need no handshake by XDP. `admit` goes on here.
+#[xdp(frags)]
+pub fn look(context: XdpContext) -> u32 {
+    action(verdict::look(&frame::Kernel::<false>::new(&context)))
 }
 
 #[inline(always)]
 fn action(verdict: Verdict) -> u32 {
     match verdict.action {
-        Action::Pass => XDP_PASS,
+        Action::Pass | Action::Admit | Action::Look => XDP_PASS,
         Action::Drop => XDP_DROP,
         Action::Send => XDP_TX,
         Action::Redirect => XDP_REDIRECT,

@@ -1,14 +1,15 @@
 //! The maps, laid out and sized by lb-common.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SockMap};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, SockMap};
+use lb_common::cookie::{Admission, CookieSettings, Meter, SynOptions, VARIABLES};
 use lb_common::flow::{Flow, PORT_FACTOR};
 use lb_common::forward::Pending;
 use lb_common::maps::{
-    BackendValue, FlowKey, FlowState, HELLO_LEN, KEPT_PORTS, MAX_BACKENDS, MAX_BUDGETS, MAX_CPUS, MAX_FLOWS,
-    MAX_L4_FLOWS, MAX_NAMES, MAX_RING_CHUNKS, MAX_SOURCES, MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey,
-    REASON_SLOTS, ReasonCounters, RingChunk, ServiceValue, Tuning, VipCounters, VipKey, VipValue, WAY_SLOTS,
-    WayValue,
+    BackendValue, FlowKey, FlowState, HELLO_LEN, KEPT_PORTS, MAX_ADMISSIONS, MAX_BACKENDS, MAX_BUDGETS,
+    MAX_CLASSES, MAX_CPUS, MAX_FLOWS, MAX_L4_FLOWS, MAX_NAMES, MAX_RING_CHUNKS, MAX_SOURCES, MAX_SYN_OPTIONS,
+    MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey, PROGRAMS_LEN, REASON_SLOTS, ReasonCounters, RingChunk,
+    ServiceValue, Tuning, VipCounters, VipKey, VipValue, WAY_SLOTS, WayValue,
 };
 use lb_common::reason::Reason;
 use lb_common::vips::{self, CHUNK, CHUNKS, VipChunk};
@@ -38,7 +39,7 @@ pub static TUNING: Array<Tuning> = Array::with_max_entries(1, 0);
 #[map]
 pub static BUDGETS: LruHashMap<[u32; 4], u64> = LruHashMap::with_max_entries(MAX_BUDGETS, 0);
 #[map]
-pub static CPU_WORKER: Array<u32> = Array::with_max_entries(MAX_CPUS, 0);
+pub static CPU_WORKER: Array<u32> = Array::with_max_entries(MAX_CLASSES * MAX_CPUS, 0);
 #[map]
 pub static SOCKETS: SockMap = SockMap::with_max_entries(2 * MAX_WORKERS, 0);
 #[map]
@@ -65,6 +66,21 @@ pub static PENDING: PerCpuArray<Pending> = PerCpuArray::with_max_entries(1, 0);
 /// Room for the way to a client.
 #[map]
 pub static WAY_BACK: PerCpuArray<WayValue> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static ADMISSIONS: LruHashMap<FlowKey, Admission> = LruHashMap::with_max_entries(MAX_ADMISSIONS, 0);
+#[map]
+pub static SYN_OPTIONS: LruHashMap<FlowKey, SynOptions> = LruHashMap::with_max_entries(MAX_SYN_OPTIONS, 0);
+#[map]
+pub static COOKIES: Array<CookieSettings> = Array::with_max_entries(1, 0);
+/// When a cookie was given last.
+#[map]
+pub static COOKIES_USED: Array<u64> = Array::with_max_entries(1, 0);
+/// Not pinned: it is about the last quarter of a second.
+#[map]
+pub static METER: PerCpuArray<Meter> = PerCpuArray::with_max_entries(1, 0);
+/// The programs that `sluice` and `admit` go on to.
+#[map]
+pub static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(PROGRAMS_LEN, 0);
 /// Holds lb_common's LAYOUT, written by the daemon that made the maps.
 #[map]
 pub static LAYOUT: Array<u64> = Array::with_max_entries(1, 0);
@@ -74,6 +90,7 @@ pub static LAYOUT: Array<u64> = Array::with_max_entries(1, 0);
 pub struct Scratch {
     pub name: NameKey,
     pub hello: [u8; HELLO_LEN],
+    pub variables: [u32; VARIABLES],
 }
 
 #[map]

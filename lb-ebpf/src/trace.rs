@@ -10,7 +10,7 @@ use lb_common::env::Frame as _;
 use lb_common::trace::{self, Event, Rule, SHOWN, Sides, TRACE_BYTES};
 use lb_common::verdict::{self, Verdict};
 
-use crate::action;
+use crate::carry_out;
 use crate::frame::Kernel;
 use crate::maps::opaque;
 
@@ -43,7 +43,7 @@ pub fn traced(context: XdpContext) -> u32 {
     if watched != 0 {
         after(&frame, verdict);
     }
-    action(verdict)
+    carry_out(&context, verdict)
 }
 
 /// Keeps how a frame came; 0: nobody watches.

@@ -224,6 +224,7 @@ async fn source(settings: &Settings) -> Result<(watch::Receiver<Update>, Option<
 fn translation(args: &RunArgs, settings: &Settings) -> translate::Settings {
     let claim_all = args.manifests.is_some() && !args.strict_class;
     translate::Settings {
+        worker_pools: Some(args.worker_pool.clone()),
         listeners: settings.listeners.clone(),
         adopt: args.adopt_class.clone(),
         serve_classless: args.serve_classless || claim_all,
@@ -290,6 +291,7 @@ fn start(
     let defaults = proxy::Settings::default();
     let settings = proxy::Settings {
         workers: args.workers.map_or(0, usize::from),
+        pools: args.worker_pool.clone(),
         bind: if args.no_xdp { proxy::Bind::Direct } else { proxy::Bind::Steered },
         access_log: match args.access_log {
             AccessLog::Off => proxy::AccessLog::Off,
@@ -310,7 +312,7 @@ fn start(
     };
     let proxy = Proxy::start(settings, Arc::clone(snapshot))?;
     if let Some(lock) = lock {
-        let steering = Steering::open(args, lock, proxy.sockets())
+        let steering = Steering::open(args, lock, proxy.sockets(), &snapshot.listeners)
             .map_err(|error| DaemonError::Xdp(error.to_string()))?;
         for nic in steering.info().interfaces {
             match nic.mode.as_str() {

@@ -364,10 +364,14 @@ fn tls(asked: &Asked, snapshot: &Snapshot) -> Tls {
 
 fn listener_view(listener: &Listener, asked: &Asked, snapshot: &Snapshot, xdp: bool) -> ListenerView {
     let kernel = if xdp {
-        let mut text =
+        let mut text = if listener.sni.steers() {
+            let class = class_of(asked, snapshot);
+            format!("XDP does the TCP handshake; the ClientHello's name brings the connection to {class}")
+        } else {
             "XDP passes it on as a VIP in proxy mode; sk_lookup gives the connection to the worker \
                         of the CPU it arrives on"
-                .to_owned();
+                .to_owned()
+        };
         if listener.sni != SniMode::Off {
             text.push_str(&match counted_as(asked, snapshot) {
                 Some(name) => format!("; the ClientHello is counted as {name}"),
@@ -393,10 +397,24 @@ fn listener_view(listener: &Listener, asked: &Asked, snapshot: &Snapshot, xdp: b
     }
 }
 
+/// Whose connection it is.
+fn class_of(asked: &Asked, snapshot: &Snapshot) -> String {
+    let sni = asked.sni();
+    let covers = |pattern: &HostPattern| sni.is_some_and(|sni| pattern.matches(sni));
+    let pools = snapshot.tls.pools.iter().filter(|(pattern, _)| covers(pattern));
+    match pools.min_by(|a, b| a.0.cmp(&b.0)) {
+        Some((_, pool)) => format!("the worker pool {pool}"),
+        None if snapshot.tls.passthrough.iter().any(|(pattern, _)| covers(pattern)) => {
+            "the workers for passthrough".to_owned()
+        }
+        None => "the general workers".to_owned(),
+    }
+}
+
 /// Whether the listener refuses connections that ask for this name.
 fn is_refused(listener: &Listener, asked: &Asked, snapshot: &Snapshot) -> bool {
     let refuses = |sni: &str| !snapshot.named_hosts().any(|pattern| pattern.matches(sni));
-    listener.sni == SniMode::Filter && asked.sni().is_some_and(refuses)
+    listener.sni.refuses() && asked.sni().is_some_and(refuses)
 }
 
 /// The most specific known pattern that covers the server name, as XDP counts it.

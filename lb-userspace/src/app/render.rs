@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use ipnet::IpNet;
+use lb_common::maps::{CLASS_PASSTHROUGH, CLASS_POOLS, CLASS_TERMINATE};
 
 use super::admin::health_words::{endpoint_state, requests_of, unwell};
 use super::admin::views::{Backend, Host, Issue, Maps, RouteView, Rules, Status, Verification, word};
@@ -13,7 +14,7 @@ use super::check::Report as CheckReport;
 use super::doctor::{Finding, Level};
 use super::explain::{Explanation, Match};
 use super::flow;
-use crate::model::Tuning;
+use crate::model::{SynCookies, Tuning};
 use crate::status::Report;
 
 /// So many networks are shown of a list.
@@ -80,6 +81,14 @@ pub fn status(status: &Status) -> String {
         fact("Unwell", unwell);
     }
     if let Some(rules) = status.rules.as_ref().filter(|rules| rules.any()) {
+        if rules.syn_cookies != SynCookies::Off {
+            let given = status.verdicts.get("syn_cookie").copied().unwrap_or_default();
+            let when = match rules.syn_cookies {
+                SynCookies::Auto => format!("above {} SYNs/s on a CPU", rules.syn_rate),
+                other => other.name().to_owned(),
+            };
+            fact("SYN cookies", format!("{when}, {given} given so far"));
+        }
         fact("Sources", rules_text(rules));
     }
     text.push_str(&lines(&facts));
@@ -142,6 +151,8 @@ pub fn tuning(tuning: &Tuning) -> String {
     };
     facts.add_row(["connection-rate".to_owned(), rate]);
     facts.add_row(["connection-burst".to_owned(), tuning.connection_burst.to_string()]);
+    facts.add_row(["syn-cookies".to_owned(), tuning.syn_cookies.name().to_owned()]);
+    facts.add_row(["syn-rate".to_owned(), format!("{} a second on one CPU", tuning.syn_rate)]);
     lines(&facts)
 }
 
@@ -346,10 +357,12 @@ pub fn maps(maps: &Maps) -> String {
     for (vip, entry) in &maps.vips {
         vips.add_row([
             vip.as_str(),
-            match (entry.observe_sni, entry.filter_sni) {
-                (true, true) => "counted by server name, refused without one of these",
-                (true, false) => "counted by server name",
-                (false, _) => "not looked at",
+            match (entry.observe_sni, entry.filter_sni, entry.steer_sni) {
+                (true, true, false) => "counted by server name, refused without one of these",
+                (true, false, false) => "counted by server name",
+                (true, true, true) => "steered by server name, refused without one of these",
+                (true, false, true) => "steered by server name",
+                (false, ..) => "not looked at",
             },
         ]);
     }
@@ -357,13 +370,19 @@ pub fn maps(maps: &Maps) -> String {
         true => "no VIPs: every packet goes to the node as if Sluice were not there\n".to_owned(),
         false => lines(&vips),
     };
-    let wildcards = maps.wildcards.iter().map(|suffix| format!("*.{suffix}"));
-    let mut names: Vec<_> = maps.names.iter().cloned().chain(wildcards).collect();
+    let wildcards = maps.wildcards.iter().map(|(suffix, class)| (format!("*.{suffix}"), *class));
+    let names = maps.names.iter().map(|(name, class)| (name.clone(), *class));
+    let mut names: Vec<_> = names.chain(wildcards).collect();
     names.sort();
     if !names.is_empty() {
-        let mut rows = table(&["SERVER NAME"]);
-        for name in names {
-            rows.add_row([name]);
+        let mut rows = table(&["SERVER NAME", "CLASS"]);
+        for (name, class) in names {
+            let class = match u32::from(class) {
+                CLASS_TERMINATE => "terminate".to_owned(),
+                CLASS_PASSTHROUGH => "passthrough".to_owned(),
+                pool => format!("pool {}", pool - CLASS_POOLS + 1),
+            };
+            rows.add_row([name, class]);
         }
         let _ = write!(text, "\n{}", lines(&rows));
     }
@@ -546,13 +565,22 @@ mod tests {
         let text = maps(&Maps {
             vips: vips
                 .map(|(vip, observe_sni)| {
-                    (vip, crate::app::admin::views::VipEntry { observe_sni, filter_sni: false })
+                    (
+                        vip,
+                        crate::app::admin::views::VipEntry {
+                            observe_sni,
+                            filter_sni: false,
+                            steer_sni: false,
+                        },
+                    )
                 })
                 .into(),
-            names: vec!["a.test".to_owned()],
-            wildcards: vec!["wild.test".to_owned()],
+            names: [("a.test".to_owned(), 0)].into(),
+            wildcards: [("wild.test".to_owned(), 2)].into(),
         });
-        for word in ["192.0.2.1:80/tcp", "not looked at", "counted by server name", "*.wild.test", "a.test"] {
+        for word in
+            ["192.0.2.1:80/tcp", "not looked at", "counted by server name", "*.wild.test", "a.test", "pool 1"]
+        {
             assert!(text.contains(word), "{word:?} in\n{text}");
         }
         assert!(text.lines().all(|line| line == line.trim_end()), "{text:?}");

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::model::{ClusterKey, Listener, ObjectKey, PortRef, Protocol, SniMode, Transport, Vip};
+use crate::model::{ClusterKey, Listener, ObjectKey, PortRef, Protocol, SniMode, Transport, Vip, WorkerPool};
 use crate::objects::is_name;
 use crate::status::Publish;
 
@@ -39,6 +40,9 @@ pub enum BadSettings {
     /// Wildcards need sockets of their own.
     #[error("--vip {0} works only with --no-xdp: name the addresses that the node should answer for")]
     WildcardVip(IpAddr),
+    /// A pool is given twice, or there are too many.
+    #[error("--worker-pool {0}: name each pool once, and at most {most}", most = WorkerPool::MOST)]
+    BadPools(Arc<str>),
     /// A reference to an object that can't be read.
     #[error("--{option} {text:?} is not of the form {form}")]
     BadReference {
@@ -96,6 +100,14 @@ impl Settings {
                 return Err(BadSettings::UnknownInterface { name: name.clone(), have });
             }
         }
+        let mut pools = BTreeSet::new();
+        for pool in &args.worker_pool {
+            let named = pools.iter().filter(|name| **name != WorkerPool::PASSTHROUGH).count();
+            let more = *pool.name != *WorkerPool::PASSTHROUGH && named == WorkerPool::MOST;
+            if more || !pools.insert(&*pool.name) {
+                return Err(BadSettings::BadPools(pool.name.clone()));
+            }
+        }
         let source = match &args.manifests {
             Some(dir) => SourceKind::Manifests(dir.clone()),
             None => SourceKind::Kubernetes(args.kubeconfig.clone()),
@@ -136,7 +148,8 @@ fn sni(args: &RunArgs, vip: Vip) -> SniMode {
     let own = rules.clone().find(|rule| rule.vip.as_ref().is_some_and(covers));
     let rule = own.or_else(|| rules.clone().find(|rule| rule.vip.is_none()));
     match rule.map(|rule| rule.mode).unwrap_or_default() {
-        SniMode::Observe if args.no_xdp => SniMode::Off,
+        SniMode::Observe | SniMode::Steer if args.no_xdp => SniMode::Off,
+        SniMode::SteerFilter if args.no_xdp => SniMode::Filter,
         mode => mode,
     }
 }
@@ -296,7 +309,7 @@ mod tests {
 
     #[test]
     fn sni_modes() {
-        use SniMode::{Filter, Observe, Off};
+        use SniMode::{Filter, Observe, Off, Steer, SteerFilter};
         for (line, expect) in [
             ("--interface eth0", [Observe, Observe]),
             ("--interface eth0 --sni filter", [Filter, Filter]),
@@ -305,6 +318,8 @@ mod tests {
             ("--interface eth0 --sni 192.0.2.1:444=filter", [Observe, Observe]),
             ("--no-xdp --sni observe", [Off, Off]),
             ("--no-xdp --sni filter", [Filter, Filter]),
+            ("--interface eth0 --sni steer,[2001:db8::1]=steer-filter", [Steer, SteerFilter]),
+            ("--no-xdp --sni steer,[::]=steer-filter", [Off, Filter]),
         ] {
             let listeners = settings(line).expect(line).listeners;
             let got: Vec<_> =
@@ -323,6 +338,7 @@ mod tests {
             ("--no-xdp --http-port 443", "different ports"),
             ("--no-xdp --vip 224.0.0.1", "no address that clients"),
             ("--interface eth0 --vip 0.0.0.0", "only with --no-xdp"),
+            ("--no-xdp --worker-pool a=1,b=1,a=2", "name each pool once"),
             ("--no-xdp --default-backend a:80", "namespace/service:port"),
             ("--no-xdp --default-backend a/b", "namespace/service:port"),
             ("--no-xdp --default-backend a/b:0", "namespace/service:port"),

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use crate::dataplane::image::MapImage;
 use lb_common::trace::Rule;
 
+use crate::dataplane::image::{MapImage, class_of};
 use crate::dataplane::kernel::{
     self, Dataplane, Events, KernelError, Lock, Rehearsed, WorkerSocket, vip_routes,
 };
-use crate::model::{BadTuning, Snapshot, Tuning};
+use crate::model::{BadTuning, Listener, Snapshot, Tuning, WorkerPool};
 use crate::proxy::WorkerSockets;
 
 use super::admin::views::{Interface, SniCount, VipCount, Xdp, word};
@@ -19,6 +19,7 @@ use super::cli::{RunArgs, XdpMode};
 /// The loaded programs and their maps.
 pub struct Steering {
     dataplane: Dataplane,
+    pools: Vec<WorkerPool>,
 }
 
 /// What the programs counted.
@@ -35,7 +36,15 @@ pub struct Counts {
 impl Steering {
     /// Takes over what an earlier daemon left pinned, or loads anew, and attaches. Connections go
     /// to these workers from here on.
-    pub fn open(args: &RunArgs, lock: Lock, workers: &[WorkerSockets]) -> Result<Self, KernelError> {
+    ///
+    /// # Errors
+    /// Those of the kernel; and where names are to choose workers and can't.
+    pub fn open(
+        args: &RunArgs,
+        lock: Lock,
+        workers: &[WorkerSockets],
+        listeners: &[Listener],
+    ) -> Result<Self, KernelError> {
         let settings = kernel::Settings {
             interface: args.interface.clone(),
             xdp_mode: match args.xdp_mode {
@@ -51,17 +60,21 @@ impl Steering {
             .iter()
             .map(|worker| WorkerSocket {
                 cpu: worker.cpu,
+                class: worker.pool.as_deref().and_then(|name| class_of(name, &args.worker_pool)).unwrap_or(0),
                 v4: worker.v4.as_fd(),
                 v6: worker.v6.as_ref().map(|fd| fd.as_fd()),
             })
             .collect();
+        if listeners.iter().any(|listener| listener.sni.steers()) {
+            dataplane.can_steer()?;
+        }
         dataplane.set_workers(&sockets)?;
-        Ok(Self { dataplane })
+        Ok(Self { dataplane, pools: args.worker_pool.clone() })
     }
 
     /// Writes what a snapshot asks for. Maps that somebody else changed are repaired.
     pub fn publish(&mut self, snapshot: &Snapshot) -> Result<(), String> {
-        let image = MapImage::from_snapshot(snapshot);
+        let image = MapImage::from_snapshot(snapshot, &self.pools);
         let left_out = image.left_out(snapshot);
         if left_out > 0 {
             tracing::warn!(left_out, "VIPs or server names too long or too many for the kernel's maps");
@@ -80,8 +93,8 @@ impl Steering {
 
     /// Each difference between the kernel's maps and a snapshot, in words.
     pub fn verify(&self, snapshot: &Snapshot) -> Result<Vec<String>, String> {
-        let differences =
-            self.dataplane.verify(&MapImage::from_snapshot(snapshot)).map_err(|error| error.to_string())?;
+        let image = MapImage::from_snapshot(snapshot, &self.pools);
+        let differences = self.dataplane.verify(&image).map_err(|error| error.to_string())?;
         Ok(differences.iter().map(|one| one.to_string()).collect())
     }
 
@@ -101,7 +114,8 @@ impl Steering {
             denied = tuning.deny.len(),
             allowed = tuning.allow.len(),
             connection_rate = tuning.connection_rate,
-            "rules for sources set"
+            syn_cookies = tuning.syn_cookies.name(),
+            "rules set"
         );
         Ok(())
     }

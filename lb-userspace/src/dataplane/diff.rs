@@ -1,20 +1,22 @@
 //! The writes that turn one map image into another, in an order that never shows a half.
 
+use std::collections::BTreeMap;
+
 use lb_common::maps::MAX_NAMES;
 use serde::Serialize;
 
 use super::image::forward::{Backend, Forwarding, Service};
-use super::image::{MapImage, VipEntry};
+use super::image::{Class, MapImage, VipEntry};
 use crate::model::Vip;
 
 /// One write to the kernel's maps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
-    /// Counts a server name.
-    AddName(String),
-    /// Counts the names that a wildcard covers; holds its suffix.
-    AddWildcard(String),
+    /// Counts a server name, or gives it another class.
+    AddName(String, Class),
+    /// The same for the names that a wildcard covers; holds its suffix.
+    AddWildcard(String, Class),
     /// Makes a VIP known or changes it.
     SetVip(Vip, VipEntry),
     /// The VIP is no longer ours.
@@ -39,8 +41,10 @@ pub enum Op {
 /// Endpoints come before the rings that lead to them and go after them.
 pub fn diff(have: &MapImage, want: &MapImage) -> Vec<Op> {
     let room = MAX_NAMES as usize;
-    let crowded = have.names.union(&want.names).nth(room).is_some()
-        || have.wildcards.union(&want.wildcards).nth(room).is_some();
+    let more = |have: &Names, want: &Names| {
+        want.len() + have.keys().filter(|name| !want.contains_key(*name)).count() > room
+    };
+    let crowded = more(&have.names, &want.names) || more(&have.wildcards, &want.wildcards);
     let mut now = have.clone();
     let mut ops = Vec::new();
     // Before its VIP may become another mode's.
@@ -52,8 +56,11 @@ pub fn diff(have: &MapImage, want: &MapImage) -> Vec<Op> {
         ops.extend(names_that_go(have, want));
         apply(&ops, &mut now);
     }
-    ops.extend(want.names.difference(&now.names).cloned().map(Op::AddName));
-    ops.extend(want.wildcards.difference(&now.wildcards).cloned().map(Op::AddWildcard));
+    let named = |(name, class): (&String, &Class)| Op::AddName(name.clone(), *class);
+    ops.extend(want.names.iter().filter(|(name, class)| now.names.get(*name) != Some(class)).map(named));
+    let wild = |(suffix, class): (&String, &Class)| Op::AddWildcard(suffix.clone(), *class);
+    let differs = |(suffix, class): &(&String, &Class)| now.wildcards.get(*suffix) != Some(class);
+    ops.extend(want.wildcards.iter().filter(differs).map(wild));
     ops.extend(now.vips.keys().filter(|vip| !want.vips.contains_key(vip)).copied().map(Op::DeleteVip));
     let differs = |(vip, entry): &(&Vip, &VipEntry)| now.vips.get(vip) != Some(entry);
     ops.extend(want.vips.iter().filter(differs).map(|(vip, entry)| Op::SetVip(*vip, *entry)));
@@ -64,9 +71,13 @@ pub fn diff(have: &MapImage, want: &MapImage) -> Vec<Op> {
     ops
 }
 
+type Names = BTreeMap<String, Class>;
+
 fn names_that_go<'a>(have: &'a MapImage, want: &'a MapImage) -> impl Iterator<Item = Op> + 'a {
-    let wildcards = have.wildcards.difference(&want.wildcards).cloned().map(Op::DeleteWildcard);
-    wildcards.chain(have.names.difference(&want.names).cloned().map(Op::DeleteName))
+    let gone =
+        |have: &'a Names, want: &'a Names| have.keys().filter(|name| !want.contains_key(*name)).cloned();
+    let wildcards = gone(&have.wildcards, &want.wildcards).map(Op::DeleteWildcard);
+    wildcards.chain(gone(&have.names, &want.names).map(Op::DeleteName))
 }
 
 fn services_that_go(have: &MapImage, want: &MapImage) -> impl Iterator<Item = Op> {
@@ -89,8 +100,8 @@ fn services_that_come(have: &Forwarding, want: &Forwarding) -> impl Iterator<Ite
 pub fn apply(ops: &[Op], image: &mut MapImage) {
     for op in ops {
         match op {
-            Op::AddName(name) => drop(image.names.insert(name.clone())),
-            Op::AddWildcard(suffix) => drop(image.wildcards.insert(suffix.clone())),
+            Op::AddName(name, class) => drop(image.names.insert(name.clone(), *class)),
+            Op::AddWildcard(suffix, class) => drop(image.wildcards.insert(suffix.clone(), *class)),
             Op::SetVip(vip, entry) => drop(image.vips.insert(*vip, *entry)),
             Op::DeleteVip(vip) => drop(image.vips.remove(vip)),
             Op::DeleteWildcard(suffix) => drop(image.wildcards.remove(suffix)),
@@ -139,12 +150,15 @@ mod tests {
     }
 
     fn image() -> impl Strategy<Value = MapImage> {
-        let entry = (any::<bool>(), any::<bool>())
-            .prop_map(|(observe_sni, filter)| VipEntry { observe_sni, filter_sni: observe_sni && filter });
+        let entry = (any::<bool>(), any::<bool>()).prop_map(|(observe_sni, filter)| VipEntry {
+            observe_sni,
+            filter_sni: observe_sni && filter,
+            steer_sni: observe_sni && !filter,
+        });
         (
             prop::collection::btree_map(vip(), entry, 0..8),
-            prop::collection::btree_set("[ab]{1,2}", 0..6),
-            prop::collection::btree_set("[ab]{1,2}", 0..6),
+            prop::collection::btree_map("[ab]{1,2}", 0..4u8, 0..6),
+            prop::collection::btree_map("[ab]{1,2}", 0..4u8, 0..6),
             forwarding(),
         )
             .prop_map(|(vips, names, wildcards, forward)| MapImage {
@@ -187,27 +201,29 @@ mod tests {
             let (mut a, mut b) = (a, b);
             if crowd {
                 // Either fits the table alone, not both.
-                let names = |letter: char| (0..MAX_NAMES - 6).map(move |n| format!("{letter}{n}"));
+                let names = |letter: char| (0..MAX_NAMES - 6).map(move |n| (format!("{letter}{n}"), 0));
                 a.names.extend(names('x'));
                 b.names.extend(names('y'));
             }
             let refuses = |image: &MapImage| image.vips.values().any(|entry| entry.filter_sni);
-            let both: Vec<_> = a.names.intersection(&b.names).collect();
-            let both_wild: Vec<_> = a.wildcards.intersection(&b.wildcards).collect();
+            let both: Vec<_> = a.names.keys().filter(|name| b.names.contains_key(*name)).collect();
+            let both_wild: Vec<_> =
+                a.wildcards.keys().filter(|suffix| b.wildcards.contains_key(*suffix)).collect();
             let mut state = a.clone();
             for op in diff(&a, &b) {
                 let names_change = matches!(
                     op,
-                    Op::AddName(_) | Op::AddWildcard(_) | Op::DeleteName(_) | Op::DeleteWildcard(_)
+                    Op::AddName(..) | Op::AddWildcard(..) | Op::DeleteName(_) | Op::DeleteWildcard(_)
                 );
                 apply(std::slice::from_ref(&op), &mut state);
                 prop_assert!(state.names.len() <= MAX_NAMES as usize, "{:?}", op);
-                prop_assert!(both.iter().all(|name| state.names.contains(*name)), "{:?}", op);
-                prop_assert!(both_wild.iter().all(|name| state.wildcards.contains(*name)), "{:?}", op);
+                prop_assert!(both.iter().all(|name| state.names.contains_key(*name)), "{:?}", op);
+                prop_assert!(both_wild.iter().all(|name| state.wildcards.contains_key(*name)), "{:?}", op);
                 // While anything is refused, one of the two sets is whole.
                 if refuses(&state) && !(crowd && names_change) {
                     let whole = |want: &MapImage| {
-                        want.names.is_subset(&state.names) && want.wildcards.is_subset(&state.wildcards)
+                        want.names.keys().all(|name| state.names.contains_key(name))
+                            && want.wildcards.keys().all(|suffix| state.wildcards.contains_key(suffix))
                     };
                     prop_assert!(whole(&a) || whole(&b), "{:?}", op);
                 }

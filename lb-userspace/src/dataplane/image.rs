@@ -4,12 +4,14 @@ pub mod forward;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::maps::{MAX_NAMES, MAX_VIPS, NAME_LEN};
+use lb_common::maps::{
+    CLASS_PASSTHROUGH, CLASS_POOLS, CLASS_TERMINATE, MAX_CLASSES, MAX_NAMES, MAX_VIPS, NAME_LEN,
+};
 use serde::Serialize;
 
 use forward::Forwarding;
 
-use crate::model::{HostPattern, Protocol, Snapshot, SniMode, Vip};
+use crate::model::{HostPattern, Protocol, Snapshot, SniMode, Vip, WorkerPool};
 
 /// What the kernel shall know of one VIP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -18,7 +20,13 @@ pub struct VipEntry {
     pub observe_sni: bool,
     /// Whether those with a name that is none of the image's are refused. Only with `observe_sni`.
     pub filter_sni: bool,
+    /// Whether XDP does the handshake and the ClientHello's name chooses the listener.
+    pub steer_sni: bool,
 }
+
+/// The class of a name's connections, by number: [`CLASS_TERMINATE`], [`CLASS_PASSTHROUGH`], or from
+/// [`CLASS_POOLS`] on the node's pools of workers.
+pub type Class = u8;
 
 /// Everything in the kernel's maps that follows from a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -26,10 +34,10 @@ pub struct MapImage {
     /// VIPs.
     #[serde(serialize_with = "vips")]
     pub vips: BTreeMap<Vip, VipEntry>,
-    /// Server names counted as they are.
-    pub names: BTreeSet<String>,
-    /// Suffixes of wildcards, without `*.`.
-    pub wildcards: BTreeSet<String>,
+    /// Server names counted as they are, and their classes.
+    pub names: BTreeMap<String, Class>,
+    /// The same for suffixes of wildcards, without `*.`.
+    pub wildcards: BTreeMap<String, Class>,
     /// VIPs in forward mode.
     pub forward: Forwarding,
 }
@@ -39,7 +47,9 @@ impl MapImage {
     /// by the proxy all the same; the kernel just doesn't count it by name.
     ///
     /// Listeners on an unspecified address are no VIPs: XDP can't tell their packets apart.
-    pub fn from_snapshot(snapshot: &Snapshot) -> Self {
+    ///
+    /// `pools` are the node's pools of workers, in their order.
+    pub fn from_snapshot(snapshot: &Snapshot, pools: &[WorkerPool]) -> Self {
         let vips: BTreeMap<_, _> = snapshot
             .listeners
             .iter()
@@ -47,7 +57,12 @@ impl MapImage {
             .map(|listener| {
                 let tls = listener.protocol == Protocol::Https;
                 let observe_sni = tls && listener.sni != SniMode::Off;
-                (listener.vip, VipEntry { observe_sni, filter_sni: tls && listener.sni == SniMode::Filter })
+                let entry = VipEntry {
+                    observe_sni,
+                    filter_sni: tls && listener.sni.refuses(),
+                    steer_sni: tls && listener.sni.steers(),
+                };
+                (listener.vip, entry)
             })
             .take(MAX_VIPS as usize)
             .collect();
@@ -56,7 +71,7 @@ impl MapImage {
         if image.vips.values().any(|vip| vip.observe_sni) {
             let mut complete = true;
             for host in snapshot.named_hosts() {
-                complete &= image.add_name(host);
+                complete &= image.add_name(host, class(snapshot, host, pools));
             }
             // A name that has no room must not be refused, nor any where a route takes them all. The
             // proxy knows all names and refuses what is left.
@@ -79,21 +94,43 @@ impl MapImage {
 
     /// False: the programs will not know a name of this host. Those that are longer than they look at
     /// are passed on as too long.
-    fn add_name(&mut self, host: &HostPattern) -> bool {
+    fn add_name(&mut self, host: &HostPattern, class: Class) -> bool {
         let (set, name) = match host {
             HostPattern::Exact(name) => (&mut self.names, name),
             HostPattern::Wildcard(suffix) => (&mut self.wildcards, suffix),
             HostPattern::Any => return false,
         };
-        if name.len() > NAME_LEN || set.contains(&**name) {
+        if name.len() > NAME_LEN || set.contains_key(&**name) {
             return true;
         }
         let room = set.len() < MAX_NAMES as usize;
         if room {
-            set.insert(name.to_string());
+            set.insert(name.to_string(), class);
         }
         room
     }
+}
+
+/// The class of a host's connections. A pool goes before everything else.
+fn class(snapshot: &Snapshot, host: &HostPattern, pools: &[WorkerPool]) -> Class {
+    match snapshot.tls.pool(host).and_then(|name| class_of(name, pools)) {
+        Some(class) => class,
+        None if snapshot.tls.passes(host) => CLASS_PASSTHROUGH as Class,
+        None => CLASS_TERMINATE as Class,
+    }
+}
+
+/// The class of a pool's connections; `None`: the node has no such pool.
+pub fn class_of(name: &str, pools: &[WorkerPool]) -> Option<Class> {
+    if !pools.iter().any(|pool| *pool.name == *name) {
+        return None;
+    }
+    if name == WorkerPool::PASSTHROUGH {
+        return Some(CLASS_PASSTHROUGH as Class);
+    }
+    let mut named = pools.iter().filter(|pool| *pool.name != *WorkerPool::PASSTHROUGH);
+    let class = named.position(|pool| *pool.name == *name)? + CLASS_POOLS as usize;
+    (class < MAX_CLASSES as usize).then_some(class as Class)
 }
 
 fn vips<S: serde::Serializer>(vips: &BTreeMap<Vip, VipEntry>, s: S) -> Result<S::Ok, S::Error> {
@@ -152,7 +189,7 @@ mod tests {
             ("any host has no name", snapshot(&https, &[""], &[]), 0, 0, 0),
             ("too long for the maps", snapshot(&https, &[&long], &[]), 0, 0, 1),
         ] {
-            let image = MapImage::from_snapshot(&snapshot);
+            let image = MapImage::from_snapshot(&snapshot, &[]);
             assert_eq!((image.names.len(), image.wildcards.len()), (names, wildcards), "{what}");
             assert_eq!(image.left_out(&snapshot), left_out, "{what}");
             assert_eq!(image.vips.len(), 1, "{what}");
@@ -169,11 +206,15 @@ mod tests {
             let mut snapshot = snapshot(&https, hosts, &[]);
             let listener = Listener { sni: SniMode::Filter, ..snapshot.listeners[0] };
             snapshot.listeners = [listener].into();
-            let entry = MapImage::from_snapshot(&snapshot).vips[&listener.vip];
-            assert_eq!(entry, VipEntry { observe_sni: true, filter_sni: filtered }, "{what}");
+            let entry = MapImage::from_snapshot(&snapshot, &[]).vips[&listener.vip];
+            assert_eq!(
+                entry,
+                VipEntry { observe_sni: true, filter_sni: filtered, steer_sni: false },
+                "{what}"
+            );
         }
         let wildcard_listener =
             snapshot(&[("0.0.0.0:80", Protocol::Http), ("[::]:443", Protocol::Https)], &[], &[]);
-        assert_eq!(MapImage::from_snapshot(&wildcard_listener), MapImage::default());
+        assert_eq!(MapImage::from_snapshot(&wildcard_listener, &[]), MapImage::default());
     }
 }

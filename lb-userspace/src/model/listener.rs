@@ -56,7 +56,7 @@ pub enum Protocol {
 /// What is done with the server names that ClientHellos to a TLS listener have; by XDP where it can,
 /// and by the proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum SniMode {
     /// Not looked at.
     Off,
@@ -66,6 +66,23 @@ pub enum SniMode {
     /// The same, and a name that no route and no certificate is for is answered with a TLS alert.
     /// Where a route takes any host, every name has one.
     Filter,
+    /// As [`SniMode::Observe`], and XDP does the TCP handshake: the connection comes up with its
+    /// ClientHello, on a worker of its name's class. Who never sends one never takes up a socket.
+    Steer,
+    /// As [`SniMode::Steer`] and [`SniMode::Filter`].
+    SteerFilter,
+}
+
+impl SniMode {
+    /// Whether names that nobody serves are refused.
+    pub const fn refuses(self) -> bool {
+        matches!(self, Self::Filter | Self::SteerFilter)
+    }
+
+    /// Whether names choose the worker.
+    pub const fn steers(self) -> bool {
+        matches!(self, Self::Steer | Self::SteerFilter)
+    }
 }
 
 /// A VIP in proxy mode.

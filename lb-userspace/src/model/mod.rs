@@ -16,6 +16,7 @@ mod route;
 mod snapshot;
 mod tls;
 mod tuning;
+mod worker_pool;
 
 pub use canary::{Canary, CanaryHeader, CanaryValue};
 pub use care::{Care, CircuitLimits, Ejection, HealthCheck, Probe};
@@ -29,7 +30,8 @@ pub use proxy_protocol::{ProxyProtocol, ProxyVersion};
 pub use route::{Backend, Compat, PathMatch, Route, Unavailable, VirtualHost};
 pub use snapshot::{Routing, Snapshot};
 pub use tls::{Certificate, ClientAuth, Passthrough, TlsConfig};
-pub use tuning::{BadTuning, DEFAULT_BURST, MAX_BURST, MAX_RATE, Tuning};
+pub use tuning::{BadTuning, DEFAULT_BURST, MAX_BURST, MAX_RATE, MAX_SYN_RATE, SynCookies, Tuning};
+pub use worker_pool::WorkerPool;
 
 /// Whether a field says nothing, so that snapshots stay readable.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -49,6 +49,22 @@ pub struct TlsConfig {
     /// Names whose connections go to a cluster as they are, TLS and all. Sorted by pattern.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub passthrough: Vec<(HostPattern, Passthrough)>,
+    /// Names whose connections belong to a named pool of workers, and which. Sorted by pattern.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<(HostPattern, Arc<str>)>,
+}
+
+impl TlsConfig {
+    /// The pool of workers that the connections of a host (as it is written) belong to.
+    pub fn pool(&self, host: &HostPattern) -> Option<&Arc<str>> {
+        let at = self.pools.binary_search_by(|(known, _)| known.cmp(host)).ok()?;
+        self.pools.get(at).map(|(_, pool)| pool)
+    }
+
+    /// Whether the connections of a host (as it is written) go to its endpoints as they are.
+    pub fn passes(&self, host: &HostPattern) -> bool {
+        self.passthrough.binary_search_by(|(known, _)| known.cmp(host)).is_ok()
+    }
 }
 
 /// Where connections go that nobody looks into.

@@ -1,9 +1,10 @@
-//! Rules of a node for clients by their address, set while it runs.
+//! Rules of a node for clients by their address and for floods, set while it runs.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use lb_common::cookie::SYN_RATE;
 use lb_common::maps::MAX_SOURCES;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,8 @@ pub const MAX_RATE: u32 = 10_000;
 pub const MAX_BURST: u32 = 1_000_000;
 /// What a source may open at once where only a rate is set.
 pub const DEFAULT_BURST: u32 = 100;
+/// Most SYNs a second on one CPU that can be called no flood.
+pub const MAX_SYN_RATE: u32 = 10_000_000;
 
 /// The rules. They hold for VIPs alone, and the longest prefix that covers a client counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,40 @@ pub struct Tuning {
     pub connection_rate: u32,
     /// How many of them at once, 1 to [`MAX_BURST`].
     pub connection_burst: u32,
+    /// When XDP answers SYNs to VIPs in proxy mode with cookies.
+    #[serde(default)]
+    pub syn_cookies: SynCookies,
+    /// How many SYNs a second on one CPU are a flood, 1 to [`MAX_SYN_RATE`].
+    #[serde(default = "syn_rate")]
+    pub syn_rate: u32,
+}
+
+/// When SYNs are answered with cookies. VIPs that steer by name always do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SynCookies {
+    /// Never.
+    #[default]
+    Off,
+    /// While SYNs come faster than `syn_rate`.
+    Auto,
+    /// Always.
+    Always,
+}
+
+impl SynCookies {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Auto => "auto",
+            Self::Always => "always",
+        }
+    }
+}
+
+const fn syn_rate() -> u32 {
+    SYN_RATE
 }
 
 impl Default for Tuning {
@@ -35,6 +72,8 @@ impl Default for Tuning {
             allow: BTreeSet::new(),
             connection_rate: 0,
             connection_burst: DEFAULT_BURST,
+            syn_cookies: SynCookies::Off,
+            syn_rate: SYN_RATE,
         }
     }
 }
@@ -46,10 +85,16 @@ pub enum BadTuning {
     #[error("{0:?} is no setting: say KEY=VALUE, or KEY+=VALUE and KEY-=VALUE for lists")]
     Form(String),
     /// No such setting.
-    #[error("there is no setting {0:?}: there are deny, allow, connection-rate and connection-burst")]
+    #[error(
+        "there is no setting {0:?}: there are deny, allow, connection-rate, connection-burst, syn-cookies \
+             and syn-rate"
+    )]
     Unknown(String),
+    /// No such word.
+    #[error("syn-cookies={0} is none of off, auto and always")]
+    Word(String),
     /// A number has no parts to add or take away.
-    #[error("{0} is a number: set it with =")]
+    #[error("{0} is no list: set it with =")]
     NoList(String),
     /// Not a number in the range.
     #[error("{key}={value} is no number from {least} to {most}")]
@@ -109,7 +154,7 @@ impl Tuning {
                 }
                 Ok(())
             }
-            (key @ ("connection-rate" | "connection-burst"), Some(_)) => {
+            (key @ ("connection-rate" | "connection-burst" | "syn-cookies" | "syn-rate"), Some(_)) => {
                 Err(BadTuning::NoList(key.to_owned()))
             }
             ("connection-rate", None) => {
@@ -117,6 +162,14 @@ impl Tuning {
             }
             ("connection-burst", None) => {
                 number("connection-burst", value, 1, MAX_BURST, &mut self.connection_burst)
+            }
+            ("syn-rate", None) => number("syn-rate", value, 1, MAX_SYN_RATE, &mut self.syn_rate),
+            ("syn-cookies", None) => {
+                let all = [SynCookies::Off, SynCookies::Auto, SynCookies::Always];
+                let word = value.trim();
+                let known = all.into_iter().find(|one| one.name() == word);
+                self.syn_cookies = known.ok_or_else(|| BadTuning::Word(word.to_owned()))?;
+                Ok(())
             }
             (other, _) => Err(BadTuning::Unknown(other.to_owned())),
         }
@@ -180,6 +233,15 @@ mod tests {
                 (list(&tuning.deny), list(&tuning.allow), tuning.connection_rate, tuning.connection_burst);
             assert_eq!(got, (deny.to_owned(), allow.to_owned(), rate, burst), "{text}");
         }
+        for (text, cookies, rate) in [
+            ("syn-cookies=auto", SynCookies::Auto, SYN_RATE),
+            ("syn-rate=70", SynCookies::Auto, 70),
+            ("syn-cookies=always", SynCookies::Always, 70),
+            ("syn-cookies=off", SynCookies::Off, 70),
+        ] {
+            tuning.change(text).expect(text);
+            assert_eq!((tuning.syn_cookies, tuning.syn_rate), (cookies, rate), "{text}");
+        }
         let before = tuning.clone();
         for (text, names) in [
             ("deny", "KEY=VALUE"),
@@ -192,6 +254,9 @@ mod tests {
             ("connection-rate=10001", "from 0 to 10000"),
             ("connection-rate+=1", "set it with ="),
             ("connection-burst=0", "from 1 to"),
+            ("syn-cookies=yes", "off, auto and always"),
+            ("syn-cookies+=auto", "set it with ="),
+            ("syn-rate=0", "from 1 to 10000000"),
         ] {
             let error = tuning.change(text).expect_err(text).to_string();
             assert!(error.contains(names), "{text}: {error}");

@@ -15,7 +15,7 @@ use super::measures::{Measures, Place};
 use super::policy::{Policies, Policy};
 use super::settings::Settings;
 use super::tls::{ByName, Termination, TlsBuilder, canonical};
-use crate::model::{Backend, ClusterKey, Protocol, ProxyProtocol, Snapshot, SniMode};
+use crate::model::{Backend, ClusterKey, Protocol, ProxyProtocol, Snapshot};
 use crate::route::RouteTable;
 
 /// A snapshot in the form that requests need. Parts whose source did not change are taken over
@@ -110,7 +110,7 @@ impl Config {
     /// Whether connections to `local` are refused when they ask for names that nobody serves.
     pub(super) fn refuses_names(&self, local: SocketAddr) -> bool {
         let listener = || self.snapshot.listeners.iter().find(|one| one.vip.socket() == self.listener(local));
-        self.served_names.is_some() && listener().is_some_and(|one| one.sni == SniMode::Filter)
+        self.served_names.is_some() && listener().is_some_and(|one| one.sni.refuses())
     }
 
     /// Whether anybody serves this name.
@@ -161,7 +161,7 @@ impl Config {
 
 /// The names that are served, if a listener asks for them.
 fn served_names(snapshot: &Snapshot, previous: Option<&Config>) -> Option<Arc<ByName<()>>> {
-    if !snapshot.listeners.iter().any(|listener| listener.sni == SniMode::Filter) {
+    if !snapshot.listeners.iter().any(|listener| listener.sni.refuses()) {
         return None;
     }
     let same = |old: &&Config| {

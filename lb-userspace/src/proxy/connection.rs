@@ -162,11 +162,22 @@ pub(super) async fn serve(
             run(client, stream).await;
         }
         Protocol::Https => {
-            let Some((client, stream)) = Box::pin(secure(worker, config, stream, arrival)).await else {
+            let Some((client, stream)) = Box::pin(secure(worker, config, stream, arrival, false)).await
+            else {
                 return;
             };
             run(client, stream).await;
         }
+    }
+}
+
+/// Serves a TLS connection that another worker accepted and handed over.
+pub(super) async fn take_over(worker: Rc<Worker>, stream: TcpStream, ends: Ends) {
+    worker.counters.taken_over.add(1);
+    let config = worker.config();
+    let Some(arrival) = Arrival::admit(&worker, &config, ends) else { return };
+    if let Some((client, stream)) = Box::pin(secure(worker, config, stream, arrival, true)).await {
+        run(client, stream).await;
     }
 }
 
@@ -248,16 +259,26 @@ async fn secure(
     config: Rc<Held>,
     stream: TcpStream,
     arrival: Arrival,
+    taken_over: bool,
 ) -> Option<(Rc<Client>, Box<ClientStream<TlsStream<TcpStream>>>)> {
     let limit = worker.settings.timeouts.handshake;
     let refuses = config.refuses_names(arrival.ends.destination);
-    if refuses || config.tls.has_passthrough() {
-        let finding = passthrough::find(&stream, &config, refuses);
+    if refuses || config.tls.has_passthrough() || !worker.pools.is_empty() {
+        let finding = passthrough::find(&stream, &config, &worker, refuses, taken_over);
         match tokio::time::timeout(limit, finding).await {
             Ok(Ok(Way::Ours)) => {}
             Ok(Ok(Way::On(passage))) => {
                 let Arrival { ends, admitted, .. } = arrival;
                 tokio::task::spawn_local(passage.serve(worker, stream, ends, admitted));
+                return None;
+            }
+            Ok(Ok(Way::Over(way))) => {
+                let Arrival { ends, admitted, .. } = arrival;
+                // Admitted there once more.
+                drop(admitted);
+                if let Err(error) = worker.pools.hand_over(way, worker.index, stream, ends) {
+                    tracing::debug!(%error, "a connection can't be handed over to its pool");
+                }
                 return None;
             }
             Ok(Ok(Way::Nowhere)) => {

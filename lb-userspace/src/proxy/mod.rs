@@ -44,6 +44,7 @@ mod passthrough;
 mod peek;
 mod pipe;
 mod policy;
+mod pools;
 mod proxy_header;
 mod read_ahead;
 mod refusal;
@@ -85,8 +86,9 @@ pub use settings::{AccessLog, Bind, Settings, Timeouts};
 pub use spans::Tracing;
 pub use stats::{Stats, Totals, WorkerStats};
 
-use crate::model::Snapshot;
+use crate::model::{Snapshot, WorkerPool};
 use config::Config;
+use pools::Pools;
 use stats::Counters;
 use worker::{Command, Seed};
 
@@ -108,6 +110,8 @@ pub struct WorkerSockets {
     pub worker: usize,
     /// The CPU it is pinned to.
     pub cpu: usize,
+    /// The pool it is of; `None`: a general one.
+    pub pool: Option<Arc<str>>,
     /// Listens on IPv4 loopback.
     pub v4: OwnedFd,
     /// Listens on IPv6 loopback; `None` where the host has no IPv6.
@@ -133,6 +137,7 @@ pub struct Proxy {
 
 struct Handle {
     cpu: usize,
+    pool: Option<Arc<str>>,
     counters: Arc<Counters>,
     commands: mpsc::UnboundedSender<Command>,
     done: Mutex<Option<oneshot::Receiver<()>>>,
@@ -145,7 +150,8 @@ impl Proxy {
     /// If a listener can't be opened, or a thread can't be started.
     pub fn start(mut settings: Settings, snapshot: Arc<Snapshot>) -> Result<Self, StartError> {
         let cpus = usable_cpus()?;
-        let count = if settings.workers == 0 { cpus.len() } else { settings.workers };
+        let (general, pooled) = shares(&settings, cpus.len());
+        let count = general + pooled.len();
         settings.max_connections = settings.max_connections.min(affordable_connections(count));
         let settings = Arc::new(settings);
         let tls = tls::TlsBuilder::new()?;
@@ -180,9 +186,18 @@ impl Proxy {
             tracer = Some(started);
             proxy.spans = Some(sent);
         }
-        for index in 0..count {
+        let inboxes: Vec<_> = (0..count).map(|_| mpsc::unbounded_channel()).collect();
+        let mut pools = Pools::default();
+        for pool in &proxy.settings.pools {
+            let own = inboxes[general..].iter().zip(&pooled).filter(|(_, name)| **name == pool.name);
+            pools.add(pool.name.clone(), own.map(|((commands, _), _)| commands.clone()).collect());
+        }
+        let pools = Arc::new(pools);
+        for (index, inbox) in inboxes.into_iter().enumerate() {
             let cpu = cpus[index % cpus.len()];
-            proxy.start_worker(index, cpu, log.clone(), tracer.clone())?;
+            let pool = index.checked_sub(general).and_then(|at| pooled.get(at).cloned());
+            let place = Place { index, cpu, pool, pools: Arc::clone(&pools), inbox };
+            proxy.start_worker(place, log.clone(), tracer.clone())?;
         }
         if proxy.settings.bind == Bind::Direct {
             let mut listening = BTreeSet::new();
@@ -197,12 +212,11 @@ impl Proxy {
 
     fn start_worker(
         &mut self,
-        index: usize,
-        cpu: usize,
+        place: Place,
         log: Option<access_log::Log>,
         tracer: Option<spans::Tracer>,
     ) -> Result<(), StartError> {
-        let (commands, inbox) = mpsc::unbounded_channel();
+        let Place { index, cpu, pool, pools, inbox: (commands, inbox) } = place;
         let (done, is_done) = oneshot::channel();
         let counters = Arc::new(Counters::default());
         if self.settings.bind == Bind::Steered {
@@ -210,6 +224,7 @@ impl Proxy {
             self.sockets.push(WorkerSockets {
                 worker: index,
                 cpu,
+                pool: pool.clone(),
                 v4: v4.try_clone()?.into(),
                 v6: v6.as_ref().map(std::net::TcpListener::try_clone).transpose()?.map(OwnedFd::from),
             });
@@ -220,6 +235,8 @@ impl Proxy {
         let seed = Seed {
             index,
             cpu,
+            pool: pool.clone(),
+            pools,
             settings: Arc::clone(&self.settings),
             crowd: Arc::clone(&self.crowd),
             measures: self.measures.table(index),
@@ -232,7 +249,7 @@ impl Proxy {
         };
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || seed.run())?;
         self.threads().push(thread);
-        self.workers.push(Handle { cpu, counters, commands, done: Mutex::new(Some(is_done)) });
+        self.workers.push(Handle { cpu, pool, counters, commands, done: Mutex::new(Some(is_done)) });
         Ok(())
     }
 
@@ -262,7 +279,7 @@ impl Proxy {
     fn listen(&self, snapshot: &Snapshot, listening: &mut BTreeSet<SocketAddr>) -> Vec<ListenError> {
         let wanted: BTreeSet<SocketAddr> = snapshot.listeners.iter().map(|one| one.vip.socket()).collect();
         for gone in listening.extract_if(.., |address| !wanted.contains(address)) {
-            for worker in &self.workers {
+            for worker in self.general() {
                 let _ = worker.commands.send(Command::Unlisten(gone));
             }
         }
@@ -271,10 +288,10 @@ impl Proxy {
             if listening.contains(&address) {
                 continue;
             }
-            // All workers or none: a worker without the socket would leave its share of clients out.
-            match self.workers.iter().map(|_| listen::open(address)).collect::<Result<Vec<_>, _>>() {
+            // All general workers or none: a worker without the socket would leave its share of clients out.
+            match self.general().map(|_| listen::open(address)).collect::<Result<Vec<_>, _>>() {
                 Ok(sockets) => {
-                    for (worker, socket) in self.workers.iter().zip(sockets) {
+                    for (worker, socket) in self.general().zip(sockets) {
                         let _ = worker.commands.send(Command::Listen(address, socket));
                     }
                     listening.insert(address);
@@ -299,7 +316,7 @@ impl Proxy {
             .map(|(index, handle)| {
                 let totals = handle.counters.read();
                 total += totals;
-                WorkerStats { worker: index, cpu: handle.cpu, totals }
+                WorkerStats { worker: index, cpu: handle.cpu, pool: handle.pool.clone(), totals }
             })
             .collect();
         let clusters: BTreeMap<_, _> =
@@ -347,6 +364,11 @@ impl Proxy {
         }
     }
 
+    /// The workers that belong to no pool.
+    fn general(&self) -> impl Iterator<Item = &Handle> {
+        self.workers.iter().filter(|worker| worker.pool.is_none())
+    }
+
     fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -364,6 +386,26 @@ impl Drop for Proxy {
             let _ = thread.join();
         }
     }
+}
+
+/// Where a worker is to be, and what it hears by.
+struct Place {
+    index: usize,
+    cpu: usize,
+    pool: Option<Arc<str>>,
+    pools: Arc<Pools>,
+    inbox: (mpsc::UnboundedSender<Command>, mpsc::UnboundedReceiver<Command>),
+}
+
+/// How many general workers there are to be, and the pool of each further one.
+fn shares(settings: &Settings, cpus: usize) -> (usize, Vec<Arc<str>>) {
+    let names = |pool: &WorkerPool| std::iter::repeat_n(pool.name.clone(), pool.workers.into());
+    let pooled: Vec<_> = settings.pools.iter().flat_map(names).collect();
+    let general = match settings.workers {
+        0 => cpus.saturating_sub(pooled.len()).max(1),
+        asked => asked,
+    };
+    (general, pooled)
 }
 
 /// How many client connections each of `workers` can hold so that every one of them can have a

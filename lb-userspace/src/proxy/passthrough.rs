@@ -21,6 +21,7 @@ use super::config::Config;
 use super::crowd::Admitted;
 use super::listen;
 use super::peek::peek_more;
+use super::pools;
 use super::proxy_header::{self, Ends};
 use super::tunnel::{Counted, Open};
 use super::upstream::{Limits, Transport, Upstream};
@@ -48,17 +49,28 @@ pub(super) enum Way {
     On(Passage),
     /// Nowhere: nobody serves its name.
     Nowhere,
+    /// To workers of its own.
+    Over(pools::Way),
 }
 
 /// Waits for the client's hello and looks up where it goes. `refuses`: nowhere, if its name is none
-/// that is served.
+/// that is served. `stays`: not to other workers.
 ///
 /// # Errors
 /// If the connection breaks.
-pub(super) async fn find(stream: &TcpStream, config: &Config, refuses: bool) -> io::Result<Way> {
+pub(super) async fn find(
+    stream: &TcpStream,
+    config: &Config,
+    worker: &Worker,
+    refuses: bool,
+    stays: bool,
+) -> io::Result<Way> {
     let Some(name) = server_name(stream).await? else { return Ok(Way::Ours) };
     if refuses && !config.serves_name(&name) {
         return Ok(Way::Nowhere);
+    }
+    if !stays && let Some(way) = worker.pools.elsewhere(worker.group.as_deref(), config, &name) {
+        return Ok(Way::Over(way));
     }
     let Some(to) = config.tls.passthrough(&name) else { return Ok(Way::Ours) };
     let slot = config.clusters.get(&*to.cluster).cloned();

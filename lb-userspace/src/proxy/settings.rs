@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::log_format::LogFormat;
 use super::spans::Tracing;
-use crate::model::ProxyProtocol;
+use crate::model::{ProxyProtocol, WorkerPool};
 
 /// How connections reach the workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +68,10 @@ impl Default for Timeouts {
 /// What the proxy is told once, at start.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How many workers; 0 is one for each CPU that the process may use.
+    /// How many general workers; 0 is one for each CPU that the process may use and no pool takes.
     pub workers: usize,
+    /// Pools of workers besides, each named once.
+    pub pools: Vec<WorkerPool>,
     /// How connections reach the workers.
     pub bind: Bind,
     /// Where a line for each request goes.
@@ -107,6 +109,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             workers: 0,
+            pools: Vec::new(),
             bind: Bind::Direct,
             access_log: AccessLog::Off,
             log_format: LogFormat::default(),

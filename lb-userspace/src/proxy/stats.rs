@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
@@ -78,6 +79,8 @@ counters! {
     tls_failures,
     /// TLS connections refused for a server name that nobody serves.
     tls_refused,
+    /// TLS connections that another worker accepted and handed over, since they belong to this one's pool.
+    taken_over,
     /// Requests whose head was complete.
     requests,
     /// Requests that were plain enough for the short way beside hyper.
@@ -147,6 +150,9 @@ pub struct WorkerStats {
     pub worker: usize,
     /// The CPU it is pinned to.
     pub cpu: usize,
+    /// The pool it is of; `None`: a general one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Arc<str>>,
     /// Its counters.
     #[serde(flatten)]
     pub totals: Totals,

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,6 +29,8 @@ use super::measures::Table;
 use super::mirror::Mirrors;
 use super::pipe::Pipes;
 use super::policy::Asker;
+use super::pools::Pools;
+use super::proxy_header::Ends;
 use super::settings::{Bind, Settings};
 use super::spans::Tracer;
 use super::stats::Counters;
@@ -44,6 +46,8 @@ pub(super) enum Command {
     Listen(SocketAddr, TcpListener),
     /// Accept no more there. Connections that are open stay.
     Unlisten(SocketAddr),
+    /// Serve this TLS connection, which another worker accepted: it belongs to this one's pool.
+    Take(TcpStream, Ends),
     /// Finish: no new connections, and what is open gets this long.
     Drain(Duration),
 }
@@ -52,6 +56,8 @@ pub(super) enum Command {
 pub(super) struct Seed {
     pub(super) index: usize,
     pub(super) cpu: usize,
+    pub(super) pool: Option<Arc<str>>,
+    pub(super) pools: Arc<Pools>,
     pub(super) settings: Arc<Settings>,
     pub(super) crowd: Arc<Crowd>,
     pub(super) measures: Arc<Table>,
@@ -66,6 +72,9 @@ pub(super) struct Seed {
 /// What the connections of a worker share. Never leaves its thread.
 pub(super) struct Worker {
     pub(super) index: usize,
+    /// The pool of workers that it is of; `None`: a general one.
+    pub(super) group: Option<Arc<str>>,
+    pub(super) pools: Arc<Pools>,
     pub(super) settings: Arc<Settings>,
     pub(super) crowd: Arc<Crowd>,
     pub(super) measures: Arc<Table>,
@@ -165,6 +174,8 @@ impl Seed {
         let transports = Transports::new();
         let worker = Rc::new(Worker {
             index: self.index,
+            group: self.pool,
+            pools: self.pools,
             pool: Rc::new(Pool::new(self.settings.keep_alive_connections, timeouts.keep_alive)),
             connections: Connections::new(timeouts.keep_alive, Arc::clone(&self.counters)),
             asker: Asker::new(transports.unverified()),
@@ -220,6 +231,7 @@ async fn command(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Comma
                     task.abort();
                 }
             }
+            Some(Command::Take(stream, ends)) => take_over(&worker, stream, ends),
             Some(Command::Drain(grace)) => break grace,
             None => break Duration::ZERO,
         }
@@ -239,7 +251,7 @@ async fn command(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Comma
         loop {
             match tokio::time::timeout_at(end, commands.recv()).await {
                 Ok(Some(Command::Drain(grace))) => end = end.min(tokio::time::Instant::now() + grace),
-                Ok(Some(Command::Listen(..) | Command::Unlisten(_))) => {}
+                Ok(Some(Command::Listen(..) | Command::Unlisten(_) | Command::Take(..))) => {}
                 Ok(None) | Err(_) => return,
             }
         }
@@ -249,6 +261,28 @@ async fn command(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Comma
         () = hurried => {}
     }
     sweeper.abort();
+}
+
+fn take_over(worker: &Rc<Worker>, stream: TcpStream, ends: Ends) {
+    let held = worker.counters.active.get() + worker.counters.tunnels_active.get();
+    if held >= worker.settings.max_connections as u64 {
+        // There is no queue that it could wait in.
+        worker.counters.crowded.add(1);
+        return;
+    }
+    let stream = match tokio::net::TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::error!(%error, "worker can't use a connection");
+            return;
+        }
+    };
+    let open = Open::new(worker);
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        connection::take_over(worker, stream, ends).await;
+        drop(open);
+    });
 }
 
 /// `local` is where all its connections come to, if that is one address.

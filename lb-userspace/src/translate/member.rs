@@ -50,7 +50,8 @@ impl Member {
 
     /// Whether it says how connections for its hosts begin.
     pub(super) fn shapes_tls(&self) -> bool {
-        self.draft.annotations.passthrough || self.refers.client_auth.is_some()
+        let annotations = &self.draft.annotations;
+        annotations.passthrough || annotations.worker_pool.is_some() || self.refers.client_auth.is_some()
     }
 
     /// Whether other hosts stand in for its own.

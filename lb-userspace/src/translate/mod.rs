@@ -37,7 +37,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::model::{Care, ClusterKey, Compat, Issue, Listener, ObjectKey, Snapshot};
+use crate::model::{Care, ClusterKey, Compat, Issue, Listener, ObjectKey, Snapshot, WorkerPool};
 use crate::objects::Objects;
 
 pub use config_map::{ClassDefaults, ClusterSettings};
@@ -86,6 +86,8 @@ pub struct Settings {
     pub zone: Option<Arc<str>>,
     /// How endpoints are watched and spared where their Service says nothing.
     pub care: Arc<Care>,
+    /// The node's pools of workers that Ingresses may name; `None`: nobody knows.
+    pub worker_pools: Option<Vec<WorkerPool>>,
 }
 
 impl Default for Settings {
@@ -103,6 +105,7 @@ impl Default for Settings {
             config_map: None,
             zone: None,
             care: Arc::default(),
+            worker_pools: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use super::secrets::Certificates;
 use super::standin::{Hosts, StandIns};
 use crate::model::{
     Backend, Certificate, ClientAuth, HostPattern, Issue, IssueReason, ObjectKey, Passthrough, PathMatch,
-    Severity, TlsConfig,
+    Severity, TlsConfig, WorkerPool,
 };
 
 /// The hosts that Ingresses have TLS for, with how many entries name each.
@@ -50,6 +50,7 @@ pub(super) fn config(
     stand_ins: &StandIns,
     default: Option<&ObjectKey>,
     certificates: &mut Certificates<'_>,
+    node_pools: Option<&[WorkerPool]>,
     issues: &mut Vec<Issue>,
 ) -> TlsConfig {
     let default = default.and_then(|key| {
@@ -132,6 +133,7 @@ pub(super) fn config(
         default: default.or(nameless),
         client_auth: client_auth(members, stand_ins),
         passthrough: passthrough(members, hosts, issues),
+        pools: pools(members, stand_ins, node_pools, issues),
     }
 }
 
@@ -216,6 +218,58 @@ fn passthrough(
         }
     }
     found.into_iter().collect()
+}
+
+/// Which names' connections belong to a pool of workers: the first Ingress with the host that names one
+/// decides. `node`: the pools that there are, if that is known.
+fn pools(
+    members: &[&Member],
+    stand_ins: &StandIns,
+    node: Option<&[WorkerPool]>,
+    issues: &mut Vec<Issue>,
+) -> Vec<(HostPattern, Arc<str>)> {
+    let mut found: BTreeMap<HostPattern, (Arc<str>, &ObjectKey)> = BTreeMap::new();
+    for member in members {
+        let Some(pool) = &member.draft.annotations.worker_pool else { continue };
+        let key = &member.draft.key;
+        let mut say = |reason, message: String| {
+            let field = "metadata.annotations[sluice.dev/worker-pool]";
+            issues.push(issue(Severity::Warning, reason, "Ingress", key, field, message));
+        };
+        if node.is_some_and(|node| !node.iter().any(|known| known.name == *pool)) {
+            let message = format!(
+                "this node has no pool {pool}; all its general workers serve the hosts. Start it with --worker-pool \
+                 {pool}=N."
+            );
+            say(IssueReason::Unsupported, message);
+        }
+        for host in member.draft.rules.hosts() {
+            if *host == HostPattern::Any {
+                let message = "is ignored for rules without a host: connections are told apart by their server \
+                               name; give the rules hosts.";
+                say(IssueReason::InvalidAnnotation, message.to_owned());
+                continue;
+            }
+            match found.get(host) {
+                None => drop(found.insert(host.clone(), (pool.clone(), key))),
+                Some((other, _)) if other == pool => {}
+                Some((other, first)) => {
+                    let message = format!(
+                        "host {host} belongs to pool {other} of Ingress {first}, which came first; name the same \
+                         pool in both."
+                    );
+                    say(IssueReason::Conflict, message);
+                }
+            }
+        }
+    }
+    let aliases =
+        stand_ins.hosts.iter().filter(|(host, stand_in)| stand_in.alias && !found.contains_key(*host));
+    let aliases: Vec<_> = aliases
+        .filter_map(|(host, stand_in)| Some((host.clone(), found.get(&stand_in.source)?.clone())))
+        .collect();
+    found.extend(aliases);
+    found.into_iter().map(|(host, (pool, _))| (host, pool)).collect()
 }
 
 fn wildcard_of(host: &HostPattern) -> Option<HostPattern> {

@@ -170,8 +170,8 @@ pub fn image() -> MapImage {
                 (vip(&format!("{address}:{port}")), entry)
             })
             .collect(),
-        names: ["a.example.com".to_owned()].into(),
-        wildcards: ["wild.example.com".to_owned()].into(),
+        names: [("a.example.com".to_owned(), 0)].into(),
+        wildcards: [("wild.example.com".to_owned(), 0)].into(),
         ..MapImage::default()
     }
 }

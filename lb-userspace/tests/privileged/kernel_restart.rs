@@ -35,7 +35,9 @@ fn links(node: &Node) -> [(u32, u32); 2] {
 
 fn serve(dataplane: &mut Dataplane) -> TcpListener {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    dataplane.set_workers(&[WorkerSocket { cpu: 0, v4: listener.as_fd(), v6: None }]).expect("workers");
+    dataplane
+        .set_workers(&[WorkerSocket { cpu: 0, class: 0, v4: listener.as_fd(), v6: None }])
+        .expect("workers");
     dataplane.apply(&image()).expect("apply");
     listener
 }

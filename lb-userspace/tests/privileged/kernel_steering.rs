@@ -42,7 +42,7 @@ impl Listeners {
 fn set_workers(dataplane: &mut Dataplane, workers: &[Listeners]) {
     let sockets: Vec<_> = workers
         .iter()
-        .map(|w| WorkerSocket { cpu: w.cpu, v4: w.v4.as_fd(), v6: Some(w.v6.as_fd()) })
+        .map(|w| WorkerSocket { cpu: w.cpu, class: 0, v4: w.v4.as_fd(), v6: Some(w.v6.as_fd()) })
         .collect();
     dataplane.set_workers(&sockets).expect("workers");
 }

@@ -13,6 +13,8 @@ mod kernel_node;
 mod kernel_restart;
 mod kernel_steering;
 mod rights;
+mod sni_rig;
+mod steer;
 mod tune;
 mod watch;
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::policy_words::route_words;
-use crate::model::{self, PathMatch, Route, Snapshot, Tuning};
+use crate::model::{self, PathMatch, Route, Snapshot, SynCookies, Tuning};
 use crate::proxy::{ClusterHealth, EndpointHealth};
 
 /// `sluice status`.
@@ -111,6 +111,12 @@ pub struct Rules {
     pub connection_rate: u32,
     /// How many of them at once.
     pub connection_burst: u32,
+    /// When SYNs get cookies: `off`, `auto`, `always`.
+    #[serde(default)]
+    pub syn_cookies: SynCookies,
+    /// How many SYNs a second on one CPU are a flood.
+    #[serde(default)]
+    pub syn_rate: u32,
 }
 
 impl Rules {
@@ -121,12 +127,14 @@ impl Rules {
             allowed: tuning.allow.len(),
             connection_rate: tuning.connection_rate,
             connection_burst: tuning.connection_burst,
+            syn_cookies: tuning.syn_cookies,
+            syn_rate: tuning.syn_rate,
         }
     }
 
     /// Whether there are any.
     pub fn any(&self) -> bool {
-        self.denied + self.allowed > 0 || self.connection_rate > 0
+        self.denied + self.allowed > 0 || self.connection_rate > 0 || self.syn_cookies != SynCookies::Off
     }
 }
 
@@ -245,10 +253,11 @@ pub struct Verification {
 pub struct Maps {
     /// What the kernel knows of each VIP.
     pub vips: BTreeMap<String, VipEntry>,
-    /// Server names that are counted.
-    pub names: Vec<String>,
-    /// Suffixes of wildcards that are counted, without `*.`.
-    pub wildcards: Vec<String>,
+    /// Server names that are counted, and the class of each: 0 for connections that end here, 1 for
+    /// those that go on as they are, from 2 on the node's pools of workers in their order.
+    pub names: BTreeMap<String, u8>,
+    /// The same for suffixes of wildcards, without `*.`.
+    pub wildcards: BTreeMap<String, u8>,
 }
 
 /// What the kernel knows of a VIP.
@@ -259,6 +268,9 @@ pub struct VipEntry {
     /// Whether those with a name that nobody serves are refused.
     #[serde(default)]
     pub filter_sni: bool,
+    /// Whether the name chooses the workers.
+    #[serde(default)]
+    pub steer_sni: bool,
 }
 
 /// Why the daemon has no answer.

@@ -8,7 +8,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 
 use super::DEFAULT_SOCKET;
 use super::vip::{SniRule, sni_rule};
-use crate::model::Compat;
+use crate::model::{Compat, WorkerPool};
 use crate::proxy;
 use crate::status::Address;
 
@@ -73,6 +73,19 @@ pub struct RunArgs {
     /// Number of proxy workers, each pinned to a CPU. Default: one for each CPU.
     #[arg(long, env = "SLUICE_WORKERS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
+    /// N more workers that serve the TLS connections for hosts of Ingresses with the annotation
+    /// sluice.dev/worker-pool: NAME, and nothing else. Each is pinned to a CPU of its own as long as
+    /// there are any; --workers then defaults to one for each CPU that is left. The pool passthrough
+    /// serves ssl-passthrough. May be repeated.
+    #[arg(
+        long,
+        env = "SLUICE_WORKER_POOL",
+        value_name = "NAME=N",
+        value_delimiter = ',',
+        value_parser = worker_pool,
+        help_heading = "Traffic"
+    )]
+    pub worker_pool: Vec<WorkerPool>,
     /// The topology zone that the node is in: endpoints whose EndpointSlice has hints for it go first.
     #[arg(long, env = "SLUICE_ZONE", value_name = "ZONE", help_heading = "Traffic")]
     pub zone: Option<String>,
@@ -154,9 +167,11 @@ pub struct RunArgs {
     )]
     pub drain_timeout: u16,
 
-    /// What to do with the server names of TLS connections: off, observe (count them), or filter (and
-    /// answer names that no route or certificate is for with an alert). ADDR[:PORT]=MODE sets it for one
-    /// VIP. May be repeated. Without XDP there is nothing to count, and the proxy filters alone.
+    /// What to do with the server names of TLS connections: off, observe (count them), filter (and
+    /// answer names that no route or certificate is for with an alert), steer (XDP does the TCP
+    /// handshake, and the name chooses the workers), or steer-filter (both). ADDR[:PORT]=MODE sets it
+    /// for one VIP. May be repeated. Without XDP there is nothing to count, and the proxy does the rest
+    /// alone.
     #[arg(
         long,
         env = "SLUICE_SNI",
@@ -357,6 +372,20 @@ impl From<CompatArg> for Compat {
             CompatArg::Kubernetes => Self::Kubernetes,
             CompatArg::IngressNginx => Self::IngressNginx,
         }
+    }
+}
+
+fn worker_pool(text: &str) -> Result<WorkerPool, String> {
+    let form = "write NAME=N: a name of lower-case letters, digits and hyphens, and 1 to 512 workers";
+    let (name, workers) = text.split_once('=').ok_or(form)?;
+    let workers = workers.parse().ok().filter(|number| (1..=512).contains(number)).ok_or(form)?;
+    if name == "terminate" {
+        return Err("terminate is what the general workers do: say --workers N for these".to_owned());
+    }
+    if WorkerPool::is_name(name) {
+        Ok(WorkerPool { name: name.into(), workers })
+    } else {
+        Err(form.to_owned())
     }
 }
 

@@ -52,7 +52,9 @@ pub(super) fn sni_rule(text: &str) -> Result<SniRule, String> {
         "off" => SniMode::Off,
         "observe" => SniMode::Observe,
         "filter" => SniMode::Filter,
-        _ => return Err(format!("{mode:?} is none of off, observe and filter")),
+        "steer" => SniMode::Steer,
+        "steer-filter" => SniMode::SteerFilter,
+        _ => return Err(format!("{mode:?} is none of off, observe, filter, steer and steer-filter")),
     };
     Ok(SniRule { vip, mode })
 }

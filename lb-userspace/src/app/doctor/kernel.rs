@@ -2,6 +2,7 @@
 
 use super::Level::{Fail, Ok, Warn};
 use super::{Finding, read};
+use crate::dataplane::kernel::handshakes_supported;
 
 /// `bpf_xdp_load_bytes` and multi-buffer programs came with it.
 const OLDEST: (u32, u32) = (5, 18);
@@ -21,6 +22,7 @@ pub(super) fn examine() -> Vec<Finding> {
         jit(read("/proc/sys/net/core/bpf_jit_enable").as_deref()),
         capabilities(&status),
         bpffs(&mounts),
+        handshakes(handshakes_supported()),
     ]
 }
 
@@ -78,6 +80,16 @@ fn capabilities(status: &str) -> Finding {
     Finding::new("rights", "capabilities", level, found, remedy)
 }
 
+/// Only some settings need them, which refuse to start without.
+fn handshakes(supported: Result<(), String>) -> Finding {
+    let (level, found) = match supported {
+        Result::Ok(()) => (Ok, "possible".to_owned()),
+        Err(why) => (Warn, why),
+    };
+    let remedy = "leave --sni steer and syn-cookies out, or put that right";
+    Finding::new("kernel", "TCP handshakes by XDP", level, found, remedy)
+}
+
 fn bpffs(mounts: &str) -> Finding {
     let mounted = mounts.lines().any(|line| {
         let mut words = line.split(' ').skip(1);
@@ -108,6 +120,8 @@ mod tests {
             (capabilities("CapEff:\t000000c000001000\n"), Ok),
             (capabilities("CapEff:\t0000000000001000\n"), Fail),
             (capabilities(""), Fail),
+            (handshakes(Result::Ok(())), Ok),
+            (handshakes(Err("no function".to_owned())), Warn),
             (bpffs("none /sys/fs/bpf bpf rw 0 0"), Ok),
             (bpffs("tmpfs /sys/fs/bpf tmpfs rw 0 0"), Fail),
         ] {

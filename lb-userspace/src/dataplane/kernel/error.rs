@@ -99,6 +99,9 @@ pub enum KernelError {
     /// More VIPs or names than the maps hold.
     #[error("the map {0} is full")]
     Full(&'static str),
+    /// What steering by name and SYN cookies take is not there.
+    #[error("XDP can't do TCP handshakes here, which --sni steer and syn-cookies take: {0}")]
+    NoHandshakes(String),
     /// Somebody watches frames already.
     #[error("another `sluice trace` runs: one at a time")]
     Watched,

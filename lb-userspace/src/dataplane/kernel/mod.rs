@@ -6,9 +6,9 @@
 //! Dropping a [`Dataplane`] leaves it all running; [`remove`] is the way to end it.
 
 mod counters;
-mod egress;
 mod error;
 mod forwarding;
+mod handshakes;
 mod links;
 mod logs;
 mod occupant;
@@ -16,6 +16,7 @@ mod pins;
 mod rehearse;
 mod rules;
 mod tables;
+mod tc;
 pub mod vip_routes;
 mod vip_table;
 mod watch;
@@ -29,11 +30,14 @@ use aya::programs::{ProgramError, SchedClassifier, SkLookup, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::Level;
 use lb_common::flow::PORT_FACTOR;
-use lb_common::maps::{LAYOUT, LAYOUT_MAP, MAX_CPUS, MAX_L4_FLOWS, MAX_WORKERS};
+use lb_common::maps::{
+    CLASS_TERMINATE, LAYOUT, LAYOUT_MAP, MAX_CLASSES, MAX_CPUS, MAX_L4_FLOWS, MAX_WORKERS,
+};
 use serde::Serialize;
 
 pub use counters::{Counters, NameCount, VipCount};
 pub use error::KernelError;
+pub use handshakes::supported as handshakes_supported;
 pub use links::XdpMode;
 pub use occupant::Occupant;
 pub use pins::{Lock, remove};
@@ -42,10 +46,12 @@ pub use vip_table::VipTable;
 pub use watch::Events;
 
 use super::diff::{Op, diff};
-use super::image::MapImage;
-use crate::model::Tuning;
+use super::image::{Class, MapImage};
+use crate::model::{SynCookies, Tuning};
+use handshakes::Handshakes;
 use rules::Rules;
 use tables::Tables;
+use tc::Direction;
 
 /// The kernel programs' object, as the build script left it.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));
@@ -107,8 +113,12 @@ pub struct Difference {
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.repair {
-            Op::AddName(name) => write!(f, "NAMES: {name} is missing"),
-            Op::AddWildcard(suffix) => write!(f, "WILDCARDS: *.{suffix} is missing"),
+            Op::AddName(name, class) => {
+                write!(f, "NAMES: {name} is missing or is not of class {class}")
+            }
+            Op::AddWildcard(suffix, class) => {
+                write!(f, "WILDCARDS: *.{suffix} is missing or is not of class {class}")
+            }
             Op::SetVip(vip, _) => write!(f, "VIPS: {vip} is missing or has other flags"),
             Op::DeleteVip(vip) => write!(f, "VIPS: {vip} should not be there"),
             Op::DeleteWildcard(suffix) => write!(f, "WILDCARDS: *.{suffix} should not be there"),
@@ -128,6 +138,8 @@ impl std::fmt::Display for Difference {
 pub struct WorkerSocket<'a> {
     /// The CPU that the worker is pinned to.
     pub cpu: usize,
+    /// Whose connections it takes: [`CLASS_TERMINATE`]'s, or some other class's only.
+    pub class: Class,
     /// Its IPv4 listener.
     pub v4: BorrowedFd<'a>,
     /// Its IPv6 listener.
@@ -138,10 +150,14 @@ pub struct WorkerSocket<'a> {
 pub struct Dataplane {
     tables: Tables,
     rules: Rules,
+    handshakes: Handshakes,
     sockets: SockMap<MapData>,
     cpu_worker: Array<MapData, u32>,
     trace: watch::Trace,
     info: Info,
+    settings: Settings,
+    /// Some VIP steers by name.
+    steers: bool,
     /// Unused here, but programs that are loaded later want it open.
     _uplinks: HashMap<MapData, u32, u32>,
     /// Held as long as this process owns the pins.
@@ -180,6 +196,7 @@ impl Dataplane {
         let cpu_worker = take(&mut programs, "CPU_WORKER")?;
         let trace = watch::Trace::take(&mut programs)?;
         let mut uplinks: HashMap<_, u32, u32> = take(&mut programs, "UPLINKS")?;
+        let handshakes = Handshakes::take(&mut programs)?;
 
         let xdp: &mut Xdp = program(&mut programs, "sluice")?;
         verify(|| xdp.load()).map_err(KernelError::program("sluice"))?;
@@ -188,20 +205,28 @@ impl Dataplane {
         let interfaces = links::attach_xdp(xdp, &settings)?;
         let out: &mut SchedClassifier = program(&mut programs, "egress")?;
         verify(|| out.load()).map_err(KernelError::program("egress"))?;
-        egress::attach(out, &settings)?;
+        if let Some((interface, error)) = tc::attach(out, &settings, Direction::Egress)? {
+            tracing::warn!(
+                interface, %error,
+                "no program at the egress (it takes Linux 6.6): VIPs of Services reach no endpoints on this node"
+            );
+        }
         let steer: &mut SkLookup = program(&mut programs, "steer")?;
         verify(|| steer.load()).map_err(KernelError::program("steer"))?;
         links::attach_steer(steer, &settings)?;
 
         let layout = format!("{LAYOUT:016x}");
-        let info = Info { interfaces, pin_dir: settings.pin_dir, layout, reused };
+        let info = Info { interfaces, pin_dir: settings.pin_dir.clone(), layout, reused };
         Ok(Self {
             tables,
             rules,
+            handshakes,
             sockets,
             cpu_worker,
             trace,
             info,
+            settings,
+            steers: false,
             _uplinks: uplinks,
             _lock: lock,
             _logs: logs,
@@ -210,13 +235,20 @@ impl Dataplane {
     }
 
     /// Puts the workers' listeners in place: worker `n` of the slice gets sockets `2n` and
-    /// `2n+1`; CPUs without a worker of their own are spread over all workers.
+    /// `2n+1`. CPUs without a worker of a class are spread over all of its workers, classes without
+    /// any have those of [`CLASS_TERMINATE`].
     ///
     /// # Errors
-    /// A file descriptor that is no listening TCP socket; more workers than the maps hold.
+    /// A file descriptor that is no listening TCP socket; more workers than the maps hold; none of
+    /// [`CLASS_TERMINATE`].
     pub fn set_workers(&mut self, workers: &[WorkerSocket<'_>]) -> Result<(), KernelError> {
-        if workers.is_empty() || workers.len() > MAX_WORKERS as usize {
-            return Err(KernelError::Workers(workers.len()));
+        let of_class = |class: u32| -> Vec<_> {
+            let own = workers.iter().enumerate().filter(|(_, worker)| u32::from(worker.class) == class);
+            own.map(|(index, worker)| (index, worker.cpu)).collect()
+        };
+        let general = of_class(CLASS_TERMINATE);
+        if general.is_empty() || workers.len() > MAX_WORKERS as usize {
+            return Err(KernelError::Workers(general.len().min(workers.len())));
         }
         let error = KernelError::map("SOCKETS");
         for (worker, sockets) in workers.iter().enumerate() {
@@ -227,10 +259,15 @@ impl Dataplane {
                 None => drop(self.sockets.clear_index(&(index + 1))),
             }
         }
-        for cpu in 0..MAX_CPUS {
-            let own = workers.iter().position(|worker| worker.cpu == cpu as usize);
-            let worker = own.unwrap_or(cpu as usize % workers.len());
-            self.cpu_worker.set(cpu, worker as u32, 0).map_err(KernelError::map("CPU_WORKER"))?;
+        for class in 0..MAX_CLASSES {
+            let own = of_class(class);
+            let own = if own.is_empty() { &general } else { &own };
+            for cpu in 0..MAX_CPUS {
+                let here = own.iter().find(|(_, at)| *at == cpu as usize);
+                let (worker, _) = here.unwrap_or(&own[cpu as usize % own.len()]);
+                let place = class * MAX_CPUS + cpu;
+                self.cpu_worker.set(place, *worker as u32, 0).map_err(KernelError::map("CPU_WORKER"))?;
+            }
         }
         // An earlier daemon may have had more workers. Last, so that no CPU points at a gap.
         for index in workers.len() as u32 * 2..2 * MAX_WORKERS {
@@ -245,14 +282,18 @@ impl Dataplane {
     /// # Errors
     /// The first write that fails; those before it stay done, and the next call goes on from there.
     pub fn apply(&mut self, want: &MapImage) -> Result<Applied, KernelError> {
+        let steers = want.vips.values().any(|entry| entry.steer_sni);
+        if steers || self.tuning().syn_cookies != SynCookies::Off {
+            self.handshakes.begin(&mut self.programs, &self.settings)?;
+        }
         self.tables.refresh()?;
         let have = self.tables.know()?;
         let mut applied = Applied::default();
         for op in diff(&have, want) {
             self.tables.write(&op)?;
             match op {
-                Op::AddName(_)
-                | Op::AddWildcard(_)
+                Op::AddName(..)
+                | Op::AddWildcard(..)
                 | Op::SetVip(..)
                 | Op::SetBackend(..)
                 | Op::SetService(..) => applied.set += 1,
@@ -263,7 +304,24 @@ impl Dataplane {
                 | Op::DeleteBackend(_) => applied.deleted += 1,
             }
         }
+        self.steers = steers;
+        self.end_handshakes()?;
         Ok(applied)
+    }
+
+    /// Whether XDP can do handshakes: for VIPs that steer by name, and against SYN floods.
+    ///
+    /// # Errors
+    /// [`KernelError::NoHandshakes`]: it can't, and why.
+    pub fn can_steer(&self) -> Result<(), KernelError> {
+        self.handshakes.ready()
+    }
+
+    fn end_handshakes(&mut self) -> Result<(), KernelError> {
+        if self.steers || self.tuning().syn_cookies != SynCookies::Off {
+            return Ok(());
+        }
+        self.handshakes.end(&self.settings)
     }
 
     /// What the kernel's maps hold.
@@ -290,9 +348,14 @@ impl Dataplane {
     /// Brings the kernel to other rules for sources.
     ///
     /// # Errors
-    /// The first write that fails; those before it stay done.
+    /// The first write that fails; those before it stay done. [`KernelError::NoHandshakes`] where SYN
+    /// cookies are asked for and can't be.
     pub fn tune(&mut self, want: &Tuning) -> Result<(), KernelError> {
-        self.rules.write(want)
+        if want.syn_cookies != SynCookies::Off {
+            self.handshakes.begin(&mut self.programs, &self.settings)?;
+        }
+        self.rules.write(want)?;
+        self.end_handshakes()
     }
 
     /// All counters, summed over CPUs. They go on from where an earlier daemon left.
@@ -339,7 +402,7 @@ pub fn load_sized(pin_dir: Option<&Path>, log: bool, flows: u32, clients: u32) -
     loader.override_global("L4_TICK", &tick, true);
     loader.override_global("CLIENTS", &clients, true);
     loader.map_max_entries("L4_FLOWS", flows).map_max_entries("L4_PORTS", flows * PORT_FACTOR);
-    loader.load(OBJECT).map_err(|error| KernelError::Load(Box::new(error)))
+    loader.load(&handshakes::link(OBJECT)).map_err(|error| KernelError::Load(Box::new(error)))
 }
 
 /// Loads a program, and tries again where the verifier was interrupted: any signal to the process ends

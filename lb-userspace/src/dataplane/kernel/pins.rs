@@ -125,7 +125,8 @@ pub fn remove(directory: &Path) -> Result<(), KernelError> {
 /// Links first: a program must not run on while its maps go.
 fn clear(directory: &Path) -> Result<(), KernelError> {
     let mut names = names(directory)?;
-    let is_link = |name: &str| ["xdp-", "steer", "egress-"].iter().any(|link| name.starts_with(link));
+    let is_link =
+        |name: &str| ["xdp-", "steer", "egress-", "ingress-"].iter().any(|link| name.starts_with(link));
     names.sort_by_key(|name| (!is_link(name), name.clone()));
     for name in names {
         let path = directory.join(name);

@@ -7,11 +7,13 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, MapData, MapError};
 use ipnet::IpNet;
-use lb_common::maps::{self, SOURCE_ALLOW, SOURCE_DENY, TUNE_BUDGET, TUNE_SOURCES};
+use lb_common::maps::{
+    self, SOURCE_ALLOW, SOURCE_DENY, TUNE_ALL_COOKIES, TUNE_BUDGET, TUNE_COOKIES, TUNE_SOURCES,
+};
 use lb_common::verdict::words;
 
 use super::{KernelError, take};
-use crate::model::Tuning;
+use crate::model::{SynCookies, Tuning};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -93,6 +95,12 @@ impl Rules {
             allow,
             connection_rate: if budget { (SECOND / limits.interval) as u32 } else { 0 },
             connection_burst: if limits.burst > 0 { limits.burst } else { default },
+            syn_cookies: match limits.flags & (TUNE_COOKIES | TUNE_ALL_COOKIES) {
+                0 => SynCookies::Off,
+                TUNE_COOKIES => SynCookies::Auto,
+                _ => SynCookies::Always,
+            },
+            syn_rate: if limits.syn_rate > 0 { limits.syn_rate } else { Tuning::default().syn_rate },
         })
     }
 }
@@ -101,10 +109,17 @@ fn limits(tuning: &Tuning) -> maps::Tuning {
     let listed = !tuning.deny.is_empty() || !tuning.allow.is_empty();
     let flag = |on, flag| if on { flag } else { 0 };
     let rate = tuning.connection_rate;
+    let cookies = match tuning.syn_cookies {
+        SynCookies::Off => 0,
+        SynCookies::Auto => TUNE_COOKIES,
+        SynCookies::Always => TUNE_COOKIES | TUNE_ALL_COOKIES,
+    };
     maps::Tuning {
-        flags: flag(listed, TUNE_SOURCES) | flag(rate > 0, TUNE_BUDGET),
+        flags: flag(listed, TUNE_SOURCES) | flag(rate > 0, TUNE_BUDGET) | cookies,
         burst: tuning.connection_burst,
         interval: SECOND.checked_div(u64::from(rate)).unwrap_or_default(),
+        syn_rate: tuning.syn_rate,
+        zero: 0,
     }
 }
 

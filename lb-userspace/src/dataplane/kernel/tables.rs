@@ -11,7 +11,7 @@ use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use lb_common::maps::{
     MAX_NAMES, MAX_VIPS, NameKey, ReasonCounters, VIP_AFFINITY, VIP_FILTER_SNI, VIP_FORWARD, VIP_OBSERVE_SNI,
-    VipCounters, VipKey, VipValue,
+    VIP_STEER, VipCounters, VipKey, VipValue, name_class, name_slot, name_value,
 };
 use lb_common::reason::Reason;
 
@@ -19,7 +19,7 @@ use super::forwarding::Forwarding;
 use super::{Counters, KernelError, NameCount, VipCount, VipTable, take};
 use crate::dataplane::diff::Op;
 use crate::dataplane::image::forward::{self, Service};
-use crate::dataplane::image::{MapImage, VipEntry};
+use crate::dataplane::image::{Class, MapImage, VipEntry};
 use crate::model::{Transport, Vip};
 
 pub(super) struct Tables {
@@ -59,8 +59,8 @@ impl Tables {
             tables.free_vips.remove(&value.slot);
         }
         for (name, map) in [("NAMES", &tables.names), ("WILDCARDS", &tables.wildcards)] {
-            for (_, slot) in entries(name, map)? {
-                tables.free_names.remove(&slot);
+            for (_, value) in entries(name, map)? {
+                tables.free_names.remove(&name_slot(value));
             }
         }
         tables.services = tables.read_services()?;
@@ -76,7 +76,8 @@ impl Tables {
     pub(super) fn read(&self) -> Result<MapImage, KernelError> {
         let vips = self.vips.entries()?;
         let names = |name, map| -> Result<_, KernelError> {
-            Ok(entries(name, map)?.into_iter().map(|(key, _)| text(&key)).collect())
+            let entries = entries(name, map)?.into_iter();
+            Ok(entries.map(|(key, value)| (text(&key), name_class(value) as Class)).collect())
         };
         let proxied = vips.into_iter().filter(|(_, value)| !is_forwarded(value));
         Ok(MapImage {
@@ -100,7 +101,8 @@ impl Tables {
         let services = services.map(|(vip, service)| (*vip, service.clone())).collect();
         let proxied = vips.into_iter().filter(|(_, value)| !is_forwarded(value));
         let names = |name, map| -> Result<_, KernelError> {
-            Ok(entries(name, map)?.into_iter().map(|(key, _)| text(&key)).collect())
+            let entries = entries(name, map)?.into_iter();
+            Ok(entries.map(|(key, value)| (text(&key), name_class(value) as Class)).collect())
         };
         Ok(MapImage {
             vips: proxied.map(|(key, value)| (vip(&key), entry(value))).collect(),
@@ -150,19 +152,22 @@ impl Tables {
                 }
                 Ok(())
             }
-            Op::AddName(name) => {
-                add("NAMES", &mut self.names, name, &mut self.free_names, &mut self.name_counters, self.cpus)
+            Op::AddName(name, class) => {
+                let mut slots = Slots::new(&mut self.free_names, &mut self.name_counters, self.cpus);
+                add("NAMES", &mut self.names, name, *class, &mut slots)
             }
-            Op::AddWildcard(suffix) => {
-                let free = &mut self.free_names;
-                add("WILDCARDS", &mut self.wildcards, suffix, free, &mut self.name_counters, self.cpus)
+            Op::AddWildcard(suffix, class) => {
+                let mut slots = Slots::new(&mut self.free_names, &mut self.name_counters, self.cpus);
+                add("WILDCARDS", &mut self.wildcards, suffix, *class, &mut slots)
             }
             Op::DeleteName(name) => {
-                self.free_names.extend(delete("NAMES", &mut self.names, &name_key(name)?)?);
+                let value = delete("NAMES", &mut self.names, &name_key(name)?)?;
+                self.free_names.extend(value.map(name_slot));
                 Ok(())
             }
             Op::DeleteWildcard(suffix) => {
-                self.free_names.extend(delete("WILDCARDS", &mut self.wildcards, &name_key(suffix)?)?);
+                let value = delete("WILDCARDS", &mut self.wildcards, &name_key(suffix)?)?;
+                self.free_names.extend(value.map(name_slot));
                 Ok(())
             }
         }
@@ -187,8 +192,11 @@ impl Tables {
 
         let mut sni = Vec::new();
         for (map_name, map, prefix) in [("NAMES", &self.names, ""), ("WILDCARDS", &self.wildcards, "*.")] {
-            for (key, slot) in entries(map_name, map)? {
-                let cpus = self.name_counters.get(&slot, 0).map_err(KernelError::map("NAME_COUNTERS"))?;
+            for (key, value) in entries(map_name, map)? {
+                let cpus = self
+                    .name_counters
+                    .get(&name_slot(value), 0)
+                    .map_err(KernelError::map("NAME_COUNTERS"))?;
                 sni.push(NameCount {
                     name: format!("{prefix}{}", text(&key)),
                     connections: cpus.iter().sum(),
@@ -202,7 +210,9 @@ impl Tables {
     fn set_vip(&mut self, vip: &Vip, entry: VipEntry) -> Result<(), KernelError> {
         let (slot, known) = self.vip_slot(vip)?;
         let flag = |on, flag| if on { flag } else { 0 };
-        let flags = flag(entry.observe_sni, VIP_OBSERVE_SNI) | flag(entry.filter_sni, VIP_FILTER_SNI);
+        let flags = flag(entry.observe_sni, VIP_OBSERVE_SNI)
+            | flag(entry.filter_sni, VIP_FILTER_SNI)
+            | flag(entry.steer_sni, VIP_STEER);
         self.put_vip(vip, VipValue { slot, flags }, known)
     }
 
@@ -226,19 +236,35 @@ impl Tables {
     }
 }
 
+/// Names' counters.
+struct Slots<'a> {
+    free: &'a mut BTreeSet<u32>,
+    counters: &'a mut PerCpuArray<MapData, u64>,
+    cpus: usize,
+}
+
+impl<'a> Slots<'a> {
+    fn new(free: &'a mut BTreeSet<u32>, counters: &'a mut PerCpuArray<MapData, u64>, cpus: usize) -> Self {
+        Self { free, counters, cpus }
+    }
+}
+
 fn add(
     map_name: &'static str,
     map: &mut HashMap<MapData, NameKey, u32>,
     name: &str,
-    free: &mut BTreeSet<u32>,
-    counters: &mut PerCpuArray<MapData, u64>,
-    cpus: usize,
+    class: Class,
+    slots: &mut Slots<'_>,
 ) -> Result<(), KernelError> {
     let key = name_key(name)?;
-    let slot = free.pop_first().ok_or(KernelError::Full(map_name))?;
-    reset("NAME_COUNTERS", counters, slot, vec![0; cpus])?;
-    map.insert(key, slot, 0).map_err(|error| {
-        free.insert(slot);
+    if let Ok(value) = map.get(&key, 0) {
+        let value = name_value(name_slot(value), class.into());
+        return map.insert(key, value, 0).map_err(KernelError::map(map_name));
+    }
+    let slot = slots.free.pop_first().ok_or(KernelError::Full(map_name))?;
+    reset("NAME_COUNTERS", slots.counters, slot, vec![0; slots.cpus])?;
+    map.insert(key, name_value(slot, class.into()), 0).map_err(|error| {
+        slots.free.insert(slot);
         KernelError::map(map_name)(error)
     })
 }
@@ -307,6 +333,7 @@ fn entry(value: VipValue) -> VipEntry {
     VipEntry {
         observe_sni: value.flags & VIP_OBSERVE_SNI != 0,
         filter_sni: value.flags & VIP_FILTER_SNI != 0,
+        steer_sni: value.flags & VIP_STEER != 0,
     }
 }
 

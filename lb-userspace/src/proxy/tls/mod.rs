@@ -134,6 +134,7 @@ impl TlsBuilder {
             config: self.open_config(resolver),
             asking: by_name,
             passthrough: tls.passthrough.iter().cloned().collect(),
+            pools: tls.pools.iter().cloned().collect(),
         })
     }
 
@@ -174,6 +175,8 @@ pub(super) struct Termination {
     config: Arc<ServerConfig>,
     asking: ByName<Asking>,
     passthrough: ByName<Passthrough>,
+    /// Pools of workers.
+    pools: ByName<Arc<str>>,
 }
 
 /// For names whose clients are asked for a certificate.
@@ -211,6 +214,11 @@ impl Termination {
     /// Whether there are names whose connections go on as they are.
     pub(super) fn has_passthrough(&self) -> bool {
         !self.passthrough.is_empty()
+    }
+
+    /// The pool of workers that the connections for a name belong to.
+    pub(super) fn pool(&self, name: &str) -> Option<&Arc<str>> {
+        self.pools.find(Some(&canonical(name)))
     }
 
     /// Where the connections for a name go as they are.

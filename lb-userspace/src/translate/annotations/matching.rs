@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::reader::Reader;
 use super::values::{self, Bad, Read};
-use crate::model::{Compat, HostPattern, RewriteTarget, RoutePolicy, Template, TemplatePart, Variable};
+use crate::model::{
+    Compat, HostPattern, RewriteTarget, RoutePolicy, Template, TemplatePart, Variable, WorkerPool,
+};
 
 /// What annotations say about hosts and paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +15,7 @@ pub(super) struct Matching {
     pub(super) rewrite: Option<RewriteTarget>,
     pub(super) aliases: Vec<HostPattern>,
     pub(super) passthrough: bool,
+    pub(super) worker_pool: Option<Arc<str>>,
     pub(super) trailing_slash_redirect: bool,
 }
 
@@ -23,7 +26,8 @@ impl Matching {
     }
 }
 
-/// Reads `use-regex`, `rewrite-target`, `x-forwarded-prefix`, `server-alias` and `ssl-passthrough`.
+/// Reads `use-regex`, `rewrite-target`, `x-forwarded-prefix`, `server-alias`, `ssl-passthrough` and
+/// `worker-pool`.
 pub(super) fn read(reader: &mut Reader<'_>, compat: Compat, policy: &mut RoutePolicy) -> Matching {
     // In doubt it is one: a regular expression taken for a path would leave requests to shorter paths.
     let regex = match reader.text("use-regex") {
@@ -38,6 +42,7 @@ pub(super) fn read(reader: &mut Reader<'_>, compat: Compat, policy: &mut RoutePo
         rewrite,
         aliases: aliases(reader),
         passthrough: reader.get("ssl-passthrough", values::boolean).unwrap_or_default(),
+        worker_pool: reader.get("worker-pool", pool),
         ..Matching::new(compat)
     }
 }
@@ -60,6 +65,15 @@ pub(super) fn rewrite_target(text: &str) -> Read<RewriteTarget> {
         TemplatePart::Variable(_) => at > 0,
     });
     if rooted { Ok(RewriteTarget::Captures(template)) } else { Err(no_path()) }
+}
+
+/// The name of a pool of workers, as `--worker-pool` takes it.
+fn pool(text: &str) -> Read<Arc<str>> {
+    let name = text.trim();
+    if WorkerPool::is_name(name) {
+        return Ok(name.into());
+    }
+    Err(Bad::new("is no name of a pool", "use a name that nodes are started with: --worker-pool NAME=N"))
 }
 
 /// Each rule is there once for each alias.

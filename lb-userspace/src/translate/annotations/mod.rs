@@ -74,6 +74,8 @@ pub(super) struct Annotations {
     pub(super) canary: Option<CanaryRule>,
     /// Connections for the Ingress's hosts go to its backends as they are (`ssl-passthrough`).
     pub(super) passthrough: bool,
+    /// TLS connections for the Ingress's hosts belong to this pool of workers (`worker-pool`).
+    pub(super) worker_pool: Option<Arc<str>>,
     /// Requests go to ClusterIPs (`service-upstream`).
     pub(super) service_upstream: bool,
     /// Statuses whose answers come from `default_backend` (`custom-http-errors`), sorted.
@@ -128,6 +130,7 @@ impl Annotations {
             www_redirect: false,
             canary: None,
             passthrough: false,
+            worker_pool: None,
             service_upstream: defaults.service_upstream,
             error_statuses: defaults.error_statuses.clone(),
             default_backend: None,
@@ -187,6 +190,7 @@ impl Annotations {
             www_redirect: reader.get("from-to-www-redirect", values::boolean).unwrap_or_default(),
             canary: canary::read(reader),
             passthrough: matching.passthrough,
+            worker_pool: matching.worker_pool,
             service_upstream: reader
                 .get("service-upstream", values::boolean)
                 .unwrap_or(defaults.service_upstream),

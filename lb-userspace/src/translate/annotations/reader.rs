@@ -13,6 +13,9 @@ use crate::objects::{ANNOTATION_PREFIXES, AnnotationMap, excerpt};
 /// What an unknown annotation begins with if it most likely restricts access.
 const CLOSING: [&str; 4] = ["auth-", "whitelist-", "allowlist-", "denylist-"];
 
+/// Annotations that ingress-nginx has not, with Sluice's own prefix only.
+const OWN: [&str; 1] = ["worker-pool"];
+
 /// What ingress-nginx applies to all of a host when it restricts access.
 const FOR_HOSTS: [&str; 2] = ["auth-tls-", "server-snippet"];
 
@@ -229,6 +232,9 @@ impl<'a> Reader<'a> {
     fn say_unknown(&mut self) {
         let names: Vec<_> = self.values.keys().copied().collect();
         for name in names {
+            if OWN.contains(&name) && self.written(name).starts_with(ANNOTATION_PREFIXES[0]) {
+                continue;
+            }
             match entry(name).map(|entry| entry.support) {
                 Some(Support::Full | Support::Differs(_) | Support::Closes(_)) => {}
                 Some(Support::Ignored(why)) => self.note(name, format!("is ignored. {why}")),

@@ -148,7 +148,10 @@ impl Settings {
 /// A listener of the node as the cluster wants it.
 fn listener(listener: Listener, cluster: &ClusterSettings) -> Listener {
     match cluster.refuse_unknown_names {
-        Some(true) if listener.protocol == Protocol::Https => Listener { sni: SniMode::Filter, ..listener },
+        Some(true) if listener.protocol == Protocol::Https => {
+            let sni = if listener.sni.steers() { SniMode::SteerFilter } else { SniMode::Filter };
+            Listener { sni, ..listener }
+        }
         _ => listener,
     }
 }

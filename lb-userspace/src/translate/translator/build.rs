@@ -92,7 +92,9 @@ impl Translator {
         let mut certificates = Certificates::new(&self.objects, now_unix, &previous.tls);
         let mut issues = Vec::new();
         let default = self.settings.default_certificate.as_ref();
-        let config = tls::config(&members, &find, &self.stand_ins, default, &mut certificates, &mut issues);
+        let pools = self.settings.worker_pools.as_deref();
+        let stand_ins = &self.stand_ins;
+        let config = tls::config(&members, &find, stand_ins, default, &mut certificates, pools, &mut issues);
         let config = if *previous.tls == config { Arc::clone(&previous.tls) } else { Arc::new(config) };
         work.issues |= self.tls.as_ref().is_none_or(|tls| tls.issues != issues);
         self.tls = Some(Tls { config, issues, since: now_unix, until: now_unix + TLS_SECONDS });

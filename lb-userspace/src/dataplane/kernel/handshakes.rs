@@ -1,0 +1,190 @@
+//! TCP handshakes by XDP: what they take, and whether this node has it.
+//!
+//! XDP answers SYNs with cookies of the kernel's own making, and hands a connection over with the
+//! kernel's function `bpf_sk_assign_tcp_reqsk`, called by the program `ingress`. aya knows no calls of
+//! kernel functions: in the object the call has a number that no helper has, which [`link`] replaces.
+
+use std::borrow::Cow;
+use std::fs;
+use std::sync::OnceLock;
+
+use aya::maps::{Array, MapData, ProgramArray};
+use aya::programs::{SchedClassifier, Xdp};
+use aya::{Btf, Ebpf};
+use aya_obj::btf::BtfKind;
+use lb_common::cookie::{CookieSettings, OFFER_SACK, OFFER_SCALE, OFFER_STAMPS};
+use lb_common::maps::{PROGRAM_ADMIT, PROGRAM_LOOK};
+
+use super::tc::{self, Direction};
+use super::{KernelError, Settings, program, take, verify};
+
+const FUNCTION: &str = "bpf_sk_assign_tcp_reqsk";
+
+/// `call 0x7f000001` in BPF's encoding: lb-ebpf's placeholder.
+const PLACEHOLDER: [u8; 8] = [0x85, 0, 0, 0, 0x01, 0, 0, 0x7f];
+
+/// BPF_PSEUDO_KFUNC_CALL, where the second byte has the source register.
+const KERNEL_FUNCTION: u8 = 2 << 4;
+
+/// The function's id in the kernel's BTF; `None`: there is none.
+fn function_id() -> Option<u32> {
+    // Reading the kernel's BTF takes a while, and it does not change.
+    static ID: OnceLock<Option<u32>> = OnceLock::new();
+    *ID.get_or_init(|| Btf::from_sys_fs().ok()?.id_by_type_name_kind(FUNCTION, BtfKind::Func).ok())
+}
+
+/// The object with its calls of the kernel's function in place, as far as this kernel has it. Without
+/// it, the program that calls it is refused, and no other.
+pub(super) fn link(object: &[u8]) -> Cow<'_, [u8]> {
+    let Some(id) = function_id() else { return Cow::Borrowed(object) };
+    let mut linked = object.to_vec();
+    for instruction in linked.chunks_exact_mut(PLACEHOLDER.len()) {
+        if instruction == PLACEHOLDER {
+            instruction[1] = KERNEL_FUNCTION;
+            instruction[4..].copy_from_slice(&id.to_le_bytes());
+        }
+    }
+    Cow::Owned(linked)
+}
+
+/// Whether XDP can do handshakes in this network namespace, and if not, why.
+///
+/// # Errors
+/// What is missing, and the remedy.
+pub fn supported() -> Result<(), String> {
+    if function_id().is_none() {
+        return Err(format!("this kernel's BTF has no {FUNCTION}: it takes Linux 6.9 or newer, with BTF"));
+    }
+    match sysctl("ipv4/tcp_syncookies") {
+        Some(0) => Err("net.ipv4.tcp_syncookies is 0: sysctl -w net.ipv4.tcp_syncookies=1".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+pub(super) struct Handshakes {
+    settings: Array<MapData, CookieSettings>,
+    /// The programs that `sluice` goes on to.
+    _programs: ProgramArray<MapData>,
+    ready: Result<(), String>,
+    attached: Option<bool>,
+}
+
+impl Handshakes {
+    /// Loads the programs. Where that can't be, everything else works all the same.
+    pub(super) fn take(programs: &mut Ebpf) -> Result<Self, KernelError> {
+        let mut next: ProgramArray<MapData> = take(programs, "PROGRAMS")?;
+        let settings = take(programs, "COOKIES")?;
+        let loaded = supported().and_then(|()| load(programs).map_err(|error| error.to_string()));
+        // The last first: none is to go on to what is not there.
+        for (name, place) in [("look", PROGRAM_LOOK), ("admit", PROGRAM_ADMIT)] {
+            if loaded.is_ok() {
+                let own: &mut Xdp = program(programs, name)?;
+                let own = own.fd().map_err(KernelError::program(name))?;
+                next.set(place, own, 0).map_err(KernelError::map("PROGRAMS"))?;
+            } else {
+                // An earlier daemon's, which could do more. Absent is as good.
+                let _ = next.clear_index(&place);
+            }
+        }
+        Ok(Self { settings, _programs: next, ready: loaded, attached: None })
+    }
+
+    /// Whether XDP can do handshakes, and if not, why.
+    pub(super) fn ready(&self) -> Result<(), KernelError> {
+        self.ready.clone().map_err(KernelError::NoHandshakes)
+    }
+
+    /// Makes everything ready for handshakes, or says why that can't be.
+    pub(super) fn begin(&mut self, programs: &mut Ebpf, settings: &Settings) -> Result<(), KernelError> {
+        self.ready()?;
+        let offer = offer(&settings.interface);
+        if self.settings.get(&0, 0).ok() != Some(offer) {
+            self.settings.set(0, offer, 0).map_err(KernelError::map("COOKIES"))?;
+        }
+        if self.attached != Some(true) {
+            let ingress: &mut SchedClassifier = program(programs, "ingress")?;
+            if let Some((interface, error)) = tc::attach(ingress, settings, Direction::Ingress)? {
+                let why =
+                    format!("{interface} takes no program at its ingress (that takes Linux 6.6): {error}");
+                return Err(KernelError::NoHandshakes(why));
+            }
+            self.attached = Some(true);
+        }
+        Ok(())
+    }
+
+    /// Nobody needs handshakes by XDP any more.
+    pub(super) fn end(&mut self, settings: &Settings) -> Result<(), KernelError> {
+        if self.attached != Some(false) {
+            tc::detach(settings, Direction::Ingress)?;
+            self.attached = Some(false);
+        }
+        Ok(())
+    }
+}
+
+fn load(programs: &mut Ebpf) -> Result<(), KernelError> {
+    for name in ["admit", "look"] {
+        let own: &mut Xdp = program(programs, name)?;
+        verify(|| own.load()).map_err(KernelError::program(name))?;
+    }
+    let ingress: &mut SchedClassifier = program(programs, "ingress")?;
+    verify(|| ingress.load()).map_err(KernelError::program("ingress"))
+}
+
+/// What this network namespace's stack would say in a handshake on these interfaces.
+fn offer(interfaces: &[String]) -> CookieSettings {
+    const ETHERNET: i64 = 1500;
+    let mtu = |name: &String| sysctl(&format!("ipv6/conf/{name}/mtu"));
+    let mtu = interfaces.iter().filter_map(mtu).min().unwrap_or(ETHERNET);
+    let size = |headers: i64| u16::try_from(mtu - headers).unwrap_or(u16::MAX).max(536);
+    let offers = [
+        ("ipv4/tcp_window_scaling", OFFER_SCALE),
+        ("ipv4/tcp_sack", OFFER_SACK),
+        ("ipv4/tcp_timestamps", OFFER_STAMPS),
+    ];
+    let on = offers.into_iter().filter(|(name, _)| sysctl(name) != Some(0)).map(|(_, flag)| flag);
+    CookieSettings { mss4: size(40), mss6: size(60), scale: scale(), offers: on.sum() }
+}
+
+/// The window scale that the kernel chooses for itself (`tcp_select_initial_window`).
+fn scale() -> u32 {
+    let largest = |text: String| text.split_whitespace().last().and_then(|word| word.parse::<u64>().ok());
+    let receive = fs::read_to_string("/proc/sys/net/ipv4/tcp_rmem").ok().and_then(largest);
+    let space =
+        receive.unwrap_or(0).max(sysctl("core/rmem_max").and_then(|n| u64::try_from(n).ok()).unwrap_or(0));
+    space.checked_ilog2().unwrap_or(0).saturating_sub(15).min(14)
+}
+
+/// The first number of a setting of this thread's network namespace.
+fn sysctl(name: &str) -> Option<i64> {
+    let text = fs::read_to_string(format!("/proc/sys/net/{name}")).ok()?;
+    text.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_placeholder_is_replaced() {
+        let mut object = vec![0x85, 0, 0, 0, 0x02, 0, 0, 0];
+        object.extend(PLACEHOLDER);
+        object.extend([1, 2, 3]);
+        let linked = link(&object);
+        let expect = match function_id() {
+            None => object.clone(),
+            Some(id) => {
+                let call = [&[0x85, 0x20, 0, 0][..], &id.to_le_bytes()].concat();
+                [&object[..8], &call, &object[16..]].concat()
+            }
+        };
+        assert_eq!(*linked, *expect);
+    }
+
+    #[test]
+    fn the_object_has_a_call_to_replace() {
+        let calls = super::super::OBJECT.chunks_exact(8).filter(|call| *call == PLACEHOLDER).count();
+        assert_eq!(calls, 1, "lb-ebpf's ingress calls it once");
+    }
+}
