@@ -163,7 +163,7 @@ pub trait Cookies: Env {
     /// Sets it.
     fn set_meter(&self, meter: Meter);
 
-    /// When a cookie was given last, about.
+    /// When a cookie was given last, about; 0: never.
     fn used(&self) -> u64;
 
     /// Sets that.
@@ -319,7 +319,8 @@ fn wanted<E: Cookies>(env: &E, packet: &Packet, flow: &FlowKey, steer: bool) -> 
     if env.socket(packet, flow) != LISTEN {
         return NO;
     }
-    if now.wrapping_sub(env.used()) > NOTE {
+    let used = env.used();
+    if used == 0 || now.wrapping_sub(used) > NOTE {
         env.set_used(now);
     }
     if busy { STATELESS } else { REMEMBER }
@@ -421,7 +422,10 @@ fn following<E: Cookies>(
     vip: &VipValue,
 ) -> Option<Verdict> {
     let steer = vip.flags & VIP_STEER != 0;
-    let idle = || env.now().wrapping_sub(env.used()) > LIFETIME;
+    let idle = || match env.used() {
+        0 => true,
+        used => env.now().wrapping_sub(used) > LIFETIME,
+    };
     if flags & (SYN | ACK | RST) != ACK || (!steer && idle()) || env.is_admitted(flow) {
         return None;
     }

@@ -1,6 +1,6 @@
 //! VIPs in forward mode with real sockets: a client, a node and two endpoints, each in a namespace.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -276,8 +276,8 @@ fn alter(image: &mut MapImage, random: &mut fastrand::Rng) {
                 image.vips.insert(vip, entry);
             }
         }
-        1 => toggle(&mut image.names, format!("n{}.example.com", random.u8(..))),
-        2 => toggle(&mut image.wildcards, format!("w{}.example.com", random.u8(..))),
+        1 => toggle(&mut image.names, format!("n{}.example.com", random.u8(..)), random.u8(..3)),
+        2 => toggle(&mut image.wildcards, format!("w{}.example.com", random.u8(..)), random.u8(..3)),
         // A Service comes, goes, or gets other endpoints.
         _ => {
             let vip = Vip { port: 80, ..vip(102, random) };
@@ -295,14 +295,14 @@ fn alter(image: &mut MapImage, random: &mut fastrand::Rng) {
     // Now and then one drains before it goes.
     let kept = forward.backends.keys().filter(|_| random.u8(..) > 0).copied();
     let drain: Vec<_> = kept.collect();
-    let mut backends: std::collections::BTreeMap<_, _> = drain.into_iter().map(|one| (one, false)).collect();
+    let mut backends: BTreeMap<_, _> = drain.into_iter().map(|one| (one, false)).collect();
     backends.extend(asked.map(|backend| (backend, true)));
     forward.backends = backends;
 }
 
-fn toggle(names: &mut BTreeSet<String>, name: String) {
-    if !names.remove(&name) {
-        names.insert(name);
+fn toggle(names: &mut BTreeMap<String, u8>, name: String, class: u8) {
+    if names.remove(&name).is_none() {
+        names.insert(name, class);
     }
 }
 

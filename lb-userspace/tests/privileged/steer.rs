@@ -78,8 +78,8 @@ impl Rig {
 #[test]
 fn names_choose_the_workers() {
     let rig = Rig::new("steer", true, STEER);
-    let mut rounds = 0;
-    for (to, keys) in VIPS.into_iter().flat_map(|to| KEYS.map(|keys| (to, keys))) {
+    let rounds = VIPS.into_iter().flat_map(|to| KEYS.map(|keys| (to, keys)));
+    for (round, (to, keys)) in (1..).zip(rounds) {
         let before = rig.daemon.status().expect("a status");
         for _ in 0..4 {
             assert_eq!(rig.ask(to, "web.example.com", keys), served(), "{to} with {keys:?}");
@@ -91,8 +91,7 @@ fn names_choose_the_workers() {
             let end = rig.ask(to, unknown, keys);
             assert!(matches!(&end, End::Other(text) if text.contains("certificate")), "{unknown}: {end:?}");
         }
-        rounds += 1;
-        let counted = |status: &Value| requests(status, "") + requests(status, "tenant") == rounds * 12;
+        let counted = |status: &Value| requests(status, "") + requests(status, "tenant") == round * 12;
         let after = rig.daemon.wait_for("requests are counted", counted).expect("they are");
         let of = |pool| requests(&after, pool) - requests(&before, pool);
         assert_eq!((of("tenant"), of("")), (4, 8), "{to} with {keys:?}: {after}");
