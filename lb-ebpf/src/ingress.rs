@@ -109,7 +109,7 @@ fn begin(packet: *mut __sk_buff) -> Option<()> {
     }
     // SAFETY: a value that is written anew while it is read belongs to a connection that begins anew;
     // the client's next segment finds it whole.
-    let admission = unsafe { ADMISSIONS.get(&flow) }?;
+    let admission = unsafe { ADMISSIONS.get(flow) }?;
     if admission.sequence != sequence {
         return None;
     }

@@ -121,7 +121,7 @@ fn what_the_cookie_looks_like() {
                 Some((name, value)) if *name == *affinity.name => {
                     let is_token =
                         |part: &str| part.len() == 32 && part.bytes().all(|b| b.is_ascii_hexdigit());
-                    assert!(value.split('|').all(is_token) && !value.contains("127"), "{value}");
+                    assert!(value.split('|').all(is_token), "{value}");
                     format!("{name}=V")
                 }
                 _ => attribute.to_owned(),

@@ -237,7 +237,8 @@ mod tests {
                 "sluice run --manifests d --interface a --sni filter,192.0.2.1:8443=off,[::1]:443=observe",
                 true,
             ),
-            ("sluice run --manifests d --interface a --sni steer", false),
+            ("sluice run --manifests d --interface a --sni steer,[::1]:443=steer-filter", true),
+            ("sluice run --manifests d --interface a --sni refuse", false),
             ("sluice run --manifests d --interface a --sni x=filter", false),
         ] {
             assert_eq!(Cli::try_parse_from(line.split(' ')).is_ok(), ok, "{line}");
