@@ -93,13 +93,14 @@ pub fn shape<F: Frame>(frame: &F) -> Option<Packet> {
 #[inline(always)]
 pub fn walk<F: Frame>(frame: &F) -> Result<Packet, Reason> {
     let mut offset = 12;
-    let mut kind = word(frame, offset)?;
+    let mut kind = word(frame, offset);
     for _ in 0..2 {
-        if kind == TAG || kind == SERVICE_TAG {
+        if kind == Some(TAG) || kind == Some(SERVICE_TAG) {
             offset += 4;
-            kind = word(frame, offset)?;
+            kind = word(frame, offset);
         }
     }
+    let kind = kind.ok_or(Reason::Truncated)?;
     match kind {
         IPV4 => walk_v4(frame, offset + 2),
         IPV6 => walk_v6(frame, offset + 2),
@@ -186,6 +187,6 @@ const fn is_port_protocol(protocol: u8) -> bool {
 }
 
 #[inline(always)]
-fn word<F: Frame>(frame: &F, offset: usize) -> Result<u16, Reason> {
-    frame.far::<2>(offset).map(u16::from_be_bytes).ok_or(Reason::Truncated)
+fn word<F: Frame>(frame: &F, offset: usize) -> Option<u16> {
+    frame.far::<2>(offset).map(u16::from_be_bytes)
 }

@@ -77,6 +77,7 @@ fn settings(text: &str) -> Settings {
             "strict" => (settings.unknown_class, settings.serve_classless) = (UnknownClass::Ignore, false),
             "compat" if value == "ingress-nginx" => settings.compat = Compat::IngressNginx,
             "zone" => settings.zone = Some(value.into()),
+            "node" => settings.node = Some(value.into()),
             "default-backend" => {
                 let (service, port) = value.split_once(':').expect("namespace/name:port");
                 let port = PortRef::Number(port.parse().expect("a port"));

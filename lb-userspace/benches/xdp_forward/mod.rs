@@ -126,7 +126,7 @@ fn fill(programs: &mut Ebpf, count: u16) -> Result<(), Box<dyn Error>> {
         backends.set(slot.into(), value, 0)?;
     }
     let mut rings: Array<_, RingChunk> = programs.take_map("L4_RINGS").ok_or("no L4_RINGS")?.try_into()?;
-    let ring = Service { targets, affinity: false }.ring();
+    let ring = Service { targets, ..Service::default() }.ring();
     for (at, part) in (0..).zip(ring.chunks(RING_CHUNK)) {
         let mut chunk = RingChunk([0; RING_CHUNK]);
         for (to, from) in chunk.0.iter_mut().zip(part) {
