@@ -15,9 +15,10 @@ use crate::maps::{
     FlowKey, FlowState, HELLO_LEN, NameKey, SOURCE_ALLOW, SOURCE_DENY, TUNE_BUDGET, TUNE_SOURCES, Tuning,
     VIP_FILTER_SNI, VIP_OBSERVE_SNI, VIP_STEER, VipKey, VipValue,
 };
+use crate::rare;
 use crate::reason::Reason;
 use crate::refuse::ALERT;
-use crate::verdict::{Action, Verdict, mapped, words};
+use crate::verdict::{self, Action, Verdict, mapped, words};
 
 /// The VIP of the fixtures: ports 80 (plain), 443 (observed) and 8443 (filtered) over TCP.
 pub const VIP4: [u8; 4] = [198, 51, 100, 10];
@@ -597,6 +598,12 @@ impl Env for Host {
     }
 }
 
+/// Judges the frame at hand as the programs do, one after the other.
+pub fn judge(host: &Host) -> Verdict {
+    let verdict = verdict::judge(host);
+    if verdict.action == Action::Rare { rare::judge(host) } else { verdict }
+}
+
 /// What a row has to count, for comparing.
 pub fn expected(row: &Fixture) -> Vec<Reason> {
     let mut reasons: Vec<_> = row.hello.into_iter().chain([row.verdict.reason]).collect();
@@ -614,7 +621,6 @@ mod tests {
     use super::*;
     use crate::hello::server_name;
     use crate::packet::{shape, walk};
-    use crate::verdict::judge;
     use proptest::prelude::*;
 
     #[test]

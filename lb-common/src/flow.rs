@@ -80,7 +80,9 @@ pub enum Phase {
 /// connections: twice the two hours after which TCP asks whether the other side is still there.
 ///
 /// Tables instead of branches: the verifier follows each branch, in each round of a loop.
-const KEPT: [u32; 8] = [0, 2, 60, 60, 4 * 3600, 180, 60, 0];
+const KEPT: [u32; 8] = [0, 2, 60, 60, 4 * 3600, DATAGRAMS_KEPT, 60, 0];
+/// For how many ticks after its last datagram a flow of UDP is kept.
+pub const DATAGRAMS_KEPT: u32 = 180;
 /// For how many ticks a full bucket leaves it alone: connections that may be alive longest.
 const SPARED: [u32; 8] = [0, 2, 0, 0, 300, 30, 0, 0];
 /// What is given up first once it may be: half-open ones, whatever their age.

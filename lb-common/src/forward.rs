@@ -15,11 +15,14 @@ use core::ops::{Deref, DerefMut};
 
 use crate::env::Env;
 use crate::flow::{self, Flow, PORT_TRIES, Phase, Stamp, WAYS, after_client, after_endpoint, first_phase};
+use crate::fragment::{FragmentKey, FragmentValue};
 use crate::maps::{BackendValue, RING_CHUNK, ServiceValue, VIP_AFFINITY, VipValue, WayValue};
 use crate::nat::Change;
 use crate::packet::{ACK, Packet, RST, SYN, TCP};
 use crate::ranges::RangeKey;
+use crate::rare::Work;
 use crate::reason::Reason;
+use crate::too_big::{self, Answers};
 use crate::verdict::{Action, Verdict, mapped, words};
 
 /// The tables of the forwarder, and the frame to write to.
@@ -74,8 +77,8 @@ pub trait Forward: Env {
         backend: &BackendValue,
     ) -> Result<impl Deref<Target = WayValue>, Reason>;
 
-    /// The way to a client, for a packet with this source and length. `None`: the kernel has to
-    /// find it.
+    /// The way to a client, for a packet with this source and length (0: any). `None`: the kernel has
+    /// to find it. Without an interface: it is too long, see [`WayValue::mtu`].
     fn way_to_client(
         &self,
         client: &[u32; 4],
@@ -85,6 +88,18 @@ pub trait Forward: Env {
 
     /// Writes bytes at a constant offset; false: the frame ends before.
     fn set<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> bool;
+
+    /// What this CPU told senders of packets that were too big.
+    fn answers(&self) -> Option<impl DerefMut<Target = Answers>>;
+
+    /// Room for what is known of a rare packet.
+    fn work(&self) -> Option<impl DerefMut<Target = Work>>;
+
+    /// What became of the first fragment of a datagram.
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
+
+    /// Remembers that.
+    fn remember_fragment(&self, key: &FragmentKey, value: &FragmentValue);
 
     /// Puts the MACs of a way in front of the frame, and says how it leaves.
     fn leave(&self, way: &WayValue) -> Action;
@@ -129,36 +144,49 @@ pub struct Ends {
 pub fn to_endpoint<E: Forward>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verdict {
     let Some(mut new) = env.pending() else { return drop(Reason::FlowsFull) };
     let Some(ends) = ends(env, packet.v6) else { return drop(Reason::Truncated) };
-    let now = env.tick();
-    let hash = flow::hash(&ends.source, ends.source_port, packet.protocol);
-    let known = find(env, hash, now, packet.protocol, &ends);
     new.ends = ends;
+    match settle(env, &mut new, packet.protocol, flags, vip) {
+        Ok(index) => send(env, packet, index, &new.ends),
+        Err(reason) => drop(reason),
+    }
+}
+
+/// The entry of the flow that a packet to a VIP belongs to, a new one if need be. Of `new`, the ends are
+/// the packet's.
+#[inline(always)]
+pub(crate) fn settle<E: Forward>(
+    env: &E,
+    new: &mut Pending,
+    protocol: u8,
+    flags: u8,
+    vip: &VipValue,
+) -> Result<u32, Reason> {
+    let now = env.tick();
+    let hash = flow::hash(&new.ends.source, new.ends.source_port, protocol);
+    let known = find(env, hash, now, protocol, &new.ends);
     let mut index = known;
     if index == NONE || !go_on(env, index, flags, now) {
         // The last word of a connection that nobody knows makes none.
-        if packet.protocol == TCP && flags & RST != 0 {
-            return drop(Reason::NoFlow);
+        if protocol == TCP && flags & RST != 0 {
+            return Err(Reason::NoFlow);
         }
-        let Some(slot) = choose(env, hash, vip, &new.ends) else { return drop(Reason::NoBackend) };
-        let Some(backend) = env.backend(slot) else { return drop(Reason::NoBackend) };
+        let slot = choose(env, hash, vip, &new.ends).ok_or(Reason::NoBackend)?;
+        let backend = env.backend(slot).ok_or(Reason::NoBackend)?;
         // Here and not in `enter`: the stacks of nested calls add up.
-        let keeps = match env.way_to_backend(slot, &backend) {
-            Ok(way) => way.interface == 0,
-            Err(reason) => return drop(reason),
-        };
+        let keeps = env.way_to_backend(slot, &backend)?.interface == 0;
         new.hash = hash;
         new.now = now;
         new.old = known;
-        new.protocol = packet.protocol;
+        new.protocol = protocol;
         new.backend = slot;
         new.keeps = keeps;
-        let (entered, reason) = unpack(enter(env, &new));
+        let (entered, reason) = unpack(enter(env, new));
         if let Some(reason) = reason {
-            return drop(reason);
+            return Err(reason);
         }
         index = entered;
     }
-    send(env, packet, index, &new.ends)
+    Ok(index)
 }
 
 /// Writes the packet of a flow anew, for its endpoint.
@@ -177,6 +205,10 @@ fn send<E: Forward>(env: &E, packet: &Packet, index: u32, old: &Ends) -> Verdict
         if way.interface == 0 {
             return drop(Reason::WayChanged);
         }
+        let length = packet.end as u32 - packet.ip as u32;
+        if length > way.mtu {
+            return too_big::found(env, way.mtu);
+        }
         new.source = way.source;
         new.source_port = flow.port;
     }
@@ -192,21 +224,9 @@ fn send<E: Forward>(env: &E, packet: &Packet, index: u32, old: &Ends) -> Verdict
 #[inline(always)]
 pub fn to_client<E: Forward>(env: &E, packet: &Packet, flags: u8, port: u16) -> Option<Verdict> {
     let ends = ends(env, packet.v6)?;
-    let endpoint = flow::hash(&ends.source, ends.source_port, packet.protocol);
-    let place = flow::port_index(endpoint, u16::from_be(port), env.mask());
-    let index = (env.port(place)? as u32).checked_sub(1)?;
-    let flow = env.flow(index)?;
     let now = env.tick();
-    if flow.port != port || flow.protocol != packet.protocol || !Stamp(flow.stamp).alive(now) {
-        return None;
-    }
-    let backend = env.backend(flow.backend)?;
-    if backend.address != ends.source
-        || backend.port != ends.source_port
-        || backend.generation != flow.generation
-    {
-        return None;
-    }
+    let index = owner(env, &ends.source, ends.source_port, packet.protocol, port, now)?;
+    let flow = env.flow(index)?;
     refresh(env, index, &flow, after_endpoint, flags, now);
     let new = Ends {
         source: flow.vip,
@@ -215,6 +235,11 @@ pub fn to_client<E: Forward>(env: &E, packet: &Packet, flags: u8, port: u16) -> 
         target_port: flow.client_port,
     };
     let way = env.way_to_client(&new.target, &new.source, packet.end as u32 - packet.ip as u32);
+    if let Some(way) = &way
+        && way.interface == 0
+    {
+        return Some(too_big::found(env, way.mtu));
+    }
     if !rewrite(env, packet, &ends, &new) {
         return Some(drop(Reason::Truncated));
     }
@@ -222,13 +247,37 @@ pub fn to_client<E: Forward>(env: &E, packet: &Packet, flags: u8, port: u16) -> 
     Some(Verdict { reason: Reason::Returned, action })
 }
 
-const fn drop(reason: Reason) -> Verdict {
+/// The entry of the flow that has a port (network order) at an endpoint.
+#[inline(always)]
+pub(crate) fn owner<E: Forward>(
+    env: &E,
+    endpoint: &[u32; 4],
+    endpoint_port: u16,
+    protocol: u8,
+    port: u16,
+    now: u32,
+) -> Option<u32> {
+    let endpoint_hash = flow::hash(endpoint, endpoint_port, protocol);
+    let place = flow::port_index(endpoint_hash, u16::from_be(port), env.mask());
+    let index = (env.port(place)? as u32).checked_sub(1)?;
+    let flow = env.flow(index)?;
+    if flow.port != port || flow.protocol != protocol || !Stamp(flow.stamp).alive(now) {
+        return None;
+    }
+    let backend = env.backend(flow.backend)?;
+    let same = backend.address == *endpoint
+        && backend.port == endpoint_port
+        && backend.generation == flow.generation;
+    same.then_some(index)
+}
+
+pub(crate) const fn drop(reason: Reason) -> Verdict {
     Verdict { reason, action: Action::Drop }
 }
 
 /// The entry of the flow that a client's packet belongs to.
 #[inline(always)]
-fn find<E: Forward>(env: &E, hash: u64, now: u32, protocol: u8, ends: &Ends) -> u32 {
+pub(crate) fn find<E: Forward>(env: &E, hash: u64, now: u32, protocol: u8, ends: &Ends) -> u32 {
     let (first, way) = flow::bucket(hash, env.mask());
     for step in 0..WAYS {
         let index = first | ((way + step) & (WAYS - 1));
@@ -440,7 +489,7 @@ fn rewrite<E: Forward>(env: &E, packet: &Packet, old: &Ends, new: &Ends) -> bool
 
 /// An address as it lies on the wire.
 #[inline(always)]
-fn bytes(address: [u32; 4]) -> [u8; 16] {
+pub(crate) fn bytes(address: [u32; 4]) -> [u8; 16] {
     let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = address.map(u32::to_ne_bytes);
     [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
 }

@@ -5,6 +5,7 @@ extern crate std;
 use core::ops::{Deref, DerefMut};
 use std::boxed::Box;
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::vec;
 use std::vec::Vec;
 
@@ -13,6 +14,7 @@ use etherparse::PacketBuilder;
 use crate::fixtures::Host;
 use crate::flow::{self, Flow, PORT_FACTOR};
 use crate::forward::{Forward, Pending};
+use crate::fragment::{FragmentKey, FragmentValue};
 use crate::maglev::{self, Member};
 use crate::maps::{
     BackendValue, RING_CHUNK, RingChunk, ServiceValue, VIP_AFFINITY, VIP_FORWARD, VIP_RANGES, VipKey,
@@ -20,7 +22,9 @@ use crate::maps::{
 };
 use crate::packet::{TCP, UDP};
 use crate::ranges::{self, RangeKey, SLOT_BITS};
+use crate::rare::Work;
 use crate::reason::Reason;
+use crate::too_big::Answers;
 use crate::verdict::{Action, Verdict, mapped, words};
 
 /// The forwarded VIP.
@@ -45,6 +49,8 @@ pub const OTHER4: [u8; 4] = [10, 9, 0, 200];
 pub const OTHER6: [u8; 16] = v6(0, 0xc8);
 /// Everybody's MAC but the node's.
 pub const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+/// Of all ways, in bytes.
+pub const MTU: u32 = 1500;
 /// The node's.
 pub const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
@@ -55,7 +61,7 @@ const fn v6(net: u8, host: u8) -> [u8; 16] {
 /// Slots in the VIP table, beyond those of the other fixtures.
 const FIRST_SLOT: u32 = 100;
 /// The ring is the same for all VIPs of a family, protocol and port.
-const TARGET_PORT: u16 = 8080;
+pub(crate) const TARGET_PORT: u16 = 8080;
 
 /// A frame and its fate.
 pub struct Step {
@@ -147,6 +153,8 @@ pub struct Tables {
     content: Content,
     flows: RefCell<Vec<Flow>>,
     ports: RefCell<Vec<u64>>,
+    answers: RefCell<Answers>,
+    fragments: RefCell<HashMap<FragmentKey, FragmentValue>>,
     /// The time in ticks.
     pub now: u32,
 }
@@ -156,7 +164,8 @@ impl Default for Tables {
         let size = 4096;
         let (flows, ports) =
             (vec![Flow::default(); size].into(), vec![0; size * PORT_FACTOR as usize].into());
-        Self { content: content(), flows, ports, now: 1000 }
+        let (answers, fragments) = Default::default();
+        Self { content: content(), flows, ports, answers, fragments, now: 1000 }
     }
 }
 
@@ -242,21 +251,38 @@ impl Forward for Host {
         let near = [mapped(BACKENDS4[2]), words(BACKENDS6[2])].contains(&backend.address);
         let source = if backend.address[0] == 0 { mapped(NODE4) } else { words(NODE6) };
         let interface = if near { 0 } else { 7 };
-        Ok(Box::new(WayValue { interface, macs: macs(), source, ..WayValue::default() }))
+        Ok(Box::new(WayValue { interface, macs: macs(), source, mtu: MTU, ..WayValue::default() }))
     }
 
     fn way_to_client(
         &self,
         _client: &[u32; 4],
         _source: &[u32; 4],
-        _length: u32,
+        length: u32,
     ) -> Option<impl Deref<Target = WayValue>> {
-        Some(Box::new(WayValue { interface: 7, macs: macs(), ..WayValue::default() }))
+        let interface = if length > MTU { 0 } else { 7 };
+        Some(Box::new(WayValue { interface, macs: macs(), mtu: MTU, ..WayValue::default() }))
     }
 
     fn set<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> bool {
         let mut frame = self.frame.borrow_mut();
         frame.get_mut(offset..offset + N).map(|place| place.copy_from_slice(&bytes)).is_some()
+    }
+
+    fn answers(&self) -> Option<impl DerefMut<Target = Answers>> {
+        Some(self.l4.answers.borrow_mut())
+    }
+
+    fn work(&self) -> Option<impl DerefMut<Target = Work>> {
+        Some(Box::new(Work::default()))
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
+        self.l4.fragments.borrow().get(key).copied()
+    }
+
+    fn remember_fragment(&self, key: &FragmentKey, value: &FragmentValue) {
+        self.l4.fragments.borrow_mut().insert(*key, *value);
     }
 
     fn leave(&self, way: &WayValue) -> Action {
@@ -283,7 +309,7 @@ fn macs() -> [u32; 3] {
 
 /// What kind of segment it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Syn,
     SynAck,
     Ack,
@@ -292,14 +318,14 @@ enum Kind {
 }
 
 #[derive(Clone, Copy)]
-struct End<'a> {
-    mac: [u8; 6],
-    address: &'a [u8],
-    port: u16,
+pub(crate) struct End<'a> {
+    pub(crate) mac: [u8; 6],
+    pub(crate) address: &'a [u8],
+    pub(crate) port: u16,
 }
 
 /// A frame from one end to another, whole with checksums.
-fn frame(from: End<'_>, to: End<'_>, kind: Kind) -> Vec<u8> {
+pub(crate) fn frame(from: End<'_>, to: End<'_>, kind: Kind) -> Vec<u8> {
     let ethernet = PacketBuilder::ethernet2(from.mac, to.mac);
     let ip = match (<[u8; 4]>::try_from(from.address), <[u8; 4]>::try_from(to.address)) {
         (Ok(from), Ok(to)) => ethernet.ipv4(from, to, 64),
@@ -402,8 +428,8 @@ pub fn steps() -> Vec<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::judge;
     use crate::maps::Tuning;
-    use crate::verdict::judge;
 
     /// Without budgets: the fixtures' one client opens more connections than those allow.
     fn host() -> Host {
@@ -415,7 +441,7 @@ mod tests {
     #[test]
     fn the_host_takes_every_step() {
         let mut host = host();
-        for step in steps() {
+        for step in steps().into_iter().chain(crate::rare_fixtures::steps()) {
             host.frame = step.frame.clone().into();
             assert_eq!(judge(&host), step.verdict, "{}", step.description);
             if step.verdict.action != Action::Drop {

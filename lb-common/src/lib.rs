@@ -6,7 +6,8 @@
 //! frame ─► packet (headers) ─► verdict (VIP? hello? which counter?) ─► hello (server name) ─► Verdict
 //!                                                                     └─► refuse (an answer in its place)
 //!                                                                    ├─► forward (endpoint, flow, nat)
-//!                                                                    └─► cookie (handshake, class)
+//!                                                                    ├─► cookie (handshake, class)
+//!                                                                    └─► rare (icmp, fragment, too_big)
 //! ```
 //!
 //! [`maps`] holds the layouts of everything the daemon and the programs share, [`reason`] the
@@ -22,13 +23,17 @@ pub mod reason;
 pub mod cookie;
 pub mod flow;
 pub mod forward;
+pub mod fragment;
 pub mod hello;
+pub mod icmp;
 pub mod maglev;
 pub mod nat;
 pub mod packet;
 pub mod ranges;
+pub mod rare;
 pub mod refuse;
 pub mod source;
+pub mod too_big;
 pub mod trace;
 pub mod verdict;
 pub mod vips;
@@ -41,3 +46,5 @@ mod corpus;
 pub mod fixtures;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod forward_fixtures;
+#[cfg(any(test, feature = "fixtures"))]
+pub mod rare_fixtures;

@@ -15,8 +15,10 @@ pub const MAX_VIPS: u32 = 10_240;
 pub const PROGRAM_ADMIT: u32 = 0;
 /// Where the one is that does [`crate::verdict::look`].
 pub const PROGRAM_LOOK: u32 = 1;
+/// Where the one is that does [`crate::rare::judge`].
+pub const PROGRAM_RARE: u32 = 2;
 /// How many programs there are.
-pub const PROGRAMS_LEN: u32 = 2;
+pub const PROGRAMS_LEN: u32 = 3;
 /// Server names, exact and wildcard each. Three times the 5,000 Ingresses that Sluice is tested
 /// with; names beyond it are served all the same, just not counted by name.
 pub const MAX_NAMES: u32 = 16_384;
@@ -125,6 +127,8 @@ pub const RING_CHUNK: usize = 128;
 pub const MAX_RING_CHUNKS: u32 = 16_384;
 /// Prefixes of clients, of all VIPs together. Each takes about 100 bytes once it is there.
 pub const MAX_RANGES: u32 = 131_072;
+/// Datagrams whose fragments are on their way, in both directions.
+pub const MAX_FRAGMENTS: u32 = 16_384;
 /// Interfaces with the program on them.
 pub const MAX_UPLINKS: u32 = 64;
 /// One for each port that an endpoint may have.
@@ -179,6 +183,10 @@ pub struct WayValue {
     pub macs: [u32; 3],
     /// The node's address there.
     pub source: [u32; 4],
+    /// The longest packet that it takes, in bytes from the IP header on.
+    pub mtu: u32,
+    /// Always 0.
+    pub zero: u32,
 }
 
 /// Counters of one VIP on one CPU.

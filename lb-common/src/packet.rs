@@ -7,17 +7,23 @@
 use crate::env::Frame;
 use crate::reason::Reason;
 
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
+/// IPv4's EtherType.
+pub const IPV4: u16 = 0x0800;
+/// IPv6's EtherType.
+pub const IPV6: u16 = 0x86dd;
 const TAG: u16 = 0x8100;
 const SERVICE_TAG: u16 = 0x88a8;
 
-const ICMP: u8 = 1;
+/// ICMP's protocol number.
+pub const ICMP: u8 = 1;
 /// TCP's protocol number.
 pub const TCP: u8 = 6;
 /// UDP's protocol number.
 pub const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
+/// ICMPv6's protocol number.
+pub const ICMPV6: u8 = 58;
+/// The number of IPv6's fragment header.
+pub const FRAGMENT: u8 = 44;
 
 /// IPv6 extension headers that are followed. RFC 8200 lists six kinds, each at most once but for
 /// destination options; two more than that is nobody's honest packet.

@@ -92,11 +92,24 @@ pub enum Reason {
     AdmissionRefused,
     /// To a VIP in forward mode, from a client that its Service doesn't list: dropped.
     SourceOutside,
+    /// An ICMP error about an endpoint's reply: on to the endpoint.
+    IcmpForwarded,
+    /// An ICMP error about a client's packet: on to the client.
+    IcmpReturned,
+    /// A packet to a VIP in forward mode, or a reply, that is bigger than the way on takes: its sender
+    /// is told.
+    TooBig,
+    /// The same, and too many were told already: dropped.
+    TooBigUnanswered,
+    /// A fragment of a UDP datagram to a VIP in forward mode: on to an endpoint.
+    FragmentForwarded,
+    /// A fragment of an endpoint's UDP reply: back to the client.
+    FragmentReturned,
 }
 
 impl Reason {
     /// All of them, by index.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 46] = [
         Self::NotIp,
         Self::Truncated,
         Self::Malformed,
@@ -137,6 +150,12 @@ impl Reason {
         Self::CookieStray,
         Self::AdmissionRefused,
         Self::SourceOutside,
+        Self::IcmpForwarded,
+        Self::IcmpReturned,
+        Self::TooBig,
+        Self::TooBigUnanswered,
+        Self::FragmentForwarded,
+        Self::FragmentReturned,
     ];
 
     /// The counter's name in JSON, metrics and tables.
@@ -182,6 +201,12 @@ impl Reason {
             Self::CookieStray => "cookie_stray",
             Self::AdmissionRefused => "admission_refused",
             Self::SourceOutside => "source_outside",
+            Self::IcmpForwarded => "icmp_forwarded",
+            Self::IcmpReturned => "icmp_returned",
+            Self::TooBig => "too_big",
+            Self::TooBigUnanswered => "too_big_unanswered",
+            Self::FragmentForwarded => "fragment_forwarded",
+            Self::FragmentReturned => "fragment_returned",
         }
     }
 }

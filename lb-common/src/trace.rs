@@ -114,7 +114,8 @@ impl Event {
 
 impl Action {
     /// All of them, by index.
-    pub const ALL: [Self; 6] = [Self::Pass, Self::Drop, Self::Send, Self::Redirect, Self::Admit, Self::Look];
+    pub const ALL: [Self; 7] =
+        [Self::Pass, Self::Drop, Self::Send, Self::Redirect, Self::Admit, Self::Look, Self::Rare];
 
     /// The action's name in JSON and tables.
     pub const fn name(self) -> &'static str {
@@ -125,6 +126,7 @@ impl Action {
             Self::Redirect => "redirect",
             Self::Admit => "admit",
             Self::Look => "look",
+            Self::Rare => "rare",
         }
     }
 }

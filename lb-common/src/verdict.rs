@@ -11,6 +11,7 @@ use crate::maps::{
 };
 use crate::packet::{self, ACK, FIN, Packet, RST, SYN, TCP};
 use crate::ranges;
+use crate::rare;
 use crate::reason::Reason;
 use crate::refuse::{self, Reply};
 use crate::source;
@@ -34,6 +35,9 @@ pub enum Action {
     Admit,
     /// From there to [`look`], which counts it.
     Look,
+    /// To [`crate::rare::judge`], which counts it. Where there is no such program, the frame is passed, or
+    /// dropped if it is too big.
+    Rare,
 }
 
 /// What is done with a frame, and why.
@@ -83,9 +87,10 @@ pub fn judge<E: Forward>(env: &E) -> Verdict {
     };
     let verdict = match arrival {
         Ok(arrival) => arrived(env, &arrival),
+        Err(reason) if rare::is_rare(reason) => Verdict { reason, action: Action::Rare },
         Err(reason) => pass(reason),
     };
-    if verdict.action != Action::Admit {
+    if verdict.action != Action::Admit && verdict.action != Action::Rare {
         env.count(verdict.reason);
     }
     verdict

@@ -4,11 +4,13 @@ use aya_ebpf::bindings::BPF_F_PSEUDO_HDR;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use lb_common::flow::{self, Stamp, WAYS, after_endpoint};
-use lb_common::packet::{TCP, UDP};
+use lb_common::flow::{self, Flow, Stamp, WAYS, after_endpoint};
+use lb_common::forward::Ends;
+use lb_common::packet::{FRAGMENT, ICMP, ICMPV6, TCP, UDP};
 use lb_common::reason::Reason;
 use lb_common::verdict::{mapped, words};
 
+use crate::egress_rare;
 use crate::forward::{L4_MASK, L4_TICK, swap};
 use crate::maps::{L4_BACKENDS, L4_FLOWS, L4_KEPT, count};
 
@@ -20,6 +22,8 @@ struct Shape {
     v6: bool,
     transport: usize,
     protocol: u8,
+    /// The first one of several.
+    fragment: bool,
 }
 
 /// Looks at a packet that leaves.
@@ -35,20 +39,43 @@ fn restore(context: &TcContext) -> Option<()> {
     let kind = u16::from_be(context.load::<u16>(12).ok()?);
     let shape = match kind {
         0x0800 => {
-            let [version, ..] = context.load::<[u8; 2]>(14).ok()?;
-            if version != 0x45 {
+            let [version, _, _, _, _, _, f0, f1, _, protocol] = context.load::<[u8; 10]>(14).ok()?;
+            let fragment = u16::from_be_bytes([f0, f1]);
+            match protocol {
+                _ if version != 0x45 => return None,
+                ICMP => {
+                    egress_rare::error::<false>(context);
+                    return None;
+                }
+                UDP if fragment & 0x1fff != 0 => {
+                    egress_rare::later::<false>(context);
+                    return None;
+                }
+                _ => Shape { v6: false, transport: 34, protocol, fragment: fragment & 0x3fff != 0 },
+            }
+        }
+        0x86dd => match context.load::<u8>(20).ok()? {
+            ICMPV6 => {
+                egress_rare::error::<true>(context);
                 return None;
             }
-            Shape { v6: false, transport: 34, protocol: context.load::<u8>(23).ok()? }
-        }
-        0x86dd => Shape { v6: true, transport: 54, protocol: context.load::<u8>(20).ok()? },
+            FRAGMENT => {
+                let [protocol, _, o0, o1] = context.load::<[u8; 4]>(54).ok()?;
+                if protocol == UDP && u16::from_be_bytes([o0, o1]) & 0xfff8 != 0 {
+                    egress_rare::later::<true>(context);
+                    return None;
+                }
+                Shape { v6: true, transport: 62, protocol, fragment: true }
+            }
+            protocol => Shape { v6: true, transport: 54, protocol, fragment: false },
+        },
         _ => return None,
     };
     if shape.protocol != TCP && shape.protocol != UDP {
         return None;
     }
     let port = context.load::<u16>(shape.transport).ok()?;
-    if *L4_KEPT.get(u16::from_be(port) as u32)? == 0 {
+    if !is_kept(port) {
         return None;
     }
     let client_port = context.load::<u16>(shape.transport + 2).ok()?;
@@ -58,38 +85,64 @@ fn restore(context: &TcContext) -> Option<()> {
         (mapped(context.load(26).ok()?), mapped(context.load(30).ok()?))
     };
     let flags = if shape.protocol == TCP { context.load::<u8>(shape.transport + 13).ok()? } else { 0 };
-    // SAFETY: reads constants, and a helper without arguments.
-    let (mask, now) = unsafe {
-        let shift = (&raw const L4_TICK).read_volatile() & 31;
-        ((&raw const L4_MASK).read_volatile(), (bpf_jiffies64() >> shift) as u32)
-    };
-    let (first, way) = flow::bucket(flow::hash(&client, client_port, shape.protocol), mask);
+    let now = tick();
+    let ends = Ends { source: client, target: source, source_port: client_port, target_port: port };
+    let flow = find(&ends, shape.protocol, now)?;
+    // SAFETY: an element of the map; only its stamp is written, by compare-and-swap.
+    let known = unsafe { &*flow };
+    let stamp = known.stamp;
+    if let Some(phase) = Stamp(stamp).phase() {
+        let next = Stamp::new(after_endpoint(phase, flags), now).0;
+        if next != stamp {
+            // SAFETY: an aligned word of a map's element.
+            unsafe { swap(&raw mut (*flow).stamp, stamp, next) };
+        }
+    }
+    if shape.fragment && shape.protocol == UDP {
+        egress_rare::first(context, shape.v6, &ends, &known.vip, now);
+    }
+    rewrite(context, &shape, &source, port, &known.vip, known.vip_port)
+}
+
+/// Whether some endpoint with this port (network order) sees clients' addresses.
+#[inline(always)]
+pub fn is_kept(port: u16) -> bool {
+    L4_KEPT.get(u16::from_be(port) as u32).is_some_and(|kept| *kept != 0)
+}
+
+/// The time in ticks of about a second.
+#[inline(always)]
+pub fn tick() -> u32 {
+    // SAFETY: reads a constant, and a helper without arguments.
+    unsafe { (bpf_jiffies64() >> ((&raw const L4_TICK).read_volatile() & 31)) as u32 }
+}
+
+/// The flow between a client and an endpoint that sees the client's address.
+#[inline(always)]
+pub fn find(ends: &Ends, protocol: u8, now: u32) -> Option<*mut Flow> {
+    // SAFETY: reads a constant.
+    let mask = unsafe { (&raw const L4_MASK).read_volatile() };
+    let (first, way) = flow::bucket(flow::hash(&ends.source, ends.source_port, protocol), mask);
     for step in 0..WAYS {
         let index = first | ((way + step) & (WAYS - 1));
         let flow = L4_FLOWS.get_ptr_mut(index)?;
-        // SAFETY: an element of the map; only its stamp is written, by compare-and-swap.
+        // SAFETY: an element of the map, which is only read.
         let known = unsafe { &*flow };
-        let stamp = known.stamp;
-        if known.client_port != client_port
+        if known.client_port != ends.source_port
             || known.port != 0
-            || known.protocol != shape.protocol
-            || known.client != client
-            || !Stamp(stamp).alive(now)
+            || known.protocol != protocol
+            || known.client != ends.source
+            || !Stamp(known.stamp).alive(now)
         {
             continue;
         }
         let Some(backend) = L4_BACKENDS.get(known.backend) else { continue };
-        if backend.port != port || backend.address != source || backend.generation != known.generation {
-            continue;
+        if backend.port == ends.target_port
+            && backend.address == ends.target
+            && backend.generation == known.generation
+        {
+            return Some(flow);
         }
-        if let Some(phase) = Stamp(stamp).phase() {
-            let next = Stamp::new(after_endpoint(phase, flags), now).0;
-            if next != stamp {
-                // SAFETY: an aligned word of a map's element.
-                unsafe { swap(&raw mut (*flow).stamp, stamp, next) };
-            }
-        }
-        return rewrite(context, &shape, &source, port, &known.vip, known.vip_port);
     }
     None
 }

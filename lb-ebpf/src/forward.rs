@@ -5,21 +5,25 @@ use core::ops::{Deref, DerefMut};
 
 use aya_ebpf::bindings::xdp_action::XDP_REDIRECT;
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as Query, xdp_md,
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC,
+    bpf_fib_lookup as Query, xdp_md,
 };
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_redirect};
 use aya_ebpf::maps::lpm_trie::Key;
 use lb_common::flow::Flow;
 use lb_common::forward::{Forward, Pending};
+use lb_common::fragment::{FragmentKey, FragmentValue};
 use lb_common::maps::{BackendValue, MAX_L4_FLOWS, RING_CHUNK, ServiceValue, WAY_SLOTS, WayValue};
 use lb_common::ranges::{RangeKey, SLOT_BITS};
+use lb_common::rare::Work;
 use lb_common::reason::Reason;
+use lb_common::too_big::Answers;
 use lb_common::verdict::{Action, mapped};
 
 use crate::frame::Kernel;
 use crate::maps::{
-    L4_BACKENDS, L4_FLOWS, L4_KEPT, L4_PORTS, L4_RANGES, L4_RINGS, L4_SERVICES, PENDING, UPLINKS, WAY_BACK,
-    WAYS, opaque,
+    ANSWERS, FRAGMENTS, L4_BACKENDS, L4_FLOWS, L4_KEPT, L4_PORTS, L4_RANGES, L4_RINGS, L4_SERVICES, PENDING,
+    RARE, UPLINKS, WAY_BACK, WAYS, opaque,
 };
 use crate::rehearse;
 
@@ -180,9 +184,32 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     ) -> Option<impl Deref<Target = WayValue>> {
         // SAFETY: this CPU's own element, which nothing else uses during the run.
         let way = unsafe { &mut *WAY_BACK.get_ptr_mut(0)? };
-        // What the kernel knows no neighbour for, or has to cut, it can do itself: the frame is the
-        // VIP's by then.
+        // What the kernel knows no neighbour for it can do itself: the frame is the VIP's by then.
         if ask_back(self.context(), client, source, length, way) { Some(&*way) } else { None }
+    }
+
+    #[inline(always)]
+    fn answers(&self) -> Option<impl DerefMut<Target = Answers>> {
+        // SAFETY: this CPU's own element, which nothing else uses during the run.
+        ANSWERS.get_ptr_mut(0).map(|answers| unsafe { &mut *answers })
+    }
+
+    #[inline(always)]
+    fn work(&self) -> Option<impl DerefMut<Target = Work>> {
+        // SAFETY: this CPU's own element, which nothing else uses during the run.
+        RARE.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
+        // SAFETY: a torn read sends a fragment astray, which checksums tell.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&self, key: &FragmentKey, value: &FragmentValue) {
+        // A full table evicts; only a lack of memory fails, and then the datagram is lost.
+        let _ = FRAGMENTS.insert(key, value, 0);
     }
 
     #[inline(always)]
@@ -243,6 +270,9 @@ fn learn(context: *mut xdp_md, slot: u32, backend: &BackendValue, known: &mut Wa
             query.__bindgen_anon_3.ipv6_src
         }
     };
+    // SAFETY: integers of one size; where the kernel found no neighbour it is what was asked with, 0.
+    let mtu = unsafe { query.__bindgen_anon_1.mtu_result } as u32;
+    known.mtu = if mtu == 0 { u32::MAX } else { mtu };
     known.backend = slot;
     known.generation = backend.generation;
     // SAFETY: reads a constant.
@@ -267,7 +297,14 @@ fn ask_back(
         query.__bindgen_anon_3.ipv6_src = *source;
     }
     query.__bindgen_anon_1.tot_len = length as u16;
-    if ask(context, &mut query, 0) != BPF_FIB_LKUP_RET_SUCCESS || UPLINKS.get_ptr(query.ifindex).is_none() {
+    let found = ask(context, &mut query, 0);
+    if found == BPF_FIB_LKUP_RET_FRAG_NEEDED {
+        way.interface = 0;
+        // SAFETY: integers of one size.
+        way.mtu = unsafe { query.__bindgen_anon_1.mtu_result } as u32;
+        return true;
+    }
+    if found != BPF_FIB_LKUP_RET_SUCCESS || UPLINKS.get_ptr(query.ifindex).is_none() {
         return false;
     }
     way.interface = query.ifindex;

@@ -3,7 +3,7 @@
 //! `sluice` (XDP) judges every frame of the NIC, `steer` (sk_lookup) gives each new connection to
 //! a VIP to the worker of the CPU that it arrived on, `empty` is what benchmarks compare with. Where
 //! TCP handshakes are XDP's, `sluice` goes on to `admit`, and `ingress` (tc) has the stack take over.
-//! `traced` takes `sluice`'s place while somebody watches, `rehearsal` judges made-up frames.
+//! `rare` judges ICMP errors, fragments and what is too big. `traced` takes `sluice`'s place while somebody watches, `rehearsal` judges made-up frames.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -15,12 +15,14 @@
 
 mod admit;
 mod egress;
+mod egress_rare;
 mod forward;
 mod frame;
 mod ingress;
 mod log;
 mod maps;
 mod measure;
+mod rare;
 mod rehearse;
 mod steer;
 mod trace;
@@ -31,6 +33,7 @@ use aya_ebpf::macros::{sk_lookup, xdp};
 use aya_ebpf::programs::{SkLookupContext, XdpContext};
 use lb_common::cookie;
 use lb_common::maps::{PROGRAM_ADMIT, PROGRAM_LOOK};
+use lb_common::reason::Reason;
 use lb_common::verdict::{self, Action, Verdict};
 
 use crate::maps::{PROGRAMS, count};
@@ -50,6 +53,9 @@ fn carry_out(context: &XdpContext, verdict: Verdict) -> u32 {
         unsafe { PROGRAMS.tail_call(context, PROGRAM_ADMIT) };
         // There is no such program: the stack does its handshakes itself.
         count(verdict.reason);
+    }
+    if verdict.action == Action::Rare {
+        rare::go_on(context, verdict);
     }
     action(verdict)
 }
@@ -76,7 +82,8 @@ pub fn look(context: XdpContext) -> u32 {
 fn action(verdict: Verdict) -> u32 {
     match verdict.action {
         Action::Pass | Action::Admit | Action::Look => XDP_PASS,
-        Action::Drop => XDP_DROP,
+        Action::Rare if verdict.reason != Reason::TooBig => XDP_PASS,
+        Action::Drop | Action::Rare => XDP_DROP,
         Action::Send => XDP_TX,
         Action::Redirect => XDP_REDIRECT,
     }

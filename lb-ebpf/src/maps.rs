@@ -5,14 +5,17 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramAr
 use lb_common::cookie::{Admission, CookieSettings, Meter, SynOptions, VARIABLES};
 use lb_common::flow::{Flow, PORT_FACTOR};
 use lb_common::forward::Pending;
+use lb_common::fragment::{FragmentKey, FragmentValue};
 use lb_common::maps::{
     BackendValue, FlowKey, FlowState, HELLO_LEN, KEPT_PORTS, MAX_ADMISSIONS, MAX_BACKENDS, MAX_BUDGETS,
-    MAX_CLASSES, MAX_CPUS, MAX_FLOWS, MAX_L4_FLOWS, MAX_NAMES, MAX_RANGES, MAX_RING_CHUNKS, MAX_SOURCES,
-    MAX_SYN_OPTIONS, MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey, PROGRAMS_LEN, REASON_SLOTS, ReasonCounters,
-    RingChunk, ServiceValue, Tuning, VipCounters, VipKey, VipValue, WAY_SLOTS, WayValue,
+    MAX_CLASSES, MAX_CPUS, MAX_FLOWS, MAX_FRAGMENTS, MAX_L4_FLOWS, MAX_NAMES, MAX_RANGES, MAX_RING_CHUNKS,
+    MAX_SOURCES, MAX_SYN_OPTIONS, MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey, PROGRAMS_LEN, REASON_SLOTS,
+    ReasonCounters, RingChunk, ServiceValue, Tuning, VipCounters, VipKey, VipValue, WAY_SLOTS, WayValue,
 };
 use lb_common::ranges::RangeKey;
+use lb_common::rare::Work;
 use lb_common::reason::Reason;
+use lb_common::too_big::Answers;
 use lb_common::vips::{self, CHUNK, CHUNKS, VipChunk};
 
 /// Names are few on most nodes: memory is taken as they come.
@@ -66,6 +69,14 @@ pub static WAYS: PerCpuArray<WayValue> = PerCpuArray::with_max_entries(WAY_SLOTS
 /// Room that the stack doesn't have.
 #[map]
 pub static PENDING: PerCpuArray<Pending> = PerCpuArray::with_max_entries(1, 0);
+/// Not pinned: they are under way for less than a restart takes.
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
+#[map]
+pub static ANSWERS: PerCpuArray<Answers> = PerCpuArray::with_max_entries(1, 0);
+/// Room for what is known of a rare frame.
+#[map]
+pub static RARE: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 /// Room for the way to a client.
 #[map]
 pub static WAY_BACK: PerCpuArray<WayValue> = PerCpuArray::with_max_entries(1, 0);

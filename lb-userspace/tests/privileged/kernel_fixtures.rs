@@ -17,7 +17,7 @@ use crate::need_root;
 const fn code(action: Action) -> u32 {
     match action {
         Action::Drop => 1,
-        Action::Pass | Action::Admit | Action::Look => 2,
+        Action::Pass | Action::Admit | Action::Look | Action::Rare => 2,
         Action::Send => 3,
         Action::Redirect => 4,
     }

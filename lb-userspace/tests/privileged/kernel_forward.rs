@@ -103,7 +103,7 @@ fn the_loaded_program_takes_every_step() {
         options.data_out = Some(&mut out);
         let result = program(&mut programs).test_run(options).expect("test run");
         let expect = match step.verdict.action {
-            Action::Pass | Action::Admit | Action::Look => XDP_PASS,
+            Action::Pass | Action::Admit | Action::Look | Action::Rare => XDP_PASS,
             Action::Drop => XDP_DROP,
             Action::Send => XDP_TX,
             Action::Redirect => XDP_REDIRECT,

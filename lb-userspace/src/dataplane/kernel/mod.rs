@@ -14,6 +14,7 @@ mod logs;
 mod occupant;
 mod pins;
 mod ranges;
+mod rare;
 mod rehearse;
 mod rules;
 mod tables;
@@ -197,6 +198,7 @@ impl Dataplane {
         let cpu_worker = take(&mut programs, "CPU_WORKER")?;
         let trace = watch::Trace::take(&mut programs)?;
         let mut uplinks: HashMap<_, u32, u32> = take(&mut programs, "UPLINKS")?;
+        rare::set(&mut programs)?;
         let handshakes = Handshakes::take(&mut programs)?;
 
         let xdp: &mut Xdp = program(&mut programs, "sluice")?;

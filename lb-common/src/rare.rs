@@ -1,0 +1,85 @@
+//! Frames that few are like, in a program of their own: what it takes to judge them is no burden to
+//! the usual ones.
+//!
+//! [`crate::verdict::judge`] gives them the action [`Action::Rare`]; what they come to is counted here.
+
+use crate::env::Env;
+use crate::forward::{Ends, Forward};
+use crate::fragment::{FragmentKey, FragmentValue, Piece};
+use crate::icmp::Quote;
+use crate::maps::WayValue;
+use crate::reason::Reason;
+use crate::verdict::{Action, Verdict, pass};
+use crate::{fragment, icmp, packet, too_big};
+
+/// What is known of a frame on its way through here. The stack has no room for it.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Work {
+    /// An error and what it quotes, as it came.
+    pub old: Quote,
+    /// As it goes.
+    pub new: Quote,
+    /// A fragment as it came.
+    pub piece: Piece,
+    /// The ends of a fragment as it goes, or of the flow that an error is about.
+    pub ends: Ends,
+    /// The fragment's datagram.
+    pub key: FragmentKey,
+    /// What becomes of that.
+    pub value: FragmentValue,
+    /// The way on.
+    pub way: WayValue,
+    /// The entry of the flow that an error is about.
+    pub index: u32,
+    /// 1: the error goes to the client.
+    pub returns: u32,
+}
+
+/// Judges a frame that was found to be rare, and counts it. What turns out to be none of ours goes to
+/// the local stack.
+#[inline(always)]
+pub fn judge<E: Forward>(env: &E) -> Verdict {
+    let verdict = match too_big::judge(env) {
+        Some(verdict) => verdict,
+        None => other(env),
+    };
+    env.count(verdict.reason);
+    verdict
+}
+
+/// Whether frames that are passed for this reason may be ours all the same.
+#[inline(always)]
+pub const fn is_rare(reason: Reason) -> bool {
+    matches!(reason, Reason::Icmp | Reason::Fragment)
+}
+
+#[inline(always)]
+fn other<E: Forward>(env: &E) -> Verdict {
+    let reason = why(env);
+    let ours = match reason {
+        Reason::Icmp => icmp::judge(env),
+        Reason::Fragment => fragment::judge(env),
+        _ => None,
+    };
+    match ours {
+        // A fragment may be too big as well, and is told of here.
+        Some(Verdict { reason: Reason::TooBig, action: Action::Rare }) => too_big::answer(env, is_v6(env)),
+        Some(verdict) => verdict,
+        None => pass(reason),
+    }
+}
+
+/// Why the frame was passed.
+#[inline(always)]
+fn why<E: Env>(env: &E) -> Reason {
+    match packet::walk(env) {
+        Ok(_) => Reason::OtherProtocol,
+        Err(reason) => reason,
+    }
+}
+
+#[inline(always)]
+fn is_v6<E: Env>(env: &E) -> bool {
+    env.near::<2>(12).is_some_and(|kind| u16::from_be_bytes(kind) == packet::IPV6)
+}
