@@ -104,10 +104,12 @@ impl Vitals {
     pub(super) fn could_not_connect(&self, now: Milliseconds) -> bool {
         let again = self.unreachable.swap(true, Relaxed);
         let tried = self.on_trial.swap(false, Relaxed);
-        let rest = match again {
-            true if tried => (self.rest.load(Relaxed) * 2).clamp(FIRST_REST, LONGEST_REST),
+        if again && !tried {
             // Requests that came at the same time, or that nobody else can take.
-            true => self.rest.load(Relaxed),
+            return false;
+        }
+        let rest = match again {
+            true => (self.rest.load(Relaxed) * 2).clamp(FIRST_REST, LONGEST_REST),
             false => FIRST_REST,
         };
         self.rest.store(rest, Relaxed);
@@ -255,8 +257,8 @@ mod tests {
         for _ in 0..9 {
             one.could_not_connect(2002);
         }
-        assert!(!one.is_out(4002), "those that came at the same time say nothing new");
-        let mut now = 4002;
+        assert!(!one.is_out(4001), "those that came at the same time say nothing new");
+        let mut now = 4001;
         for rest in [4000, 8000, 10_000, 10_000] {
             one.begin_trial(now);
             one.could_not_connect(now);
