@@ -9,7 +9,9 @@ use std::time::Duration;
 use sluice::model::*;
 use socket2::{SockFilter, SockRef};
 
-use crate::rig::{Draft, Rig, connect, echo, endpoint, mirror, read_head, read_response, send};
+use crate::rig::{
+    Draft, Rig, connect, echo, endpoint, eventually, free_port, mirror, read_head, read_response, send,
+};
 
 /// Counts who came.
 fn counting(
@@ -197,6 +199,39 @@ fn connections_that_are_closed_while_a_request_comes() {
             }
         }
     }
+}
+
+/// While all endpoints are gone that there were, a request waits for those that come next, but not if
+/// they have been gone for long.
+#[test]
+fn endpoints_that_come_a_moment_later() {
+    let post = "POST / HTTP/1.1\r\nHost: web.test\r\nContent-Length: 4\r\n\r\nbody";
+    let gone: [SocketAddr; 2] = [0; 2].map(|_| ([127, 0, 0, 1], free_port()).into());
+    let attempt = || {
+        let mut rig = Rig::new();
+        rig.cluster("web", &gone);
+        rig.route("web.test", "/", "web");
+        let mut proxy = rig.start(|settings| settings.workers = 1);
+        let address = proxy.http;
+        let asking = std::thread::spawn(move || send(address, post).status);
+        eventually(|| proxy.proxy.stats().total.upstream_failures >= 2);
+        let next = endpoint(mirror);
+        proxy.change(|rig| rig.cluster("web", &[next]));
+        asking.join().expect("asked")
+    };
+    // It does not wait for ever, and the news may be late.
+    assert!((0..10).any(|_| attempt() == 200), "nobody waits");
+
+    let mut rig = Rig::new();
+    rig.cluster("web", &gone);
+    rig.route("web.test", "/", "web");
+    let proxy = rig.start(|settings| settings.workers = 1);
+    let failures = || proxy.proxy.stats().total.upstream_failures;
+    eventually(|| {
+        let before = failures();
+        assert_eq!(send(proxy.http, post).status, 502);
+        failures() == before + 2
+    });
 }
 
 #[test]
