@@ -77,10 +77,7 @@ fn message(
     request: Request,
 ) -> Result<(Transport, Message), Error> {
     let rules = &policy.upstream;
-    let protocol = match rules.protocol {
-        UpstreamProtocol::Http => theirs,
-        own => own,
-    };
+    let protocol = rules.protocol.unwrap_or(theirs);
     let tls = |alpn| client.worker.transports.tls(rules.tls.as_ref(), alpn, host);
     let transport = match protocol {
         UpstreamProtocol::Http | UpstreamProtocol::Grpc => Transport::Plain,

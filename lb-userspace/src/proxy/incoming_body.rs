@@ -323,6 +323,6 @@ impl Limit {
 
 /// gRPC is a conversation: a client may wait for the first answer before it sends its second message.
 fn is_conversation(parts: &Parts, policy: &RoutePolicy) -> bool {
-    matches!(policy.upstream.protocol, UpstreamProtocol::Grpc | UpstreamProtocol::Grpcs)
+    matches!(policy.upstream.protocol, Some(UpstreamProtocol::Grpc | UpstreamProtocol::Grpcs))
         || grpc::is_call(&parts.headers)
 }
