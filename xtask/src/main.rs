@@ -67,7 +67,7 @@ enum Habit {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Benchmark {
-    /// ns per packet of the XDP program, by PROG_TEST_RUN (needs root)
+    /// ns per packet of the XDP programs, by PROG_TEST_RUN, and forwarding beside nftables (needs root)
     Xdp,
     /// Time from API event to first request, memory and CPU with 5,000 Ingresses under change
     Churn,
@@ -84,6 +84,7 @@ fn main() -> anyhow::Result<()> {
         Habit::Test => test::run(),
         Habit::Bench { name: Benchmark::Xdp, arguments, .. } => {
             setup::run()?;
+            peers::install_nftables();
             // The kernel does the timing: how this side is compiled changes nothing but the wait.
             command::cargo(["bench", "--profile=dev", "--package=lb-userspace", "--bench=xdp", "--"])
                 .args(arguments)
