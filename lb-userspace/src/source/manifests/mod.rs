@@ -20,6 +20,7 @@ use crate::objects::Objects;
 
 mod catalogue;
 mod document;
+mod plain;
 mod spread;
 mod tree;
 
