@@ -2,8 +2,6 @@
 
 use serde_json::Value;
 
-use super::plain;
-
 /// One document of a file, or why it is none.
 #[derive(Debug, PartialEq)]
 pub struct Document {
@@ -26,7 +24,7 @@ pub fn cut_yaml(text: &str) -> Vec<Chunk<'_>> {
 
 /// Reads one document; `None`: it is empty.
 pub fn read_yaml(&(first_line, chunk): &Chunk<'_>) -> Option<Document> {
-    match plain::read(chunk).map_or_else(|| library(chunk), Ok) {
+    match serde_saphyr::from_str_with_options::<Value>(chunk, options()) {
         Ok(Value::Null) => None,
         Ok(value) => Some(Document { line: first_line + lines_before_content(chunk), value: Ok(value) }),
         Err(_) => Some(bad_yaml(first_line, chunk)),
@@ -61,16 +59,11 @@ pub fn read_json(text: &str) -> Vec<Document> {
     documents
 }
 
-/// Reads one document of any YAML.
-pub(super) fn library(text: &str) -> Result<Value, serde_saphyr::Error> {
-    serde_saphyr::from_str_with_options(text, options())
-}
-
 /// Parses a bad chunk again with the lines before it, blank, so that every position that the
 /// error names is one of the file.
 fn bad_yaml(first_line: usize, chunk: &str) -> Document {
     let padded = "\n".repeat(first_line - 1) + chunk;
-    match library(&padded) {
+    match serde_saphyr::from_str_with_options::<Value>(&padded, options()) {
         Ok(value) => Document { line: first_line, value: Ok(value) },
         Err(error) => {
             let line = error.location().and_then(|at| usize::try_from(at.line()).ok()).unwrap_or(first_line);

@@ -20,7 +20,6 @@ use crate::objects::Objects;
 
 mod catalogue;
 mod document;
-mod plain;
 mod spread;
 mod tree;
 
