@@ -99,15 +99,17 @@ pub fn shape<F: Frame>(frame: &F) -> Option<Packet> {
 #[inline(always)]
 pub fn walk<F: Frame>(frame: &F) -> Result<Packet, Reason> {
     let mut offset = 12;
-    let mut kind = word(frame, offset);
+    let mut kind = kind(frame, offset);
     for _ in 0..2 {
-        if kind == Some(TAG) || kind == Some(SERVICE_TAG) {
+        if kind == TAG as u32 || kind == SERVICE_TAG as u32 {
             offset += 4;
-            kind = word(frame, offset);
+            kind = self::kind(frame, offset);
         }
     }
-    let kind = kind.ok_or(Reason::Truncated)?;
-    match kind {
+    if kind == NO_KIND {
+        return Err(Reason::Truncated);
+    }
+    match kind as u16 {
         IPV4 => walk_v4(frame, offset + 2),
         IPV6 => walk_v6(frame, offset + 2),
         TAG | SERVICE_TAG => Err(Reason::TooManyTags),
@@ -192,7 +194,15 @@ const fn is_port_protocol(protocol: u8) -> bool {
     protocol == TCP || protocol == UDP
 }
 
+/// The frame ends before.
+const NO_KIND: u32 = u32::MAX;
+
+/// What follows. A number in place of a `Result`: of one that failed, LLVM moves the value that it
+/// doesn't have from a register that nothing was written to, which the verifier refuses.
 #[inline(always)]
-fn word<F: Frame>(frame: &F, offset: usize) -> Option<u16> {
-    frame.far::<2>(offset).map(u16::from_be_bytes)
+fn kind<F: Frame>(frame: &F, offset: usize) -> u32 {
+    match frame.far::<2>(offset) {
+        Some(bytes) => u16::from_be_bytes(bytes) as u32,
+        None => NO_KIND,
+    }
 }

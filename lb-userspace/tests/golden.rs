@@ -76,6 +76,7 @@ fn settings(text: &str) -> Settings {
             "adopt" => settings.adopt.push(value.into()),
             "strict" => (settings.unknown_class, settings.serve_classless) = (UnknownClass::Ignore, false),
             "compat" if value == "ingress-nginx" => settings.compat = Compat::IngressNginx,
+            "config-map" => settings.config_map = Some(pair(value)),
             "zone" => settings.zone = Some(value.into()),
             "node" => settings.node = Some(value.into()),
             "default-backend" => {

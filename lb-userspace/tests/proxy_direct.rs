@@ -6,9 +6,10 @@
 mod rig;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 
 use rig::{Rig, Running, connect, endpoint, eventually, read_response};
+use sluice::model::Hsts;
 
 /// Answers with the request's head, in the form that the path names.
 fn answering(stream: &mut TcpStream) {
@@ -40,6 +41,10 @@ fn answering(stream: &mut TcpStream) {
                 "HTTP/1.1 200 OK\r\nDate: then\r\nSERVER: mine\r\nSet-Cookie: a=b\r\nset-cookie: c=d\r\n\
                  Content-Length: {length}\r\n\r\n{body}"
             ),
+            "strict" => format!(
+                "HTTP/1.1 200 OK\r\nstrict-Transport-Security: max-age=1\r\nX-A: strict-transport-security: x\r\n\
+                 Content-Length: {length}\r\n\r\n{body}"
+            ),
             "bad" => "HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\nx".to_owned(),
             "switched" => "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n".to_owned(),
             "huge" => format!("HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n{}", "x".repeat(300_000)),
@@ -67,8 +72,11 @@ fn start() -> Running {
 const LONG: &str = "GET /warm HTTP/1.1\r\nHost: a.test\r\nTE: trailers\r\n\r\n";
 
 /// Status, headers and body of the answer, as far as both ways must agree on them.
-fn outcome(address: SocketAddr, request: &[u8], long: bool) -> Option<(u16, Vec<String>, Vec<String>)> {
-    let mut stream = connect(address);
+fn outcome(
+    mut stream: impl Read + Write,
+    request: &[u8],
+    long: bool,
+) -> Option<(u16, Vec<String>, Vec<String>)> {
     if long {
         stream.write_all(LONG.as_bytes()).expect("sent");
         assert_eq!(read_response(&mut stream, false).expect("an answer").status, 200);
@@ -96,8 +104,8 @@ fn comparable(head: &str) -> Vec<String> {
 }
 
 fn check(proxy: &Running, request: &[u8]) {
-    let short = outcome(proxy.http, request, false);
-    let long = outcome(proxy.http, request, true);
+    let short = outcome(connect(proxy.http), request, false);
+    let long = outcome(connect(proxy.http), request, true);
     assert_eq!(short, long, "{}", String::from_utf8_lossy(request));
 }
 
@@ -112,6 +120,42 @@ fn every_form_of_answer() {
             let before = plain();
             check(&proxy, format!("{method} /{form}?a=b HTTP/1.1\r\nHost: a.test\r\n\r\n").as_bytes());
             assert_eq!(plain(), before + 1, "{method} {form} takes the short way where it may");
+        }
+    }
+}
+
+/// The policy's line is the only one of its name, over TLS and in Sluice's own answers too.
+#[test]
+fn strict_transport_security() {
+    let mut rig = Rig::new();
+    rig.cluster("web", &[endpoint(answering)]);
+    rig.cluster("empty", &[]);
+    for (host, cluster) in [("a.test", "web"), ("empty.test", "empty")] {
+        rig.route_with(host, "/", cluster, |draft| {
+            draft.policy.hsts = Some(Hsts { max_age: 60, include_subdomains: true, preload: false });
+        });
+    }
+    rig.certificate("a.test", rig::certificate("a.test"));
+    let proxy = rig.start(|_| ());
+    for (host, path, plain, secure) in [
+        ("a.test", "/length", None, Some("max-age=60; includeSubDomains")),
+        ("a.test", "/strict", Some("max-age=1"), Some("max-age=60; includeSubDomains")),
+        ("a.test", "/bad", None, Some("max-age=60; includeSubDomains")),
+        ("empty.test", "/", None, Some("max-age=60; includeSubDomains")),
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let both = [false, true].map(|long| {
+            let direct = proxy.proxy.stats().total.direct;
+            let plain = outcome(connect(proxy.http), request.as_bytes(), long);
+            let secure = outcome(rig::tls(proxy.https, "a.test", &[]), request.as_bytes(), long);
+            let took = proxy.proxy.stats().total.direct - direct;
+            assert_eq!(took, if long || host != "a.test" { 0 } else { 2 }, "{host}{path}");
+            (plain.expect("an answer"), secure.expect("an answer"))
+        });
+        assert_eq!(both[0], both[1], "{host}{path}");
+        for ((_, head, _), expect) in [(&both[0].0, plain), (&both[0].1, secure)] {
+            let mut lines = head.iter().filter_map(|line| line.strip_prefix("strict-transport-security: "));
+            assert_eq!((lines.next(), lines.next()), (expect, None), "{host}{path}");
         }
     }
 }

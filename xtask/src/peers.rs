@@ -1,5 +1,5 @@
-//! The proxies that the HTTP benchmark compares with, as packages: nginx and haproxy are Debian's,
-//! the others come as programs in Python packages of pinned versions.
+//! What benchmarks compare with, as packages: nginx, haproxy and nftables are Debian's, the other
+//! proxies come as programs in Python packages of pinned versions.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -37,19 +37,26 @@ const PYTHON: [[&str; 4]; 3] = [
 /// Installs what is missing. What can't be installed is said and left out: the benchmark measures
 /// those that are there.
 pub fn install() {
-    for (package, program) in DEBIAN {
-        if !["/usr/sbin", "/usr/bin"].iter().any(|directory| Path::new(directory).join(program).exists())
-            && let Err(why) = apt(package)
-        {
-            eprintln!("bench: without {program}: {why:#}");
-        }
-    }
+    DEBIAN.into_iter().for_each(debian);
     for package in PYTHON {
         if !tools().join("bin").join(package[3]).exists()
             && let Err(why) = fetch(package)
         {
             eprintln!("bench: without {}: {why:#}", package[3]);
         }
+    }
+}
+
+/// Installs what the benchmark of forwarding compares with, where it is missing.
+pub fn install_nftables() {
+    [("nftables", "nft"), ("ethtool", "ethtool")].into_iter().for_each(debian);
+}
+
+fn debian((package, program): (&str, &str)) {
+    if !["/usr/sbin", "/usr/bin"].iter().any(|directory| Path::new(directory).join(program).exists())
+        && let Err(why) = apt(package)
+    {
+        eprintln!("bench: without {program}: {why:#}");
     }
 }
 

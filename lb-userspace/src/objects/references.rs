@@ -22,8 +22,13 @@ const ANNOTATIONS: [(&str, Kind); 5] = [
     ("custom-headers", Kind::ConfigMap),
 ];
 
-/// Entries of a cluster's settings that hold the name of a Secret, as `namespace/name`.
-const SETTINGS: [&str; 2] = ["default-certificate", "default-ssl-certificate"];
+/// Entries of a cluster's settings that hold the name of an object, as `namespace/name`.
+const SETTINGS: [(&str, Kind); 4] = [
+    ("default-certificate", Kind::Secret),
+    ("default-ssl-certificate", Kind::Secret),
+    ("add-headers", Kind::ConfigMap),
+    ("proxy-set-headers", Kind::ConfigMap),
+];
 
 /// The Secrets and ConfigMaps that an Ingress names, sorted, each once. What can't be the name of an
 /// object is left out: it would end up in a path or a selector of a request. Whether an Ingress may
@@ -56,11 +61,13 @@ pub fn parameters_of(class: &IngressClass) -> Option<ObjectKey> {
     reference(Kind::ConfigMap, parameters.namespace.as_deref()?, &parameters.name).map(|(_, key)| key)
 }
 
-/// The Secrets that a ConfigMap names which holds the settings of a cluster.
+/// The Secrets and ConfigMaps that a ConfigMap names which holds the settings of a cluster.
 pub fn references_of_settings(settings: &ConfigMap) -> Vec<Reference> {
-    let value = |key: &&str| settings.data.as_ref()?.get(*key);
-    let named = SETTINGS.iter().filter_map(value).filter_map(|value| value.trim().split_once('/'));
-    named.filter_map(|(namespace, name)| reference(Kind::Secret, namespace, name)).collect()
+    let named = |(key, kind): &(&str, Kind)| {
+        let (namespace, name) = settings.data.as_ref()?.get(*key)?.trim().split_once('/')?;
+        reference(*kind, namespace, name)
+    };
+    SETTINGS.iter().filter_map(named).collect()
 }
 
 fn reference(kind: Kind, namespace: &str, name: &str) -> Option<Reference> {
@@ -150,6 +157,7 @@ mod tests {
                 vec!["n/tls", "m/tls"],
             ),
             (json!({ "default-certificate": "tls", "other": "n/tls" }), vec![]),
+            (json!({ "add-headers": "n/a", "proxy-set-headers": "n/p" }), vec!["n/a", "n/p"]),
             (json!(null), vec![]),
         ] {
             let map: ConfigMap = serde_json::from_value(json!({ "data": data })).expect("a ConfigMap");

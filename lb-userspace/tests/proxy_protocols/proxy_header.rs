@@ -240,7 +240,7 @@ fn before_tls_to_endpoints() {
     let mut rig = Rig::new();
     rig.cluster("web", &[address]);
     rig.route_with("a.test", "/", "web", |draft| {
-        draft.policy.upstream.protocol = UpstreamProtocol::Https;
+        draft.policy.upstream.protocol = Some(UpstreamProtocol::Https);
         draft.policy.upstream.proxy_protocol = Some(ProxyVersion::V2);
     });
     let proxy = rig.start(|_| ());

@@ -222,7 +222,7 @@ fn rig(address: SocketAddr, protocol: UpstreamProtocol) -> Rig {
     rig.cluster("dead", &[([127, 0, 0, 1], free_port()).into()]);
     for name in ["grpc", "empty", "dead"] {
         rig.route_with(&format!("{name}.test"), "/", name, |draft| {
-            draft.policy.upstream.protocol = protocol;
+            draft.policy.upstream.protocol = Some(protocol);
             draft.policy.upstream.read_timeout = Some(Duration::from_millis(300));
         });
     }
@@ -274,7 +274,9 @@ fn calls() {
 fn deadlines() {
     let log = Arc::new(Log::default());
     let mut rig = rig(endpoint(&log, None), UpstreamProtocol::Grpc);
-    rig.route_with("slow.test", "/", "grpc", |draft| draft.policy.upstream.protocol = UpstreamProtocol::Grpc);
+    rig.route_with("slow.test", "/", "grpc", |draft| {
+        draft.policy.upstream.protocol = Some(UpstreamProtocol::Grpc)
+    });
     let proxy = rig.start(|_| ());
     runtime().block_on(async {
         let mut send = client(proxy.http).await;

@@ -35,7 +35,7 @@ fn rig(address: SocketAddr, routes: Vec<(&str, UpstreamPolicy)>) -> Rig {
 }
 
 fn https(tls: Option<Arc<UpstreamTls>>) -> UpstreamPolicy {
-    UpstreamPolicy { protocol: UpstreamProtocol::Https, tls, ..UpstreamPolicy::default() }
+    UpstreamPolicy { protocol: Some(UpstreamProtocol::Https), tls, ..UpstreamPolicy::default() }
 }
 
 fn get(name: &str) -> String {
@@ -101,13 +101,16 @@ fn what_is_spoken() {
         false => echo(stream),
     });
     for (route, cluster, over_tls, address, status) in [
-        (Https, Http, false, tls_endpoint, 200),
-        (Https, Http, false, plain_endpoint, 502),
-        (Http, Https, false, tls_endpoint, 200),
-        (Http, Http, false, plain_endpoint, 200),
-        (Auto, Http, false, plain_endpoint, 200),
-        (Auto, Http, true, plain_endpoint, 502),
-        (Auto, Http, true, tls_endpoint, 200),
+        (Some(Https), Http, false, tls_endpoint, 200),
+        (Some(Https), Http, false, plain_endpoint, 502),
+        (None, Https, false, tls_endpoint, 200),
+        (None, Http, false, plain_endpoint, 200),
+        // What the route says goes before what the Service says.
+        (Some(Http), Https, false, plain_endpoint, 200),
+        (Some(Http), Https, false, tls_endpoint, 502),
+        (Some(Auto), Http, false, plain_endpoint, 200),
+        (Some(Auto), Http, true, plain_endpoint, 502),
+        (Some(Auto), Http, true, tls_endpoint, 200),
     ] {
         let policy = UpstreamPolicy { protocol: route, ..UpstreamPolicy::default() };
         let mut rig = rig(address, vec![("web", policy)]);

@@ -160,8 +160,8 @@ fn affinity(affinity: &CookieAffinity) -> String {
 }
 
 fn upstream(upstream: &UpstreamPolicy, words: &mut Vec<String>) {
-    if upstream.protocol != Default::default() {
-        words.push(format!("endpoints speak {}", word(&upstream.protocol)));
+    if let Some(protocol) = upstream.protocol {
+        words.push(format!("endpoints speak {}", word(&protocol)));
     }
     if let Some(tls) = &upstream.tls {
         words.push(

@@ -382,15 +382,33 @@ impl Dataplane {
 /// # Errors
 /// No rights, no memory.
 pub fn load(pin_dir: Option<&Path>, log: bool) -> Result<Ebpf, KernelError> {
-    load_sized(pin_dir, log, MAX_L4_FLOWS, 1)
+    load_sized(pin_dir, log, &Sizes::default())
 }
 
-/// As [`load`], with a flow table of so many entries (a power of two, from 8 on) and, for the
-/// programs that only measure, so many clients.
+/// How large the flow table is, and what the programs that only measure are set to.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Entries of the flow table: a power of two, from 8 on.
+    pub flows: u32,
+    /// How many clients take turns; 0: each packet is a new one's.
+    pub clients: u32,
+    /// How many VIPs they go to.
+    pub targets: u32,
+    /// The index of the interface that the generator sends by.
+    pub sender: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { flows: MAX_L4_FLOWS, clients: 1, targets: 1, sender: 0 }
+    }
+}
+
+/// As [`load`], of these sizes.
 ///
 /// # Errors
 /// Those of [`load`].
-pub fn load_sized(pin_dir: Option<&Path>, log: bool, flows: u32, clients: u32) -> Result<Ebpf, KernelError> {
+pub fn load_sized(pin_dir: Option<&Path>, log: bool, sizes: &Sizes) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     if let Some(directory) = pin_dir {
         for name in pins::maps() {
@@ -399,12 +417,18 @@ pub fn load_sized(pin_dir: Option<&Path>, log: bool, flows: u32, clients: u32) -
     }
     // aya-log's own default is everything. A frozen zero makes the verifier remove the calls.
     let level = if log { Level::Debug as u8 } else { 0 };
-    let (mask, tick) = (flows - 1, ticks_in_a_second());
+    let (mask, tick) = (sizes.flows - 1, ticks_in_a_second());
     loader.override_global(aya_log::LEVEL, &level, true);
-    loader.override_global("L4_MASK", &mask, true);
-    loader.override_global("L4_TICK", &tick, true);
-    loader.override_global("CLIENTS", &clients, true);
-    loader.map_max_entries("L4_FLOWS", flows).map_max_entries("L4_PORTS", flows * PORT_FACTOR);
+    for (name, value) in [
+        ("L4_MASK", &mask),
+        ("L4_TICK", &tick),
+        ("CLIENTS", &sizes.clients),
+        ("TARGETS", &sizes.targets),
+        ("SENDER", &sizes.sender),
+    ] {
+        loader.override_global(name, value, true);
+    }
+    loader.map_max_entries("L4_FLOWS", sizes.flows).map_max_entries("L4_PORTS", sizes.flows * PORT_FACTOR);
     loader.load(&handshakes::link(OBJECT)).map_err(|error| KernelError::Load(Box::new(error)))
 }
 

@@ -12,9 +12,9 @@ use crate::model::{Certificate, ProxyVersion};
 /// How endpoints are spoken with. The default: HTTP/1.1 without TLS, the node's time limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct UpstreamPolicy {
-    /// What is spoken.
-    #[serde(skip_serializing_if = "super::is_default")]
-    pub protocol: UpstreamProtocol,
+    /// What is spoken. `None`: what the Service's port says (`appProtocol`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<UpstreamProtocol>,
     /// With a protocol over TLS: what is checked and shown. `None`: nothing is checked, as in nginx.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Arc<UpstreamTls>>,

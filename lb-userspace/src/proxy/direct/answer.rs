@@ -5,6 +5,8 @@ use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
 
 use bytes::Bytes;
+use http::HeaderValue;
+use http::header::STRICT_TRANSPORT_SECURITY;
 use smallvec::SmallVec;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
@@ -23,6 +25,7 @@ pub(super) struct Writer<'a, S> {
     /// No request follows.
     closes: bool,
     chunked: bool,
+    hsts: Option<&'a HeaderValue>,
     /// The head as far as it came from the endpoint, until it is written.
     lines: Bytes,
     /// What follows it.
@@ -36,9 +39,10 @@ impl<'a, S: Wire> Writer<'a, S> {
         worker: &'a Worker,
         is_head: bool,
         closes: bool,
+        hsts: Option<&'a HeaderValue>,
     ) -> Self {
         let (lines, tail) = (Bytes::new(), SmallVec::new());
-        Self { stream, worker, is_head, closes, chunked: false, lines, tail, begun: false }
+        Self { stream, worker, is_head, closes, chunked: false, hsts, lines, tail, begun: false }
     }
 
     pub(super) fn stream(&mut self) -> &mut ClientStream<S> {
@@ -59,7 +63,10 @@ impl<'a, S: Wire> Writer<'a, S> {
     pub(super) fn begin(&mut self, head: &ResponseHead, body: Option<Option<u64>>) {
         let none = Lines::default();
         let lines = head.lines.as_ref().unwrap_or(&none);
-        self.lines = lines.text.clone();
+        self.lines = match lines.has_hsts && self.hsts.is_some() {
+            true => lines.without(STRICT_TRANSPORT_SECURITY.as_str()),
+            false => lines.text.clone(),
+        };
         self.chunked = body == Some(None);
         if self.chunked {
             self.tail.extend_from_slice(b"transfer-encoding: chunked\r\n");
@@ -77,6 +84,11 @@ impl<'a, S: Wire> Writer<'a, S> {
             self.tail.extend_from_slice(b"date: ");
             self.worker.date.write(&mut self.tail);
             self.tail.extend_from_slice(b"\r\n");
+        }
+        if let Some(hsts) = self.hsts {
+            for part in [STRICT_TRANSPORT_SECURITY.as_str().as_bytes(), b": ", hsts.as_bytes(), b"\r\n"] {
+                self.tail.extend_from_slice(part);
+            }
         }
         if self.closes {
             self.tail.extend_from_slice(b"connection: close\r\n");

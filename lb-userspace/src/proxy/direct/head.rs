@@ -46,6 +46,8 @@ pub(in crate::proxy) fn is_plain(rules: &RoutePolicy) -> bool {
             ..UpstreamPolicy::default()
         },
         unlogged: rules.unlogged,
+        // The answer's writer knows how.
+        hsts: rules.hsts,
         ..RoutePolicy::default()
     };
     *rules == known && !matches!(rules.balance, Balance::Hash { .. })

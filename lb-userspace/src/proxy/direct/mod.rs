@@ -128,8 +128,8 @@ where
     finish.place = plain.found.served.place.index();
     let mut ahead = Bytes::new();
     let is_head = plain.method == Method::HEAD;
+    let served = plain.found.served;
     let answered = {
-        let served = plain.found.served;
         let Some(mut choice) = Choice::of(worker, served, &HeaderMap::new(), |_| Vec::new()) else {
             return Next::End;
         };
@@ -179,7 +179,8 @@ where
         }
     };
     let closes = worker.drain.is_begun() || client.is_last();
-    let mut writer = Writer::new(stream, worker, is_head, closes);
+    let hsts = served.policy.hsts().filter(|_| client.tls);
+    let mut writer = Writer::new(stream, worker, is_head, closes, hsts);
     let written = match answered {
         Ok((head, body)) => {
             finish.status = Some(head.status.as_u16());

@@ -218,6 +218,11 @@ impl Policy {
         self.response_headers.edit_response(facts, status, headers);
     }
 
+    /// `Strict-Transport-Security` of answers over TLS.
+    pub(super) fn hsts(&self) -> Option<&HeaderValue> {
+        self.hsts.as_ref().map(|(_, value)| value)
+    }
+
     /// An answer's body, no faster than the policy allows. A text of our own is short.
     pub(super) fn throttle(&self, content: Content) -> Content {
         match self.rate.filter(|_| !matches!(content, Content::Own(_))) {

@@ -55,6 +55,20 @@ pub(in crate::proxy) struct Lines {
     pub(in crate::proxy) text: Bytes,
     pub(in crate::proxy) has_date: bool,
     pub(in crate::proxy) has_server: bool,
+    /// `Strict-Transport-Security`.
+    pub(in crate::proxy) has_hsts: bool,
+}
+
+impl Lines {
+    /// The text without the lines of a header, whose name is in lower case.
+    pub(in crate::proxy) fn without(&self, name: &str) -> Bytes {
+        let is_kept = |line: &&[u8]| {
+            let rest = line.strip_prefix(name.as_bytes());
+            !rest.is_some_and(|rest| rest.starts_with(b": "))
+        };
+        let lines = self.text.split_inclusive(|byte| *byte == b'\n');
+        lines.filter(is_kept).flatten().copied().collect()
+    }
 }
 
 /// Why nothing came back.

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::reader::Reader;
 use super::redirects::{self, Redirect};
+use super::snippet::Edits;
 use super::{access, balance, bodies, errors, external, headers, limits, upstream, values};
-use crate::model::{BodyLimits, Compat, ExternalAuth, Hsts, RoutePolicy, UpstreamPolicy};
+use crate::model::{BodyLimits, Compat, ExternalAuth, HeaderEdit, Hsts, RoutePolicy, UpstreamPolicy};
 
 /// What applies where an Ingress's annotations say nothing: nothing in strict Kubernetes behaviour,
 /// ingress-nginx's own defaults in the other, and what the cluster's settings say over both.
@@ -92,6 +93,15 @@ impl Defaults {
         defaults.policy = Arc::new(policy);
         defaults.closed_by = reader.closed_by.take();
         defaults
+    }
+
+    /// Has all requests and answers edited, before what Ingresses ask for.
+    pub(in crate::translate) fn edit(&mut self, requests: &[Edits], answers: &[HeaderEdit]) {
+        if !requests.is_empty() || !answers.is_empty() {
+            let policy = Arc::make_mut(&mut self.policy);
+            requests.iter().for_each(|edits| edits.apply(policy));
+            policy.response_headers.extend_from_slice(answers);
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! Headers from ConfigMaps.
 
-use std::collections::BTreeMap;
+use k8s_openapi::api::core::v1::ConfigMap;
 
 use super::access::within;
 use super::reader::Reader;
 use super::values::{self, Read};
-use crate::model::{HeaderEdit, Hsts, ObjectKey, RoutePolicy};
+use crate::model::{HeaderEdit, Hsts, Issue, IssueReason, ObjectKey, RoutePolicy, Severity};
+use crate::objects::excerpt;
+use crate::translate::report::issue;
 
 /// Reads `custom-headers`: a ConfigMap with headers of answers.
 pub(super) fn config_map(reader: &mut Reader<'_>, cross_namespace: bool) -> Option<ObjectKey> {
@@ -13,13 +15,35 @@ pub(super) fn config_map(reader: &mut Reader<'_>, cross_namespace: bool) -> Opti
     reader.get("custom-headers", |text| within(&own, text, cross_namespace))
 }
 
-/// The headers that a ConfigMap's entries set, and the keys of those that can't be.
-pub(super) fn entries(data: &BTreeMap<String, String>) -> Vec<(&str, Read<HeaderEdit>)> {
-    let edit = |name: &str, value: &str| {
-        let (name, value) = (values::editable_header(name)?, values::header_value(value)?);
-        Ok(HeaderEdit::Set { name, value, statuses: Vec::new() })
-    };
-    data.iter().map(|(name, value)| (name.as_str(), edit(name, value))).collect()
+/// What the entries of a ConfigMap come to, each read by `read`. Those that can't be followed are said
+/// and left out.
+pub(in crate::translate) fn of_config_map<T>(
+    key: &ObjectKey,
+    map: &ConfigMap,
+    read: impl Fn(&str, &str) -> Read<T>,
+    issues: &mut Vec<Issue>,
+) -> Vec<T> {
+    let mut edits = Vec::new();
+    for (header, value) in map.data.iter().flatten() {
+        match read(header, value) {
+            Ok(edit) => edits.push(edit),
+            Err(bad) => issues.push(issue(
+                Severity::Warning,
+                IssueReason::InvalidField,
+                "ConfigMap",
+                key,
+                format!("data[{}]", excerpt(header)),
+                format!("{} and is ignored as a header; {}.", bad.is, bad.remedy),
+            )),
+        }
+    }
+    edits
+}
+
+/// A header that answers get.
+pub(in crate::translate) fn for_clients(name: &str, value: &str) -> Read<HeaderEdit> {
+    let (name, value) = (values::editable_header(name)?, values::header_value(value)?);
+    Ok(HeaderEdit::Set { name, value, statuses: Vec::new() })
 }
 
 /// Reads what only a cluster's settings have: `hsts*` and `hide-headers`.

@@ -23,7 +23,7 @@ mod cors;
 mod defaults;
 mod errors;
 mod external;
-mod headers;
+pub(super) mod headers;
 mod limits;
 mod matching;
 mod mirror;
@@ -51,7 +51,7 @@ pub use catalogue::{CATALOGUE, Entry, Support, entry};
 pub(super) use certificates::ClientAuthRef;
 pub use defaults::Defaults;
 pub(super) use redirects::Redirect;
-pub(super) use snippet::Edits;
+pub(super) use snippet::{Edits, endpoint_header};
 
 /// What an Ingress's annotations ask for, read without looking at any other object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -172,21 +172,7 @@ impl Looking<'_> {
             self.say(Severity::Error, IssueReason::InvalidAnnotation, annotation, message);
             return None;
         };
-        let mut edits = Vec::new();
-        for (header, read) in map.data.iter().flat_map(headers::entries) {
-            match read {
-                Ok(edit) => edits.push(edit),
-                Err(bad) => self.issues.push(issue(
-                    Severity::Warning,
-                    IssueReason::InvalidField,
-                    "ConfigMap",
-                    name,
-                    format!("data[{}]", excerpt(header)),
-                    format!("{} and is ignored as a header; {}.", bad.is, bad.remedy),
-                )),
-            }
-        }
-        Some(edits)
+        Some(headers::of_config_map(name, map, headers::for_clients, self.issues))
     }
 
     fn say(&mut self, severity: Severity, reason: IssueReason, annotation: impl Display, message: String) {

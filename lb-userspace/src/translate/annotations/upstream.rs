@@ -25,9 +25,9 @@ pub(super) fn read(
     policy: &mut RoutePolicy,
 ) -> Option<TlsRef> {
     if let Some(protocol) = reader.get("backend-protocol", protocol) {
-        policy.upstream.protocol = protocol;
+        policy.upstream.protocol = Some(protocol);
     }
-    if matches!(policy.upstream.protocol, UpstreamProtocol::Grpc | UpstreamProtocol::Grpcs) {
+    if matches!(policy.upstream.protocol, Some(UpstreamProtocol::Grpc | UpstreamProtocol::Grpcs)) {
         // Calls send while they receive; nginx never waits for their bodies either.
         policy.body.buffer_request = false;
     }

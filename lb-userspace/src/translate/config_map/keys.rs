@@ -2,6 +2,7 @@
 
 /// Those that are read, sorted.
 pub(super) const KNOWN: &[&str] = &[
+    "add-headers",
     "allow-cross-namespace-resources",
     "allow-snippet-annotations",
     "allowlist-source-range",
@@ -66,6 +67,7 @@ pub(super) const KNOWN: &[&str] = &[
     "proxy-redirect-to",
     "proxy-request-buffering",
     "proxy-send-timeout",
+    "proxy-set-headers",
     "retry-non-idempotent",
     "satisfy",
     "service-upstream",
@@ -196,7 +198,6 @@ pub(super) const NEEDLESS: &[&str] = &[
 
 /// Those of ingress-nginx that mean something here and are not followed, with what to do instead; sorted.
 pub(super) const REFUSED: &[(&str, &str)] = &[
-    ("add-headers", "Name a ConfigMap with the annotation custom-headers on each Ingress."),
     ("block-cidrs", "Use denylist-source-range."),
     ("block-referers", "Requests are not kept out by where they come from; let the application do it."),
     ("block-user-agents", "Requests are not kept out by their User-Agent; let the application do it."),
@@ -209,7 +210,6 @@ pub(super) const REFUSED: &[(&str, &str)] = &[
     ("modsecurity-snippet", "There is no web application firewall; put one before the Services."),
     ("no-auth-locations", "Give these paths an Ingress of their own with enable-global-auth: \"false\"."),
     ("no-tls-redirect-locations", "Give these paths an Ingress of their own with ssl-redirect: \"false\"."),
-    ("proxy-set-headers", "Use proxy_set_header in the annotation configuration-snippet of each Ingress."),
     ("server-snippet", "Use the annotation server-snippet."),
     ("skip-access-log-urls", "Give these paths an Ingress of their own with enable-access-log: \"false\"."),
     ("stream-snippet", "TCP and UDP ports are Services of type LoadBalancer, not snippets."),

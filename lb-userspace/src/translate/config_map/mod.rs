@@ -9,9 +9,9 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Settings;
-use super::annotations::Defaults;
 use super::annotations::reader::Reader;
 use super::annotations::values::{self, Bad, Read};
+use super::annotations::{Defaults, endpoint_header, headers};
 use super::care;
 use super::report::issue;
 use crate::model::{
@@ -39,6 +39,10 @@ pub struct ClusterSettings {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// What applies where an Ingress's annotations say nothing.
     pub defaults: ClassDefaults,
+    /// `add-headers`, `namespace/configmap`: what all answers get.
+    pub answer_headers: Option<ObjectKey>,
+    /// `proxy-set-headers`, `namespace/configmap`: what all requests to endpoints get.
+    pub request_headers: Option<ObjectKey>,
     /// How endpoints are watched and spared where their Service says nothing.
     pub care: Arc<Care>,
 }
@@ -98,6 +102,8 @@ impl ClusterSettings {
             trusted_proxies: forwarded.map(|believed| if believed { peers } else { Vec::new() }),
             refuse_unknown_names: reader.get("ssl-reject-handshake", values::boolean),
             defaults: ClassDefaults::default(),
+            answer_headers: reader.get("add-headers", object_key),
+            request_headers: reader.get("proxy-set-headers", object_key),
             care: Arc::new(care::read(&mut reader, &Care::default())),
         };
         // The same entries over the other behaviour's defaults; what is wrong was said above.
@@ -105,6 +111,15 @@ impl ClusterSettings {
         let mut again = Reader::of_config_map(key, data, &mut said);
         let kubernetes = Defaults::configured(Compat::Kubernetes, &mut again);
         Self { defaults: ClassDefaults { kubernetes, ingress_nginx }, ..settings }
+    }
+
+    /// Reads the ConfigMaps with headers that these settings name.
+    fn add_headers(&mut self, objects: &Objects, issues: &mut Vec<Issue>) {
+        let answers = named(&self.answer_headers, objects, headers::for_clients, issues);
+        let requests = named(&self.request_headers, objects, endpoint_header, issues);
+        for defaults in [&mut self.defaults.kubernetes, &mut self.defaults.ingress_nginx] {
+            defaults.edit(&requests, &answers);
+        }
     }
 }
 
@@ -116,13 +131,37 @@ pub(super) fn cluster_settings(
 ) -> ClusterSettings {
     let Some(key) = &settings.config_map else { return ClusterSettings::default() };
     match objects.config_maps.get(key) {
-        Some(map) => ClusterSettings::read(key, map.data.as_ref().unwrap_or(&BTreeMap::new()), issues),
+        Some(map) => {
+            let nothing = BTreeMap::new();
+            let mut cluster = ClusterSettings::read(key, map.data.as_ref().unwrap_or(&nothing), issues);
+            cluster.add_headers(objects, issues);
+            cluster
+        }
         None => {
             let message = "does not exist, so that the node's own settings hold; create it, or leave \
                            --config-map out.";
             let reason = IssueReason::ConfigMapNotFound;
             issues.push(issue(Severity::Warning, reason, "ConfigMap", key, "", message));
             ClusterSettings::default()
+        }
+    }
+}
+
+/// What the entries of a ConfigMap with headers come to.
+fn named<T>(
+    key: &Option<ObjectKey>,
+    objects: &Objects,
+    read: impl Fn(&str, &str) -> Read<T>,
+    issues: &mut Vec<Issue>,
+) -> Vec<T> {
+    let Some(key) = key else { return Vec::new() };
+    match objects.config_maps.get(key) {
+        Some(map) => headers::of_config_map(key, map, read, issues),
+        None => {
+            let message = "does not exist, so that its headers are missing; create it.";
+            let reason = IssueReason::ConfigMapNotFound;
+            issues.push(issue(Severity::Warning, reason, "ConfigMap", key, "", message));
+            Vec::new()
         }
     }
 }

@@ -86,6 +86,8 @@ struct Host {
 struct Tls {
     config: Arc<TlsConfig>,
     issues: Vec<Issue>,
+    /// Some Ingress wants its connections passed on: where to depends on the routes.
+    passes: bool,
     /// Certificates become valid and expire: how long this holds, seconds since 1970.
     since: i64,
     until: i64,

@@ -159,7 +159,7 @@ fn write_lines(
     out.put_slice(b" ");
     out.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     out.put_slice(b"\r\n");
-    let (mut has_date, mut has_server) = (false, false);
+    let (mut has_date, mut has_server, mut has_hsts) = (false, false, false);
     let mut upgrade = None;
     for line in lines {
         let name = line.name.as_bytes();
@@ -182,6 +182,7 @@ fn write_lines(
                 upgrade = HeaderValue::from_bytes(line.value).ok();
                 continue;
             }
+            25 => has_hsts |= is("strict-transport-security"),
             _ => {}
         }
         if connection.drops_written(name) {
@@ -194,7 +195,7 @@ fn write_lines(
         out.put_slice(line.value);
         out.put_slice(b"\r\n");
     }
-    let lines = Lines { text: out.split().freeze(), has_date, has_server };
+    let lines = Lines { text: out.split().freeze(), has_date, has_server, has_hsts };
     Ok(ResponseHead { status, headers: HeaderMap::new(), lines: Some(lines), upgrade })
 }
 

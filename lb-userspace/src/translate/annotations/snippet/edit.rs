@@ -262,7 +262,7 @@ pub(super) fn set_header(arguments: &[String]) -> Read<HeaderEdit> {
     })
 }
 
-fn request_edit(arguments: &[String]) -> Understood {
+pub(super) fn request_edit(arguments: &[String]) -> Understood {
     match arguments {
         // What every configuration for WebSockets has: upgrades need no leave here.
         [name, _] if ["connection", "upgrade"].iter().any(|own| name.eq_ignore_ascii_case(own)) => {

@@ -119,6 +119,15 @@ pub(super) fn request_header(directive: &Directive) -> Option<Read<HeaderEdit>> 
     (directive.name() == "proxy_set_header").then(|| edit::set_header(directive.arguments()))
 }
 
+/// What an entry of `proxy-set-headers` changes, which means what the directive proxy_set_header does.
+pub(in crate::translate) fn endpoint_header(name: &str, value: &str) -> Read<Edits> {
+    match edit::request_edit(&[name.into(), value.into()]) {
+        Understood::Edits(edits) => Ok(Edits(edits)),
+        Understood::Bad(bad) => Err(bad),
+        _ => Ok(Edits::default()),
+    }
+}
+
 /// Rules of a firewall that is not there. Detection alone costs nobody anything when it is left out.
 pub(super) fn modsecurity(reader: &mut Reader<'_>) {
     let name = "modsecurity-snippet";

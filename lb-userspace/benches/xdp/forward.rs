@@ -1,0 +1,177 @@
+//! Frames to VIPs in forward mode, over a program that only makes the packets.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap};
+use lb_common::maps::{
+    BackendValue, MAX_L4_FLOWS, RING_CHUNK, RingChunk, ServiceValue, VIP_FORWARD, VipKey, VipValue,
+};
+use lb_common::reason::Reason;
+use lb_common::verdict::mapped;
+use nix::net::if_::if_nametoindex;
+use sluice::dataplane::image::forward::Service;
+use sluice::dataplane::kernel::{Sizes, VipTable, load_sized};
+
+use crate::network::{FAR_IN, IN, OUT};
+use crate::report::{Report, Samples};
+use crate::rig::{Result, program, reasons, run};
+
+const ROUNDS: usize = 41;
+const PACKETS: u32 = 50_000;
+/// Enough for a million flows: each takes a port at one of them.
+const BACKENDS: u16 = 128;
+
+struct Case {
+    name: &'static str,
+    /// Entries of the flow table.
+    flows: u32,
+    /// How many clients take turns; 0: each packet is a new one's.
+    clients: u32,
+    /// How many VIPs there are.
+    vips: u32,
+    /// And how many of them the clients go to.
+    targets: u32,
+    must: Option<f64>,
+}
+
+const ONE: Case = Case {
+    name: "established, 1 flow",
+    flows: MAX_L4_FLOWS,
+    clients: 1,
+    vips: 1,
+    targets: 1,
+    must: Some(60.0),
+};
+
+const CASES: [Case; 9] = [
+    ONE,
+    Case { name: "the same, 100 VIPs", vips: 100, ..ONE },
+    Case { name: "the same, 1,000 VIPs", vips: 1_000, ..ONE },
+    Case { name: "the same, 10,000 VIPs", vips: 10_000, ..ONE },
+    Case {
+        name: "10,000 flows, each to another VIP",
+        clients: 10_000,
+        vips: 10_000,
+        targets: 10_000,
+        must: None,
+        ..ONE
+    },
+    Case { name: "established, 100,000 flows", flows: 1 << 19, clients: 100_000, must: Some(100.0), ..ONE },
+    Case {
+        name: "established, 1,000,000 flows",
+        flows: 1 << 22,
+        clients: 1_000_000,
+        must: Some(150.0),
+        ..ONE
+    },
+    Case { name: "each packet a new flow", clients: 0, must: Some(150.0), ..ONE },
+    Case { name: "the same, the largest table", flows: 1 << 22, clients: 0, must: None, ..ONE },
+];
+
+/// Measures all cases.
+pub fn measure(report: &mut Report) -> Result<()> {
+    Report::head("VIPs in forward mode, ns");
+    for case in &CASES {
+        let sizes =
+            Sizes { flows: case.flows, clients: case.clients, targets: case.targets, ..Sizes::default() };
+        let mut programs = load_sized(None, false, &sizes)?;
+        for name in ["clients", "dressing", "empty"] {
+            program(&mut programs, name)?;
+        }
+        fill(&mut programs, case.vips, 6)?;
+        let frame = frame(6);
+        // Every client once or more before it counts.
+        for _ in 0..(case.clients as usize * 6).div_ceil(PACKETS as usize) {
+            run(&mut programs, "clients", &frame, PACKETS)?;
+        }
+        let (mut empty, mut bare, mut whole) = (Samples::default(), Samples::default(), Samples::default());
+        for _ in 0..ROUNDS {
+            empty.add(run(&mut programs, "empty", &frame, PACKETS)?);
+            bare.add(run(&mut programs, "dressing", &frame, PACKETS)?);
+            whole.add(run(&mut programs, "clients", &frame, PACKETS)?);
+        }
+        check(&programs, case)?;
+        report.cost(case.name, &whole, &bare, &empty, case.must);
+    }
+    Ok(())
+}
+
+/// A case is what its name says only if the packets were forwarded.
+fn check(programs: &Ebpf, case: &Case) -> Result<()> {
+    let counted = reasons(programs)?;
+    let all: u64 = counted.iter().map(|(_, count)| count).sum();
+    let forwarded = counted.iter().find(|(reason, _)| *reason == Reason::Forwarded).map_or(0, |(_, n)| *n);
+    // A million new flows a second fill any table: what finds no room is dropped.
+    if (forwarded as f64) < 0.95 * all as f64 {
+        let counted: Vec<_> = counted.iter().map(|(reason, count)| (reason.name(), count)).collect();
+        return Err(format!("{}: few were forwarded: {counted:?}", case.name).into());
+    }
+    Ok(())
+}
+
+/// The packet that clients are put into: the Ethernet header, IPv4, and 94 bytes of TCP or UDP.
+pub fn frame(protocol: u8) -> Vec<u8> {
+    let mut frame = vec![0; 128];
+    frame[..12].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 8]);
+    frame[12..14].copy_from_slice(&[8, 0]);
+    frame[14..34]
+        .copy_from_slice(&[0x45, 0, 0, 114, 0, 0, 0x40, 0, 64, protocol, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    if protocol == 6 {
+        // The data offset and ACK.
+        frame[46..48].copy_from_slice(&[0x50, 0x10]);
+    } else {
+        // UDP's length; no checksum.
+        frame[38..42].copy_from_slice(&[0, 94, 0, 0]);
+    }
+    frame
+}
+
+/// So many VIPs, all with the same endpoints.
+pub fn fill(programs: &mut Ebpf, vips: u32, protocol: u8) -> Result<()> {
+    let mut uplinks: HashMap<_, u32, u32> = programs.take_map("UPLINKS").ok_or("no UPLINKS")?.try_into()?;
+    for name in [IN, OUT] {
+        uplinks.insert(if_nametoindex(name)?, 1, 0)?;
+    }
+    let mut backends: Array<_, BackendValue> =
+        programs.take_map("L4_BACKENDS").ok_or("no L4_BACKENDS")?.try_into()?;
+    let mut targets = BTreeSet::new();
+    for slot in 0..BACKENDS {
+        let [high, low] = slot.to_be_bytes();
+        let address = [10, 10, high, low];
+        targets.insert(SocketAddr::new(IpAddr::from(address), 8080));
+        let value = BackendValue {
+            address: mapped(address),
+            port: 8080u16.to_be(),
+            protocol,
+            draining: 0,
+            generation: 1,
+        };
+        backends.set(slot.into(), value, 0)?;
+    }
+    let mut rings: Array<_, RingChunk> = programs.take_map("L4_RINGS").ok_or("no L4_RINGS")?.try_into()?;
+    let ring = Service { targets, ..Service::default() }.ring();
+    for (at, part) in (0..).zip(ring.chunks(RING_CHUNK)) {
+        let mut chunk = RingChunk([0; RING_CHUNK]);
+        for (to, from) in chunk.0.iter_mut().zip(part) {
+            *to = from + 1;
+        }
+        rings.set(at, chunk, 0)?;
+    }
+    let mut services: Array<_, ServiceValue> =
+        programs.take_map("L4_SERVICES").ok_or("no L4_SERVICES")?.try_into()?;
+    let mut table = VipTable::take(programs)?;
+    for slot in 0..vips {
+        let [_, _, high, low] = slot.to_be_bytes();
+        let key = VipKey { address: mapped([203, 0, high, low]), port: 80u16.to_be(), protocol, zero: 0 };
+        table.insert(&key, VipValue { slot, flags: VIP_FORWARD })?;
+        services.set(slot, ServiceValue { first: 0, size: ring.len() as u32 }, 0)?;
+    }
+    Ok(())
+}
+
+/// The index of the interface that [`IN`] hears.
+pub fn sender() -> Result<u32> {
+    Ok(if_nametoindex(FAR_IN)?)
+}
