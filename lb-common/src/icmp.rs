@@ -291,9 +291,9 @@ pub fn rewrite<F: Edit, const V6: bool>(frame: &F, old: &Quote, new: &Quote) -> 
 fn rewritten<F: Edit, const V6: bool>(frame: &F, old: &Quote, new: &Quote) -> Option<bool> {
     let at = const { places::<V6>() };
     let half = u16::from_ne_bytes;
-    let outer = Change::NONE.address(old.source, new.source).address(old.target, new.target);
-    let addresses =
-        Change::NONE.address(old.ends.source, new.ends.source).address(old.ends.target, new.ends.target);
+    let outer = change::<V6>(change::<V6>(Change::NONE, &old.source, &new.source), &old.target, &new.target);
+    let addresses = change::<V6>(Change::NONE, &old.ends.source, &new.ends.source);
+    let addresses = change::<V6>(addresses, &old.ends.target, &new.ends.target);
     let ports = addresses
         .half(old.ends.source_port, new.ends.source_port)
         .half(old.ends.target_port, new.ends.target_port);
@@ -340,6 +340,12 @@ fn quoted_tcp_sum<F: Edit, const V6: bool>(frame: &F) -> Option<u16> {
     let [a, b] = if V6 { frame.get::<2>(18)? } else { frame.get::<2>(16)? };
     let ends = u16::from_be_bytes([a, b]) as usize + if V6 { 54 } else { 14 };
     if ends < at.ports + 18 { None } else { frame.get(at.ports + 16).map(u16::from_ne_bytes) }
+}
+
+/// Of IPv4 addresses, what lies in front of them doesn't change.
+#[inline(always)]
+const fn change<const V6: bool>(change: Change, old: &[u32; 4], new: &[u32; 4]) -> Change {
+    if V6 { change.address(*old, *new) } else { change.word(old[3], new[3]) }
 }
 
 #[inline(always)]

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, PerCpuArray};
+use aya::maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use lb_common::fixtures::{self, Host, NAME, SUFFIX};
-use lb_common::maps::{NameKey, ReasonCounters, Tuning};
+use lb_common::maps::{NameKey, PROGRAM_RARE, ReasonCounters, Tuning};
 use lb_common::reason::Reason;
 use lb_common::verdict::Action;
 use sluice::dataplane::kernel::{VipTable, load};
@@ -28,6 +28,8 @@ fn loaded() -> Ebpf {
     need_root();
     let mut programs = load(None, false).expect("load");
     fill_vips(&mut programs);
+    let rare = add_rare(&mut programs);
+    assert!(rare < 400_000, "{rare} verified instructions leave no room to grow");
     let map = programs.map_mut("SOURCES").expect("map");
     let mut sources: LpmTrie<_, [u32; 4], u32> = map.try_into().expect("trie");
     for (length, address, says) in fixtures::sources() {
@@ -42,6 +44,18 @@ fn loaded() -> Ebpf {
         names.insert(NameKey::new(name.as_bytes()).expect("fits"), slot, 0).expect("insert");
     }
     programs
+}
+
+/// Puts the program in place that judges rare frames. Gives the number of its verified instructions.
+pub fn add_rare(programs: &mut Ebpf) -> u32 {
+    let rare: &mut Xdp = programs.program_mut("rare").expect("program").try_into().expect("XDP");
+    rare.load().expect("verifier");
+    let verified = rare.info().expect("info").verified_instruction_count().expect("kernel tells");
+    let fd = rare.fd().expect("loaded").try_clone().expect("a descriptor");
+    let map = programs.map_mut("PROGRAMS").expect("map");
+    let mut next = ProgramArray::try_from(map).expect("program array");
+    next.set(PROGRAM_RARE, &fd, 0).expect("set");
+    verified
 }
 
 /// The table lives on in the kernel: the programs hold it.
@@ -115,7 +129,7 @@ fn the_loaded_program_and_the_host_agree_on_damaged_frames() {
         }
         host.frame = frame.clone().into();
         host.counted.borrow_mut().clear();
-        let verdict = lb_common::verdict::judge(&host);
+        let verdict = fixtures::judge(&host);
         let mut expect = host.counted.borrow().clone();
         expect.sort();
         let (counted, action, out) = judge(&mut programs, &frame);

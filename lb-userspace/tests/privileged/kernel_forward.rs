@@ -10,11 +10,13 @@ use lb_common::forward_fixtures::{
 };
 use lb_common::maps::{BackendValue, RingChunk, ServiceValue};
 use lb_common::ranges::RangeKey;
+use lb_common::rare_fixtures;
 use lb_common::verdict::Action;
 use nix::net::if_::if_nametoindex;
 use sluice::dataplane::kernel::{VipTable, load};
 use std::net::IpAddr;
 
+use crate::kernel_fixtures::add_rare;
 use crate::kernel_node::{Node, ip};
 
 const XDP_DROP: u32 = 1;
@@ -96,7 +98,8 @@ fn the_loaded_program_takes_every_step() {
     let info = program(&mut programs).info().expect("info");
     let verified = info.verified_instruction_count().expect("kernel tells");
     println!("verified instructions: {verified}");
-    for step in fixtures::steps() {
+    println!("of rare frames: {}", add_rare(&mut programs));
+    for step in fixtures::steps().into_iter().chain(rare_fixtures::steps()) {
         let mut out = vec![0; step.frame.len() + 64];
         let mut options = TestRunOptions::new();
         options.data_in = Some(&step.frame);

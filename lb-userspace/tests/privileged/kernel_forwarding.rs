@@ -20,21 +20,21 @@ use crate::checksums;
 use crate::kernel_node::{Client, Node};
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
-const VIPS: [&str; 2] = ["198.51.100.20", "2001:db8:2::20"];
+pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const VIPS: [&str; 2] = ["198.51.100.20", "2001:db8:2::20"];
 const PORT: u16 = 8080;
 
-struct Place {
-    dataplane: Dataplane,
-    endpoints: Vec<Client>,
-    client: Client,
+pub struct Place {
+    pub dataplane: Dataplane,
+    pub endpoints: Vec<Client>,
+    pub client: Client,
     node: Node,
     _far: Vec<Ebpf>,
 }
 
 impl Place {
     /// With the program on the client's side only, or on the endpoints' too.
-    fn new(everywhere: bool) -> Self {
+    pub fn new(everywhere: bool) -> Self {
         let node = Node::new();
         for (key, value) in [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")] {
             std::fs::write(format!("/proc/sys/net/{key}"), value).expect("sysctl");
@@ -67,13 +67,13 @@ impl Place {
         assert_eq!(self.dataplane.verify(&image).expect("verify"), vec![]);
     }
 
-    fn counted(&self, reason: &str) -> u64 {
+    pub fn counted(&self, reason: &str) -> u64 {
         self.dataplane.counters().expect("counters").verdicts[reason]
     }
 }
 
 /// VIPs that lead to the endpoints with these numbers; others keep what they have.
-fn forwarding(numbers: &[u8]) -> MapImage {
+pub fn forwarding(numbers: &[u8]) -> MapImage {
     let mut forward = Forwarding::default();
     for (vip, v6) in VIPS.iter().zip([false, true]) {
         for transport in [Transport::Tcp, Transport::Udp] {
@@ -96,10 +96,10 @@ fn forwarding(numbers: &[u8]) -> MapImage {
 }
 
 /// A connection of the client's to a VIP: says something and hears who answers, and whom that one sees.
-struct Talk(TcpStream);
+pub struct Talk(pub TcpStream);
 
 impl Talk {
-    fn open(place: &Place, vip: &str) -> Self {
+    pub fn open(place: &Place, vip: &str) -> Self {
         let address = SocketAddr::new(vip.parse().expect("an address"), 80);
         let stream = place.client.run(None, || TcpStream::connect_timeout(&address, PATIENCE));
         let stream = stream.unwrap_or_else(|error| {

@@ -10,6 +10,7 @@ mod kernel_forward;
 mod kernel_forwarding;
 mod kernel_modes;
 mod kernel_node;
+mod kernel_rare;
 mod kernel_restart;
 mod kernel_steering;
 mod rights;
