@@ -1,8 +1,9 @@
 //! Clients: requests at a constant rate over HTTP/1.1 and HTTP/2, and WebSockets that stay open.
 //! Every answer is checked; whatever is not as it should be is a failure.
 
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,12 @@ const SECURE: u32 = 4;
 /// Nothing takes as long; a request that does has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// And nothing takes as long at the end.
+const LAST_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How often a client that waits looks whether it still should.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Requests at the same time on a connection of HTTP/2. A machine that is busy with something else
 /// gets fewer requests a second, not a queue that grows.
 const STREAMS: usize = 16;
@@ -45,7 +52,7 @@ pub struct Tally {
     answered: AtomicU64,
     messages: AtomicU64,
     stop: AtomicBool,
-    over: AtomicBool,
+    over: OnceLock<Instant>,
     /// Requests and messages that went wrong.
     pub failed: AtomicU64,
     since: Instant,
@@ -61,7 +68,7 @@ impl Tally {
             answered: zero(),
             messages: zero(),
             stop: AtomicBool::new(false),
-            over: AtomicBool::new(false),
+            over: OnceLock::new(),
             failed: zero(),
             since: Instant::now(),
         }
@@ -81,12 +88,31 @@ impl Tally {
 
     /// No more requests.
     pub fn end(&self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.over.get_or_init(Instant::now);
     }
 
     /// Whether there are no more requests.
     pub fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
+        self.over.get().is_some()
+    }
+
+    /// How long ago that was.
+    pub fn since_end(&self) -> Option<Duration> {
+        self.over.get().map(Instant::elapsed)
+    }
+
+    /// What somebody waits for; `None` if it takes too long.
+    async fn patiently<T>(&self, what: impl Future<Output = T>) -> Option<T> {
+        let began = Instant::now();
+        let mut what = pin!(what);
+        loop {
+            match tokio::time::timeout(LOOK, what.as_mut()).await {
+                Ok(done) => return Some(done),
+                Err(_) if began.elapsed() >= PATIENCE => return None,
+                Err(_) if self.since_end().is_some_and(|late| late >= LAST_PATIENCE) => return None,
+                Err(_) => {}
+            }
+        }
     }
 
     /// Something was not as it should be.
@@ -159,14 +185,18 @@ async fn secure(
             tokio::spawn(connection);
             Ok::<_, std::io::Error>(sender)
         };
-        let mut sender = match opened.await {
-            Ok(sender) => sender,
-            Err(error) => {
-                tally.fail(&who, format!("no connection: {error}"));
+        let mut sender = match tally.patiently(opened).await {
+            Some(Ok(sender)) => sender,
+            other => {
+                tally.fail(&who, format!("no connection: {:?}", other.and_then(Result::err)));
+                tokio::time::sleep(pause).await;
                 continue;
             }
         };
         for _ in 0..fastrand::u8(1..10) {
+            if tally.is_over() {
+                break;
+            }
             let question = Question { kind: Kind::Http1, ..Question::any() };
             judge(&tally, &who, &question, sender.send_request(question.request(Protocol::Http1))).await;
             tokio::time::sleep(pause).await;
@@ -198,15 +228,19 @@ async fn client(tally: Arc<Tally>, port: u16, protocol: Protocol, number: u32, p
         let question = Question::any();
         let who = format!("{protocol:?} client {number}, {question}");
         let usable = match &mut connection {
-            Some(Connection::Http1(sender)) => sender.ready().await.is_ok(),
-            Some(Connection::Http2(sender)) => !sender.is_closed() && sender.ready().await.is_ok(),
+            Some(Connection::Http1(sender)) => {
+                tally.patiently(sender.ready()).await.is_some_and(|r| r.is_ok())
+            }
+            Some(Connection::Http2(sender)) => {
+                !sender.is_closed() && tally.patiently(sender.ready()).await.is_some_and(|r| r.is_ok())
+            }
             None => false,
         };
         if !usable {
-            connection = match Connection::open(port, protocol).await {
-                Ok(opened) => Some(opened),
-                Err(error) => {
-                    tally.fail(&who, format!("no connection: {error}"));
+            connection = match tally.patiently(Connection::open(port, protocol)).await {
+                Some(Ok(opened)) => Some(opened),
+                other => {
+                    tally.fail(&who, format!("no connection: {:?}", other.and_then(Result::err)));
                     continue;
                 }
             };
@@ -267,10 +301,10 @@ async fn judge(
         let (head, body) = answer.await?.into_parts();
         Ok::<_, hyper::Error>((head, body.collect().await?.to_bytes()))
     };
-    match tokio::time::timeout(PATIENCE, whole).await {
-        Err(_) => tally.fail(who, "no answer".to_owned()),
-        Ok(Err(error)) => tally.fail(who, format!("{error:?}")),
-        Ok(Ok((head, body))) => {
+    match tally.patiently(whole).await {
+        None => tally.fail(who, "no answer".to_owned()),
+        Some(Err(error)) => tally.fail(who, format!("{error:?}")),
+        Some(Ok((head, body))) => {
             let pod = head.headers.get("x-pod").and_then(|pod| pod.to_str().ok()).unwrap_or("nobody");
             if head.status != 200 {
                 tally.fail(who, format!("{} of {pod}: {}", head.status, String::from_utf8_lossy(&body)));
@@ -351,10 +385,10 @@ async fn websocket(tally: Arc<Tally>, port: u16, number: u32) {
             let request = url.into_client_request().map_err(|error| error.to_string())?;
             tokio_tungstenite::client_async(request, stream).await.map_err(|error| error.to_string())
         };
-        let mut socket = match opened.await {
-            Ok((socket, _)) => socket,
-            Err(error) => {
-                tally.fail(&who, format!("not opened: {error}"));
+        let mut socket = match tally.patiently(opened).await {
+            Some(Ok((socket, _))) => socket,
+            other => {
+                tally.fail(&who, format!("not opened: {:?}", other.and_then(Result::err)));
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -362,22 +396,28 @@ async fn websocket(tally: Arc<Tally>, port: u16, number: u32) {
         for message in 0_u64.. {
             let text = format!("{number} {message}");
             // A pod that ends meanwhile says so before it hangs up.
-            let sent = socket.send(Message::text(text.clone())).await;
-            match tokio::time::timeout(PATIENCE, socket.next()).await {
-                Ok(Some(Ok(Message::Text(back)))) if back.as_str() == text && sent.is_ok() => {
+            let exchange = async {
+                let sent = socket.send(Message::text(text.clone())).await;
+                (sent, socket.next().await)
+            };
+            match tally.patiently(exchange).await {
+                Some((Ok(()), Some(Ok(Message::Text(back))))) if back.as_str() == text => {
                     tally.messages.fetch_add(1, Ordering::Relaxed);
                 }
-                Ok(Some(Ok(Message::Close(_)))) => {
-                    while let Some(Ok(_)) = socket.next().await {}
+                Some((_, Some(Ok(Message::Close(_))))) => {
+                    let rest = async { while let Some(Ok(_)) = socket.next().await {} };
+                    if tally.patiently(rest).await.is_none() {
+                        tally.fail(&who, "no end behind goodbye".to_owned());
+                    }
                     break;
                 }
                 other => {
-                    tally.fail(&who, format!("message {message}: {sent:?}, {other:?}"));
+                    tally.fail(&who, format!("message {message}: {other:?}"));
                     break;
                 }
             }
             if done() {
-                let _ = socket.close(None).await;
+                tally.patiently(socket.close(None)).await;
                 return;
             }
             tokio::time::sleep(Duration::from_millis(900 + fastrand::u64(..200))).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::pod::{Me, Style, is_silent, reset};
+use crate::pod::{Me, Style, reset, turns_deaf};
 
 /// Idle connections of a fickle pod are closed after so long, in milliseconds, and up to twice that.
 const FICKLE_IDLE: u64 = 1500;
@@ -42,7 +42,7 @@ async fn answer_all(stream: &mut TcpStream, me: &Me) -> io::Result<End> {
                 () = tokio::time::sleep(Duration::from_millis(idle)) => Some(End::Close),
             };
             if let Some(end) = end
-                && is_silent(stream)
+                && turns_deaf(stream)
             {
                 return Ok(end);
             }
@@ -62,7 +62,7 @@ async fn answer_all(stream: &mut TcpStream, me: &Me) -> io::Result<End> {
             if announced { "Connection: close\r\n" } else { "" }
         );
         stream.write_all(&[head.as_bytes(), &request].concat()).await?;
-        if ends && buffer.is_empty() && is_silent(stream) {
+        if ends && buffer.is_empty() && turns_deaf(stream) {
             return Ok(End::Close);
         }
     }

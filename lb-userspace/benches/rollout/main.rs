@@ -65,6 +65,9 @@ struct Options {
     bench: bool,
 }
 
+/// How long the end may take.
+const LATEST: Duration = Duration::from_secs(45);
+
 fn main() {
     let options = Options::parse();
     let server = Arc::new(api_server());
@@ -92,8 +95,11 @@ fn main() {
         deployment.begin();
     }
     let mut said = Instant::now();
-    while !load.is_finished() {
+    let mut in_time = true;
+    while !load.is_finished() && in_time {
         std::thread::sleep(Duration::from_millis(200));
+        // Clients give up by themselves before.
+        in_time = tally.since_end().is_none_or(|late| late < LATEST);
         if let Some(seconds) = options.soak {
             watch.look(&daemon);
             edits += 1;
@@ -107,7 +113,11 @@ fn main() {
             println!("{:>5} s: {}", began.elapsed().as_secs(), tally.line());
         }
     }
-    load.join().expect("the clients");
+    if in_time {
+        load.join().expect("the clients");
+    } else {
+        tally.fail("clients", "they do not end".to_owned());
+    }
     let replaced: u64 = deployments.iter().map(|one| one.replaced.load(Ordering::Relaxed)).sum();
     let log = daemon.log();
     if options.log.is_some() {

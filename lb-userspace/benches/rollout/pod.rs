@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, recv};
-use socket2::SockRef;
+use socket2::{SockFilter, SockRef};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -111,8 +111,10 @@ async fn run(listener: TcpListener, kind: Kind, me: Rc<Me>) {
         while connections.try_join_next().is_some() {}
     }
     // Closed before connections end: who connects now is refused. What has come is still taken, by
-    // the kernel's word: the event loop may not have heard of it yet.
+    // the kernel's word: the event loop may not have heard of it yet. What would come amid this is not
+    // taken: the kernel resets what waits for a listener that is closed.
     if let Ok(listener) = listener.into_std() {
+        SockRef::from(&listener).attach_filter(&[NOTHING]).expect("a filter");
         while let Ok((stream, _)) = listener.accept() {
             let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
             let Ok(stream) = stream else { continue };
@@ -131,13 +133,30 @@ async fn serve(stream: TcpStream, kind: Kind, me: &Me) {
     }
 }
 
-/// Whether nothing has come that was not read, by the kernel's word. A server that closes over a
-/// request that was delivered loses it, and nobody can send it again that may not be done twice.
-pub fn is_silent(stream: &TcpStream) -> bool {
+/// Hears nothing more from now on, if all is read that has come: true then, and the connection can be
+/// closed without losing anything.
+///
+/// A server that closes a connection loses what is delivered between its last look and the end, and
+/// nobody can send that again that may not be done twice: its kernel has said that it came. How long
+/// that takes depends on what else the machine does. So payload is dropped before the last look, as a
+/// network would, and acknowledgements are not: the kernel does not say then what was not taken.
+pub fn turns_deaf(stream: &TcpStream) -> bool {
+    let socket = SockRef::from(stream);
+    socket.attach_filter(&[HEADERS_ONLY]).expect("a filter");
     let mut byte = [0];
     let peek = recv(stream.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
-    !matches!(peek, Ok(count) if count > 0)
+    let deaf = !matches!(peek, Ok(count) if count > 0);
+    if !deaf {
+        // What was dropped comes again.
+        socket.detach_filter().expect("there is one");
+    }
+    deaf
 }
+
+/// `BPF_RET | BPF_K`: how many bytes of each packet are taken, TCP's header in any case.
+const RETURN: u16 = 6;
+const HEADERS_ONLY: SockFilter = SockFilter::new(RETURN, 0, 0, 1);
+const NOTHING: SockFilter = SockFilter::new(RETURN, 0, 0, 0);
 
 /// Closes with a reset instead of a FIN.
 pub fn reset(stream: TcpStream) {

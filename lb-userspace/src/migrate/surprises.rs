@@ -319,7 +319,7 @@ fn pairs<'a>(
     let routes = |snapshot: &'a Snapshot| {
         let at = snapshot.routing.hosts.binary_search_by(|one| one.host.cmp(host));
         let host = at.ok().map(|at| &snapshot.routing.hosts[at]);
-        let all = host.into_iter().flat_map(|host| host.routes.iter().chain(&host.fallback));
+        let all = host.into_iter().flat_map(|host| host.all_routes());
         // A redirect to the slash has its rule's name, but is a surprise of its own.
         all.filter(|route| route.backend != Backend::Answered)
     };

@@ -103,8 +103,15 @@ pub struct VirtualHost {
     pub routes: Vec<Route>,
     /// Takes what no route matches: the `defaultBackend` of an Ingress that covers the host.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub fallback: Option<Route>,
+    pub fallback: Option<Box<Route>>,
     /// Same path and type as a route above, from a younger Ingress.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub shadowed: Vec<Route>,
+}
+
+impl VirtualHost {
+    /// Every route that requests can take, in order of preference.
+    pub fn all_routes(&self) -> impl Iterator<Item = &Route> + Clone {
+        self.routes.iter().chain(self.fallback.as_deref())
+    }
 }

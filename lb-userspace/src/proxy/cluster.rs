@@ -33,11 +33,11 @@ pub(super) struct Endpoints {
     pub(super) cluster: Arc<Cluster>,
     pub(super) all: Group,
     /// Those for the node's zone, where that is not all.
-    near: Option<Group>,
+    near: Option<Box<Group>>,
     vitals: OnceLock<Box<[Arc<Vitals>]>>,
     /// Until then somebody gets less than the others.
     warms_until: Milliseconds,
-    by_token: OnceLock<AHashMap<Token, usize>>,
+    by_token: OnceLock<Box<AHashMap<Token, usize>>>,
 }
 
 /// Endpoints to choose from.
@@ -46,7 +46,7 @@ pub(super) struct Group {
     /// Which of the cluster's; `None`: all.
     members: Option<Box<[usize]>>,
     count: usize,
-    hashed: OnceLock<Hashed>,
+    hashed: OnceLock<Box<Hashed>>,
 }
 
 /// What one worker writes, on a cache line of its own.
@@ -156,7 +156,8 @@ impl Endpoints {
     fn after(before: Option<&Self>, cluster: Arc<Cluster>) -> Self {
         let all = &cluster.endpoints;
         let near: Box<[usize]> = (0..all.len()).filter(|index| !all[*index].distant).collect();
-        let near = (near.len() < all.len() && !near.is_empty()).then(|| Group::new(Some(near), all.len()));
+        let near =
+            (near.len() < all.len() && !near.is_empty()).then(|| Box::new(Group::new(Some(near), all.len())));
         let slow_start = cluster.care.slow_start.map_or(0, |time| time.as_millis() as Milliseconds);
         let known = before.filter(|before| before.vitals.get().is_some() || slow_start > 0);
         let vitals = known.map(|before| {
@@ -187,10 +188,10 @@ impl Endpoints {
 
     /// Prepares hashes that requests used before: here, not when the first request comes.
     fn hash_after(&self, before: &Self) {
-        let pairs = [(Some(&self.all), Some(&before.all)), (self.near.as_ref(), before.near.as_ref())];
+        let pairs = [(Some(&self.all), Some(&before.all)), (self.near.as_deref(), before.near.as_deref())];
         for (group, old) in pairs.into_iter().filter_map(|(group, old)| Some((group?, old?))) {
             if let Some(old) = old.hashed.get() {
-                group.hashed.get_or_init(|| Hashed::after(old, self.seeds(group)));
+                group.hashed.get_or_init(|| Box::new(Hashed::after(old, self.seeds(group))));
             }
         }
     }
@@ -198,7 +199,7 @@ impl Endpoints {
     /// Those to choose from first, while enough of them can take requests: at least half. `None`:
     /// all are as good.
     pub(super) fn near(&self, is_troubled: bool, now: Milliseconds) -> Option<&Group> {
-        let near = self.near.as_ref()?;
+        let near = self.near.as_deref()?;
         if !is_troubled {
             return Some(near);
         }
@@ -237,7 +238,7 @@ impl Endpoints {
 
     /// The group's endpoints by hash.
     pub(super) fn hashed<'a>(&'a self, group: &'a Group) -> &'a Hashed {
-        group.hashed.get_or_init(|| Hashed::new(self.seeds(group)))
+        group.hashed.get_or_init(|| Box::new(Hashed::new(self.seeds(group))))
     }
 
     fn seeds(&self, group: &Group) -> Box<[u64]> {
@@ -248,7 +249,7 @@ impl Endpoints {
     pub(super) fn by_token(&self, wanted: Token) -> Option<usize> {
         let tokens = self.by_token.get_or_init(|| {
             let endpoints = self.cluster.endpoints.iter().enumerate();
-            endpoints.map(|(index, one)| (token(&self.cluster.key, one.address), index)).collect()
+            Box::new(endpoints.map(|(index, one)| (token(&self.cluster.key, one.address), index)).collect())
         });
         tokens.get(&wanted).copied()
     }

@@ -40,7 +40,8 @@ pub(super) struct Served {
     pub(super) policy: Arc<Policy>,
     /// `None` where the route's backend is no cluster.
     pub(super) cluster: Option<Arc<ClusterSlot>>,
-    pub(super) canary: Option<CanarySlot>,
+    /// In a box: few routes have one.
+    pub(super) canary: Option<Box<CanarySlot>>,
     /// Requests may take the short way ([`direct`]).
     pub(super) is_plain: bool,
     /// Where its requests are counted, and those that its canary takes.
@@ -72,7 +73,7 @@ impl Config {
                     is_plain: route.canary.is_none() && direct::is_plain(&route.policy),
                     cluster: slot_of(&clusters, &route.backend),
                     canary: route.canary.as_ref().and_then(|canary| {
-                        Some(CanarySlot::new(canary, slot_of(&clusters, &canary.backend)?))
+                        Some(Box::new(CanarySlot::new(canary, slot_of(&clusters, &canary.backend)?)))
                     }),
                     place: measures.place(route, &route.backend),
                     canary_place: route.canary.as_ref().map(|canary| measures.place(route, &canary.backend)),
@@ -86,7 +87,7 @@ impl Config {
                 // routes share a few, which are told by their pointers.
                 let mut seen = AHashSet::new();
                 let hosts = snapshot.routing.hosts.iter();
-                for route in hosts.flat_map(|host| host.routes.iter().chain(&host.fallback)) {
+                for route in hosts.flat_map(|host| host.all_routes()) {
                     if seen.insert(Arc::as_ptr(&route.policy)) {
                         policies.get(&route.policy, previous.map(|old| &*old.policies));
                     }

@@ -59,6 +59,10 @@ pub(super) async fn forward(
                 let again = retries.follow_failure(&failure) && sending.rewind();
                 match again.then(|| choice.retry()).flatten() {
                     Some(next) => next,
+                    None if again => match Box::pin(anew(choice, &mut retries, &failure)).await {
+                        Some(next) => next,
+                        None => return Err(failure.error),
+                    },
                     None => return Err(failure.error),
                 }
             }
@@ -66,6 +70,16 @@ pub(super) async fn forward(
         address = next;
         counters.upstream_retries.add(1);
     }
+}
+
+/// Somebody to ask when all endpoints are gone that there were. Endpoints that have been gone for a
+/// while stay so, and nobody waits for them.
+async fn anew(choice: &mut Choice<'_>, retries: &mut Retries<'_>, failure: &Failure) -> Option<SocketAddr> {
+    if choice.slot().was_there_lately() && retries.wait(failure).await {
+        choice.begin_anew();
+        return choice.retry();
+    }
+    None
 }
 
 /// How the endpoints of the request's cluster are spoken with, and the request in that form.

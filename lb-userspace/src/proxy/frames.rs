@@ -8,7 +8,8 @@
 //!   on one by one. A client may send as many as fit to what else goes over the connection, and some.
 //!
 //! The connection is ended by h2 itself, which knows what to say: the frame at fault is turned into
-//! one that no client may send, and h2 answers GOAWAY.
+//! one that no client may send, and h2 answers GOAWAY. Whose reason is PROTOCOL_ERROR then, so that
+//! [`calm`] writes another where it was a flood.
 
 use tokio::time::Instant;
 
@@ -22,6 +23,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 
 /// `END_STREAM` of DATA and HEADERS, `ACK` of SETTINGS and PING.
@@ -154,6 +156,17 @@ impl Frames {
     }
 }
 
+/// What h2 writes at the end of a connection that was a flood, with the reason for it (RFC 9113
+/// section 7); `None` where this is not the end.
+pub(super) fn calm(written: &[u8]) -> Option<Vec<u8>> {
+    const LENGTH: usize = 8;
+    const ENHANCE_YOUR_CALM: u32 = 11;
+    let (before, frame) = written.split_at_checked(written.len().checked_sub(HEAD + LENGTH)?)?;
+    let (head, payload) = frame.split_at(HEAD);
+    let is_end = head == [0, 0, LENGTH as u8, GOAWAY, 0, 0, 0, 0, 0];
+    is_end.then(|| [before, head, &payload[..4], &ENHANCE_YOUR_CALM.to_be_bytes()].concat())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,6 +266,17 @@ mod tests {
                 assert_eq!(floods, expect, "{what} by {step}");
                 assert_eq!(spoilt(&frames, &after).is_some(), expect, "{what} by {step}");
             }
+        }
+    }
+
+    #[test]
+    fn reasons() {
+        let goaway = |reason: u8| [&frame(GOAWAY, 0, 0, 8)[..9], &[0, 0, 0, 7, 0, 0, 0, reason]].concat();
+        let before = frame(PING, FLAG, 0, 8);
+        assert_eq!(calm(&goaway(1)), Some(goaway(11)));
+        assert_eq!(calm(&[&before[..], &goaway(1)].concat()), Some([&before[..], &goaway(11)].concat()));
+        for other in [&before[..], &[&goaway(1)[..], &before].concat(), &goaway(1)[1..], b""] {
+            assert_eq!(calm(other), None, "{other:?}");
         }
     }
 }

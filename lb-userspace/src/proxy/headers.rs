@@ -1,8 +1,8 @@
 //! Which headers concern only one connection, and how header lines are written.
 
 use bytes::BufMut;
-use http::HeaderName;
 use http::header;
+use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 
 /// Most names that `Connection` can list: every header is compared with each of them.
@@ -98,6 +98,14 @@ fn is_protected(name: &HeaderName) -> bool {
         || matches!(name.as_str(), "x-real-ip" | "x-request-id")
 }
 
+/// The value of the first cookie of this name that the client sent (RFC 6265 section 5.4).
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let lines = headers.get_all(header::COOKIE).into_iter().map(|line| line.as_bytes());
+    lines
+        .flat_map(|line| line.split(|byte| *byte == b';'))
+        .find_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
 /// Whether a field may stand in a trailer section: nothing that frames, routes, authorises or
 /// changes how the body is read (RFC 9110 section 6.5.1).
 pub(super) fn may_be_trailer(name: &HeaderName) -> bool {
@@ -125,7 +133,32 @@ pub(super) fn write_line(out: &mut impl BufMut, name: &str, value: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
+
+    #[test]
+    fn cookies() {
+        for (lines, expect) in [
+            (&["c=1"][..], Some("1")),
+            (&["a=b; c=1;d"], Some("1")),
+            (&["a=b;c=1 "], Some("1")),
+            (&["a=b", " c = 1"], None),
+            (&["a=b", "c=1=2"], Some("1=2")),
+            (&["c=1; c=2"], Some("1")),
+            (&["C=1; cc=2; a=c=3"], None),
+            (&["a=\u{e9}; c=1"], Some("1")),
+            (&["c"], None),
+            (&["c="], Some("")),
+            (&[], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::COOKIE, HeaderValue::from_bytes(line.as_bytes()).expect("a value"));
+            }
+            assert_eq!(cookie(&headers, "c"), expect.map(str::as_bytes), "{lines:?}");
+        }
+    }
 
     #[test]
     fn what_connection_drops() {

@@ -16,6 +16,7 @@ use super::buffers::{Budget, Reserved};
 use super::copy::{BodyCopy, CopyWriter, copy};
 use super::error::Error;
 use super::grpc;
+use super::replay::Replay;
 use super::worker::Worker;
 use crate::model::{RoutePolicy, UpstreamProtocol};
 
@@ -28,7 +29,7 @@ const MAX_BUFFERED: usize = 1024 * 1024;
 pub(super) enum RequestBody {
     /// There is none.
     None,
-    /// As the client delivers it. What was taken is gone.
+    /// As the client delivers it. What was taken is gone, but for the begin.
     Streaming(Streaming),
     /// Complete, to be sent as often as it takes.
     Buffered(Buffered),
@@ -45,6 +46,10 @@ pub(super) struct Streaming {
     limit: Limit,
     /// Who gets a copy.
     copy: Option<CopyWriter>,
+    /// What was taken. `None`: nothing yet, or too much.
+    replay: Option<Box<Replay>>,
+    /// For `replay`.
+    budget: Rc<Budget>,
     taken: bool,
 }
 
@@ -103,8 +108,16 @@ impl RequestBody {
         let limit = Limit::new(policy.body.max_request);
         let announced = incoming.size_hint().lower();
         limit.check(announced)?;
-        let streaming =
-            Streaming { ahead: Bytes::new(), reserved: None, incoming, limit, copy: None, taken: false };
+        let streaming = Streaming {
+            ahead: Bytes::new(),
+            reserved: None,
+            incoming,
+            limit,
+            copy: None,
+            replay: None,
+            budget: Rc::clone(&worker.bodies),
+            taken: false,
+        };
         // HTTP/1.0 knows no chunks: its endpoints have to be told the length.
         let waits = (policy.body.buffer_request || policy.upstream.http10)
             && announced <= MAX_BUFFERED as u64
@@ -137,11 +150,26 @@ impl RequestBody {
     pub(super) fn rewind(&mut self) -> bool {
         match self {
             Self::None => true,
-            Self::Streaming(body) => !body.taken,
+            Self::Streaming(body) => match &mut body.replay {
+                Some(replay) => {
+                    replay.rewind();
+                    true
+                }
+                None => !body.taken,
+            },
             Self::Buffered(body) => {
                 body.next = Next::Data;
                 true
             }
+        }
+    }
+
+    /// It need not begin anew any more: what was taken is let go.
+    pub(super) fn forget(&mut self) {
+        if let Self::Streaming(body) = self
+            && body.replay.as_ref().is_none_or(|replay| replay.is_through())
+        {
+            (body.taken, body.replay) = (true, None);
         }
     }
 }
@@ -209,7 +237,11 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::None => true,
-            Self::Streaming(body) => body.ahead.is_empty() && body.incoming.is_end_stream(),
+            Self::Streaming(body) => {
+                body.replay.as_ref().is_none_or(|replay| replay.is_through())
+                    && body.ahead.is_empty()
+                    && body.incoming.is_end_stream()
+            }
             Self::Buffered(body) => match body.next {
                 Next::Data => body.data.is_empty() && body.trailers.is_none(),
                 Next::Trailers => body.trailers.is_none(),
@@ -223,7 +255,8 @@ impl Body for RequestBody {
         match self {
             Self::None => SizeHint::with_exact(0),
             Self::Streaming(body) => {
-                let (ahead, incoming) = (body.ahead.len() as u64, body.incoming.size_hint());
+                let again = body.replay.as_ref().map_or(0, |replay| replay.left());
+                let (ahead, incoming) = ((again + body.ahead.len()) as u64, body.incoming.size_hint());
                 let mut hint = SizeHint::new();
                 hint.set_lower(ahead + incoming.lower());
                 if let Some(upper) = incoming.upper() {
@@ -242,13 +275,17 @@ impl Body for RequestBody {
 
 impl Streaming {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(frame) = self.replay.as_mut().and_then(|replay| replay.next()) {
+            return Poll::Ready(Some(Ok(frame)));
+        }
         if !self.ahead.is_empty() {
-            self.taken = true;
             // Once it is taken, it is the endpoint's connection that bounds it.
             self.reserved = None;
             let data = std::mem::take(&mut self.ahead);
             self.write_copy(Some(&data));
-            return Poll::Ready(Some(Ok(Frame::data(data))));
+            let frame = Frame::data(data);
+            self.remember(&frame);
+            return Poll::Ready(Some(Ok(frame)));
         }
         let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
             None => {
@@ -261,12 +298,23 @@ impl Streaming {
             Some(Err(_)) => return Poll::Ready(Some(Err(BodyError::ClientGone))),
             Some(Ok(frame)) => frame,
         };
-        self.taken = true;
+        self.remember(&frame);
         if let Err(error) = self.limit.take(frame.data_ref().map_or(0, Bytes::len)) {
             return Poll::Ready(Some(Err(error)));
         }
         self.write_copy(frame.data_ref());
         Poll::Ready(Some(Ok(frame)))
+    }
+
+    /// Takes note of what was taken, from the begin on or not at all.
+    fn remember(&mut self, frame: &Frame<Bytes>) {
+        if !self.taken {
+            self.taken = true;
+            self.replay = Some(Box::new(Replay::new(&self.budget)));
+        }
+        if !self.replay.as_mut().is_some_and(|replay| replay.take(frame)) {
+            self.replay = None;
+        }
     }
 
     /// Hands on what was taken, and the end as soon as it is known: nobody need ask for more then.

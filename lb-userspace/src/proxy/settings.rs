@@ -98,8 +98,8 @@ pub struct Settings {
     /// How many unused connections one worker keeps to one endpoint.
     pub keep_alive_connections: usize,
     /// How many bytes of bodies one worker holds for those who wait: requests' bodies until they
-    /// are complete, answers for slow clients, copies for mirrors. Above, bodies are passed on
-    /// as they come.
+    /// are complete, the begin of those that may have to be sent again, answers for slow clients,
+    /// copies for mirrors. Above, bodies are passed on as they come.
     pub body_memory: usize,
     /// How long the proxy waits for whom.
     pub timeouts: Timeouts,

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
-use super::frames::Frames;
+use super::frames::{Frames, calm};
 use super::guard::{Guard, Refusal};
 use super::pipe::Pipe;
 use super::respond;
@@ -493,7 +493,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_early(cx))?;
         self.is_amid = true;
-        let result = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        let result = match self.gate.floods().then(|| last_words(bufs)).flatten() {
+            Some(words) => Pin::new(&mut self.inner).poll_write(cx, &words),
+            None => Pin::new(&mut self.inner).poll_write_vectored(cx, bufs),
+        };
         self.count_write(&result);
         self.note_write(result, cx)
     }
@@ -518,4 +521,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         }
         self.poll_rest_of_body(cx)
     }
+}
+
+/// What a client is told that was a flood, if this is the end.
+fn last_words(bufs: &[io::IoSlice<'_>]) -> Option<Vec<u8>> {
+    let mut parts = bufs.iter().filter(|buf| !buf.is_empty());
+    let only = parts.next()?;
+    parts.next().is_none().then(|| calm(only)).flatten()
 }

@@ -94,7 +94,7 @@ impl RouteTable {
                 |route, fallback, outcome| Candidate { host: &rules.host, route, fallback, outcome };
             all.extend(rules.routes.iter().map(|route| candidate(route, false, outcome(route, false))));
             all.extend(rules.shadowed.iter().map(|route| candidate(route, false, outcome(route, true))));
-            all.extend(rules.fallback.iter().map(|route| {
+            all.extend(rules.fallback.as_deref().into_iter().map(|route| {
                 let outcome = match () {
                     () if !here => Outcome::HostDiffers,
                     () if wins(route) => Outcome::Wins,

@@ -173,7 +173,7 @@ pub(super) mod tests {
                 hosts.len() - 1
             });
             match *rule {
-                "fallback" => hosts[at].fallback = Some(route(rule, name)),
+                "fallback" => hosts[at].fallback = Some(Box::new(route(rule, name))),
                 _ => hosts[at].routes.push(route(rule, name)),
             }
         }
@@ -379,7 +379,7 @@ pub(super) mod tests {
                 };
                 at.map(|at| &h.routes[at])
             });
-            let expect = rule.or_else(|| covering.iter().find_map(|h| h.fallback.as_ref()));
+            let expect = rule.or_else(|| covering.iter().find_map(|h| h.fallback.as_deref()));
             let table = RouteTable::build(&routing);
             let found = table.find(Some(host), path).map(|f| f.route);
             prop_assert_eq!(found, expect);

@@ -15,7 +15,8 @@ pub(super) struct Host<T> {
     pub(super) rules: Arc<VirtualHost>,
     /// One for each of `rules.routes`.
     served: Box<[T]>,
-    fallback: Option<T>,
+    /// In a box: few hosts have one.
+    fallback: Option<Box<T>>,
     exact: Index<u32>,
     prefix: Index<Spellings>,
     longest_prefix: u32,
@@ -34,7 +35,7 @@ impl<T> Host<T> {
     pub(super) fn new(rules: Arc<VirtualHost>, serve: &mut impl FnMut(&Route) -> T) -> Self {
         let mut host = Self {
             served: rules.routes.iter().map(&mut *serve).collect(),
-            fallback: rules.fallback.as_ref().map(serve),
+            fallback: rules.fallback.as_deref().map(serve).map(Box::new),
             rules,
             exact: Index::default(),
             prefix: Index::default(),
@@ -75,7 +76,7 @@ impl<T> Host<T> {
 
     /// The route that takes what no path does.
     pub(super) fn fallback(&self) -> Option<Found<'_, T>> {
-        let (route, served) = (self.rules.fallback.as_ref()?, self.fallback.as_ref()?);
+        let (route, served) = (self.rules.fallback.as_deref()?, self.fallback.as_deref()?);
         Some(Found { route, host: &self.rules.host, served, pattern: None })
     }
 

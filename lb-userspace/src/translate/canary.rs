@@ -26,7 +26,7 @@ pub(super) fn attach(host: &mut Host, member: &Member, canary: &CanaryRule, grou
                 let written = (path.path_type, normalise_rule(&path.text));
                 host.written.get(&written).map(|at| &mut host.rules.routes[*at])
             }
-            Slot::Fallback => host.rules.fallback.as_mut(),
+            Slot::Fallback => host.rules.fallback.as_deref_mut(),
             Slot::Unservable(_) | Slot::Open => None,
         };
         let wrong = match main {

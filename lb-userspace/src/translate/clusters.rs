@@ -32,7 +32,7 @@ struct Port {
     key: Arc<ClusterKey>,
     /// The Ingresses that name it, sorted.
     users: Vec<ObjectKey>,
-    cluster: Result<Arc<Cluster>, Unavailable>,
+    cluster: Result<Arc<Cluster>, Box<Unavailable>>,
 }
 
 /// What differs after a [`Clusters::refresh`].
@@ -62,7 +62,7 @@ impl Clusters {
             key: Arc::new(key.clone()),
             users: vec![user.clone()],
             // Until it is looked at.
-            cluster: Err(Unavailable::NoService(key.service.clone())),
+            cluster: Err(Box::new(Unavailable::NoService(key.service.clone()))),
         };
         service.ports.reserve_exact(1);
         service.ports.insert(free, port);
@@ -112,8 +112,8 @@ impl Clusters {
             for (port, outcome) in service.ports.iter_mut().zip(outcomes) {
                 let key = &*port.key;
                 let cluster = match (outcome, clusters.remove(key)) {
-                    (Err(why), _) => Err(why),
-                    (Ok(()), None) => Err(Unavailable::NoPort(key.clone())),
+                    (Err(why), _) => Err(Box::new(why)),
+                    (Ok(()), None) => Err(Box::new(Unavailable::NoPort(key.clone()))),
                     (Ok(()), Some(cluster)) => {
                         let known = port.cluster.as_ref().ok().or_else(|| previous.get(key));
                         Ok(match known.filter(|known| ***known == cluster) {
@@ -147,14 +147,14 @@ impl Clusters {
     pub(super) fn backend(&self, key: &ClusterKey) -> Backend {
         match self.port(key) {
             Some(Port { cluster: Ok(_), key, .. }) => Backend::Cluster(Arc::clone(key)),
-            Some(Port { cluster: Err(why), .. }) => Backend::Unavailable(why.clone()),
+            Some(Port { cluster: Err(why), .. }) => Backend::Unavailable((**why).clone()),
             None => Backend::Unavailable(Unavailable::NoService(key.service.clone())),
         }
     }
 
     /// Why the port can't be served, if it can't.
     pub(super) fn problem(&self, key: &ClusterKey) -> Option<&Unavailable> {
-        self.port(key)?.cluster.as_ref().err()
+        self.port(key)?.cluster.as_ref().err().map(|why| &**why)
     }
 
     /// Those that can be served, by key.
@@ -180,7 +180,7 @@ impl Service {
     }
 }
 
-fn same(a: &Result<Arc<Cluster>, Unavailable>, b: &Result<Arc<Cluster>, Unavailable>) -> bool {
+fn same(a: &Result<Arc<Cluster>, Box<Unavailable>>, b: &Result<Arc<Cluster>, Box<Unavailable>>) -> bool {
     match (a, b) {
         (Ok(a), Ok(b)) => Arc::ptr_eq(a, b),
         (Err(a), Err(b)) => a == b,

@@ -23,7 +23,7 @@ pub(super) struct Refers {
     policy: Arc<RoutePolicy>,
     /// Statuses whose answers come from another cluster, which also steps in for clusters without an
     /// endpoint.
-    pub(super) error_pages: Option<(Vec<u16>, ClusterKey)>,
+    pub(super) error_pages: Option<Box<(Vec<u16>, ClusterKey)>>,
     /// What the handshake for its hosts asks clients for.
     pub(super) client_auth: Option<Arc<ClientAuth>>,
     /// The annotation that restricts access and can't be followed: nobody gets in.
@@ -66,7 +66,7 @@ impl Member {
             DraftBackend::Service(key) => Some((key, Field::Rule(&rule.place))),
             DraftBackend::Unavailable(_) => None,
         });
-        rules.chain(self.refers.error_pages.iter().map(|(_, key)| (key, Field::DefaultBackend)))
+        rules.chain(self.refers.error_pages.iter().map(|pages| (&pages.1, Field::DefaultBackend)))
     }
 
     /// The Service that it names without a port.
@@ -107,7 +107,7 @@ impl Refers {
         let closed_by = annotations.closed_by.clone().or(failed);
         let closes_hosts = annotations.closes_hosts.clone().or_else(|| client_auth.as_ref().err().cloned());
         let restricted_by = closed_by.clone().or_else(|| restriction(&policy.access));
-        let error_pages = error_pages(draft, objects, default, &mut issues);
+        let error_pages = error_pages(draft, objects, default, &mut issues).map(Box::new);
         let client_auth = client_auth.ok().flatten();
         Self { policy, error_pages, client_auth, closed_by, closes_hosts, restricted_by, issues }
     }

@@ -193,7 +193,7 @@ fn passthrough(
     for member in members.iter().filter(|member| member.draft.annotations.passthrough) {
         let key = &member.draft.key;
         for host in member.draft.rules.hosts() {
-            let own = hosts(host).into_iter().flat_map(|rules| rules.routes.iter().chain(&rules.fallback));
+            let own = hosts(host).into_iter().flat_map(|rules| rules.all_routes());
             let mut own = own.filter(|route| route.ingress == *key);
             let root = |path: &PathMatch| matches!(path.text(), "/");
             let route = own.clone().find(|route| root(&route.path)).or_else(|| own.next());

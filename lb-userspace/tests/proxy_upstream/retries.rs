@@ -1,14 +1,17 @@
 //! Retries, time limits, and what else a route has of its own.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use sluice::model::*;
+use socket2::{SockFilter, SockRef};
 
-use crate::rig::{Draft, Rig, connect, echo, endpoint, mirror, read_head, read_response, send};
+use crate::rig::{
+    Draft, Rig, connect, echo, endpoint, eventually, free_port, mirror, read_head, read_response, send,
+};
 
 /// Counts who came.
 fn counting(
@@ -125,16 +128,110 @@ fn how_often() {
 
 #[test]
 fn a_body_that_is_gone_is_not_sent_again() {
-    let count = Arc::new(AtomicUsize::new(0));
-    let mut rig = Rig::new();
-    rig.cluster("web", &[counting(&count, status(503)), counting(&count, status(503))]);
-    rig.route_with("web.test", "/", "web", |draft| {
-        let on = vec![RetryOn::Status(503), RetryOn::NonIdempotent];
-        draft.policy.upstream.retry = Retry { on, ..Retry::default() };
+    for (size, asked) in [(4, 2), (100_000, 2), (300_000, 1)] {
+        let count = Arc::new(AtomicUsize::new(0));
+        let mut rig = Rig::new();
+        rig.cluster("web", &[counting(&count, status(503)), counting(&count, status(503))]);
+        rig.route_with("web.test", "/", "web", |draft| {
+            draft.policy.upstream.retry = Retry { on: vec![RetryOn::Status(503)], ..Retry::default() };
+        });
+        let proxy = rig.start(|_| ());
+        let body = "b".repeat(size);
+        let head = format!("PUT / HTTP/1.1\r\nHost: web.test\r\nContent-Length: {size}\r\n\r\n");
+        let seen = send(proxy.http, &(head + &body));
+        assert_eq!((seen.status, count.load(Relaxed)), (503, asked), "{size}");
+    }
+}
+
+/// Its kernel takes nothing any more of what is sent, as if it came behind the end.
+fn turn_deaf(socket: SockRef<'_>) {
+    // A filter that leaves one byte of each packet; the headers stay in any case.
+    const RETURN: u16 = 6;
+    socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 1)]).expect("a filter");
+}
+
+/// An endpoint that closes every connection while the first request comes.
+fn leaving() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    // Its connections have it from the begin.
+    turn_deaf(SockRef::from(&listener));
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::sleep(Duration::from_millis(20));
+            drop(stream);
+        }
     });
-    let proxy = rig.start(|_| ());
-    let seen = send(proxy.http, "PUT / HTTP/1.1\r\nHost: web.test\r\nContent-Length: 4\r\n\r\nbody");
-    assert_eq!((seen.status, count.load(Relaxed)), (503, 1));
+    address
+}
+
+/// Answers one request and closes while the next one comes.
+fn leaves_later(stream: &mut TcpStream) {
+    if read_head(stream).is_some() {
+        turn_deaf(SockRef::from(&*stream));
+        drop(stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n"));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Nobody is asked twice who may have seen the request: what tells is whether the other end's kernel
+/// has taken anything of it.
+#[test]
+fn connections_that_are_closed_while_a_request_comes() {
+    for size in [1, 5000, 100_000] {
+        let mut rig = Rig::new();
+        rig.cluster("web", &[leaving(), leaving(), leaving(), endpoint(mirror)]);
+        rig.cluster("kept", &[endpoint(leaves_later)]);
+        rig.route("web.test", "/", "web");
+        rig.route("kept.test", "/", "kept");
+        let proxy = rig.start(|settings| settings.workers = 1);
+        let body = "b".repeat(size);
+        for host in ["web.test", "kept.test"] {
+            let post = format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {size}\r\n\r\n{body}");
+            for _ in 0..4 {
+                let before = send(proxy.http, "GET / HTTP/1.1\r\nHost: kept.test\r\n\r\n");
+                assert_eq!(before.status, 204);
+                // For the connection to be one that such a request takes.
+                std::thread::sleep(Duration::from_millis(5));
+                let seen = send(proxy.http, &post);
+                let expect = if host == "web.test" { 200 } else { 204 };
+                assert_eq!(seen.status, expect, "{host} {size}: {seen:?}");
+            }
+        }
+    }
+}
+
+/// While all endpoints are gone that there were, a request waits for those that come next, but not if
+/// they have been gone for long.
+#[test]
+fn endpoints_that_come_a_moment_later() {
+    let post = "POST / HTTP/1.1\r\nHost: web.test\r\nContent-Length: 4\r\n\r\nbody";
+    let gone: [SocketAddr; 2] = [0; 2].map(|_| ([127, 0, 0, 1], free_port()).into());
+    let attempt = || {
+        let mut rig = Rig::new();
+        rig.cluster("web", &gone);
+        rig.route("web.test", "/", "web");
+        let mut proxy = rig.start(|settings| settings.workers = 1);
+        let address = proxy.http;
+        let asking = std::thread::spawn(move || send(address, post).status);
+        eventually(|| proxy.proxy.stats().total.upstream_failures >= 2);
+        let next = endpoint(mirror);
+        proxy.change(|rig| rig.cluster("web", &[next]));
+        asking.join().expect("asked")
+    };
+    // It does not wait for ever, and the news may be late.
+    assert!((0..10).any(|_| attempt() == 200), "nobody waits");
+
+    let mut rig = Rig::new();
+    rig.cluster("web", &gone);
+    rig.route("web.test", "/", "web");
+    let proxy = rig.start(|settings| settings.workers = 1);
+    let failures = || proxy.proxy.stats().total.upstream_failures;
+    eventually(|| {
+        let before = failures();
+        assert_eq!(send(proxy.http, post).status, 502);
+        failures() == before + 2
+    });
 }
 
 #[test]

@@ -323,7 +323,12 @@ pub fn routes(snapshot: &Snapshot) -> Vec<Host> {
             .iter()
             .map(|route| RouteView::new(snapshot, route, false, false))
             .chain(host.shadowed.iter().map(|route| RouteView::new(snapshot, route, false, true)))
-            .chain(host.fallback.iter().map(|route| RouteView::new(snapshot, route, true, false)))
+            .chain(
+                host.fallback
+                    .as_deref()
+                    .into_iter()
+                    .map(|route| RouteView::new(snapshot, route, true, false)),
+            )
             .collect(),
     };
     snapshot.routing.hosts.iter().map(host).collect()

@@ -15,6 +15,7 @@ use super::hash;
 use super::token::{Token, token};
 use crate::model::{ClusterKey, CookieAffinity};
 use crate::proxy::cluster::{Endpoints, Group};
+use crate::proxy::headers::cookie as cookie_of;
 
 /// Longest key that is taken from a client.
 const MAX_KEY: usize = 128;
@@ -49,7 +50,8 @@ pub(super) struct Sent<'a> {
 impl<'a> Sent<'a> {
     /// The cookie of an affinity, if the client sent one that Sluice could have written.
     pub(super) fn find(headers: &'a HeaderMap, rules: &CookieAffinity) -> Option<Self> {
-        let (endpoint, cluster) = cookie::find(headers, &rules.name)?.split_once('|')?;
+        let value = std::str::from_utf8(cookie_of(headers, &rules.name)?).ok()?;
+        let (endpoint, cluster) = value.split_once('|')?;
         let is_key = !endpoint.is_empty() && endpoint.len() <= MAX_KEY;
         let cluster = Token::from_str_radix(cluster, 16).ok()?;
         is_key.then_some(Self { endpoint, cluster })

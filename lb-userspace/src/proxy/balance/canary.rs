@@ -5,9 +5,9 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use regex::bytes::Regex;
 
-use super::cookie;
 use crate::model::{Canary, CanaryValue};
 use crate::proxy::cluster::ClusterSlot;
+use crate::proxy::headers::cookie;
 
 /// A route's canary, ready to decide.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl Rule {
     }
 
     fn by_cookie(&self, headers: &HeaderMap) -> Option<bool> {
-        always_or_never(cookie::find(headers, self.cookie.as_deref()?)?.as_bytes())
+        always_or_never(cookie(headers, self.cookie.as_deref()?)?)
     }
 }
 

@@ -182,6 +182,11 @@ impl<'a> Choice<'a> {
         self.try_next().ok()
     }
 
+    /// Endpoints that were tried may be tried again.
+    pub(in crate::proxy) fn begin_anew(&mut self) {
+        self.tried.clear();
+    }
+
     fn try_next(&mut self) -> Result<SocketAddr, Nobody> {
         self.failed();
         let endpoints = self.slot.endpoints();

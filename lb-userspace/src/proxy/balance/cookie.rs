@@ -1,23 +1,10 @@
-//! Cookies, read and written.
+//! Cookies, written.
 
-use http::header::COOKIE;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 use jiff::{SignedDuration, Timestamp};
 
 use super::same_site::understands_none;
 use crate::model::{CookieAffinity, SameSite};
-
-/// The first cookie of this name that the client sent.
-pub(super) fn find<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(have, _)| *have == name)
-        .map(|(_, value)| value)
-}
 
 /// What a cookie's attributes depend on.
 pub(in crate::proxy) struct Facts<'a> {
@@ -75,26 +62,6 @@ pub(super) fn write(
 mod tests {
     use super::*;
     use crate::model::CanaryStickiness;
-
-    #[test]
-    fn cookies_are_found() {
-        for (lines, expect) in [
-            (&["c=1"][..], Some("1")),
-            (&["a=b; c=1;d"], Some("1")),
-            (&["a=b", " c = 1"], None),
-            (&["a=b", "c=1=2"], Some("1=2")),
-            (&["c=1; c=2"], Some("1")),
-            (&["C=1; cc=2; a=c=3"], None),
-            (&["c"], None),
-            (&[], None),
-        ] {
-            let mut headers = HeaderMap::new();
-            for line in lines {
-                headers.append(COOKIE, HeaderValue::from_static(line));
-            }
-            assert_eq!(find(&headers, "c"), expect, "{lines:?}");
-        }
-    }
 
     #[test]
     fn attributes() {

@@ -39,6 +39,11 @@ impl ClusterSlot {
         self.trouble().store(true, SeqCst);
     }
 
+    /// Whether any endpoint took connections a moment ago.
+    pub(in crate::proxy) fn was_there_lately(&self) -> bool {
+        self.endpoints().vitals().iter().any(|one| one.was_there_lately())
+    }
+
     /// An endpoint took a connection.
     pub(in crate::proxy) fn reached(&self, address: SocketAddr) {
         if self.is_troubled() {

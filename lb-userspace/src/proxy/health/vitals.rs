@@ -103,14 +103,23 @@ impl Vitals {
     /// It took no connection. Whether that is news.
     pub(super) fn could_not_connect(&self, now: Milliseconds) -> bool {
         let again = self.unreachable.swap(true, Relaxed);
+        let tried = self.on_trial.swap(false, Relaxed);
+        if again && !tried {
+            // Requests that came at the same time, or that nobody else can take.
+            return false;
+        }
         let rest = match again {
             true => (self.rest.load(Relaxed) * 2).clamp(FIRST_REST, LONGEST_REST),
             false => FIRST_REST,
         };
         self.rest.store(rest, Relaxed);
-        self.on_trial.store(false, Relaxed);
         self.until.fetch_max(now + rest, Relaxed);
         !again
+    }
+
+    /// Whether it took connections a moment ago.
+    pub(super) fn was_there_lately(&self) -> bool {
+        !self.unreachable.load(Relaxed) || self.rest.load(Relaxed) <= FIRST_REST
     }
 
     /// A request failed that it had taken. `may_eject` is asked whether the cluster can spare it.
@@ -243,11 +252,19 @@ mod tests {
             assert_eq!(one.is_out(now), out, "at {now}");
             one.begin_trial(now);
         }
-        assert!(!one.could_not_connect(2001), "no news");
+        assert!(one.was_there_lately() && !one.could_not_connect(2001), "no news");
+        assert!(!one.was_there_lately() && one.is_out(4000) && !one.is_out(4001));
         for _ in 0..9 {
-            one.could_not_connect(3000);
+            one.could_not_connect(2002);
         }
-        assert!(one.is_out(12_999) && !one.is_out(13_000), "no longer than that");
+        assert!(!one.is_out(4001), "those that came at the same time say nothing new");
+        let mut now = 4001;
+        for rest in [4000, 8000, 10_000, 10_000] {
+            one.begin_trial(now);
+            one.could_not_connect(now);
+            assert!(one.is_out(now + rest - 1) && !one.is_out(now + rest), "{rest}");
+            now += rest;
+        }
         one.reached();
         assert!(!one.is_troubled());
     }

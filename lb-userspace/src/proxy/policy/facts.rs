@@ -5,13 +5,14 @@ use std::net::IpAddr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, COOKIE, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderValue};
 use http::request::Parts;
 
 use crate::model::{Backend, ClusterKey, ObjectKey, PortRef};
 use crate::proxy::config::Served;
 use crate::proxy::connection::Client;
 use crate::proxy::forwarded;
+use crate::proxy::headers;
 use crate::route::{Found, Target};
 
 /// What is known of a request that took a route.
@@ -72,11 +73,7 @@ impl<'a> Facts<'a> {
 
     /// The first cookie of this name.
     pub(in crate::proxy) fn cookie(&self, name: &str) -> Option<&'a [u8]> {
-        let crumbs = self.parts.headers.get_all(COOKIE).into_iter();
-        crumbs.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).find_map(|crumb| {
-            let crumb = crumb.trim_ascii_start();
-            crumb.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
-        })
+        headers::cookie(&self.parts.headers, name)
     }
 
     /// The first parameter of this name in the query, as it is written there.

@@ -11,6 +11,7 @@ mod limits;
 mod message;
 mod patience;
 mod pool;
+mod receipt;
 mod retry;
 mod rewrite;
 mod stream;

@@ -1,7 +1,7 @@
 //! When a request is tried again.
 
 use std::cell::Cell;
-use std::io;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
@@ -19,13 +19,21 @@ pub(in crate::proxy) struct Retries<'a> {
     /// Only where tries have a time limit.
     started: Option<Instant>,
     tries: u32,
-    /// Endpoints that refused the connection. While a rolling update has all endpoints end before
-    /// new ones are ready, many that are still listed do; asking the next one takes no time.
-    refused: u32,
+    /// Endpoints that were gone. While a rolling update has all endpoints end before new ones are
+    /// ready, many that are still listed are; asking the next one takes no time.
+    gone: u32,
+    pauses: usize,
 }
 
-/// How many endpoints may refuse a connection without that being a try.
-const MOST_REFUSED: u32 = 16;
+/// How many endpoints may be gone without that being a try.
+const MOST_GONE: u32 = 16;
+
+/// How long a request waits whose endpoints are all gone, one time after the other, in milliseconds.
+/// News of those that come next may be late.
+const PAUSES: [u64; 6] = [25, 50, 100, 200, 400, 800];
+
+/// How many requests of a worker wait at a time. The others are told at once.
+const MOST_WAITING: u32 = 1000;
 
 impl<'a> Retries<'a> {
     /// The first try begins.
@@ -33,7 +41,7 @@ impl<'a> Retries<'a> {
         budget.deposit();
         let repeatable = method.is_idempotent() || rules.on.contains(&RetryOn::NonIdempotent);
         let started = (!rules.timeout.is_zero()).then(Instant::now);
-        Self { rules, budget, repeatable, started, tries: 1, refused: 0 }
+        Self { rules, budget, repeatable, started, tries: 1, gone: 0, pauses: 0 }
     }
 
     /// Whether the request may be done twice.
@@ -60,22 +68,31 @@ impl<'a> Retries<'a> {
     pub(in crate::proxy) fn follow_failure(&mut self, failure: &Failure) -> bool {
         self.counts(&failure.error)
             && self.is_harmless(failure)
-            && (self.was_refused(failure) || self.begin(!failure.unseen))
+            && (self.is_free(failure) || self.begin(!failure.unseen))
     }
 
-    /// Whether the endpoint refused the connection and the next one may be asked for nothing.
-    fn was_refused(&mut self, failure: &Failure) -> bool {
-        let refused = match &failure.error {
-            Error::Connection { source, .. } => source.kind() == io::ErrorKind::ConnectionRefused,
-            _ => false,
-        };
-        let Retry { tries, timeout, .. } = *self.rules;
-        let is_free = refused
-            && tries != 1
-            && self.refused < MOST_REFUSED
-            && self.started.is_none_or(|started| started.elapsed() < timeout);
-        self.refused += u32::from(is_free);
+    /// Whether the endpoint was gone and the next one may be asked for nothing.
+    fn is_free(&mut self, failure: &Failure) -> bool {
+        let is_free = is_gone(failure) && self.gone < MOST_GONE && self.rules.tries != 1 && self.is_in_time();
+        self.gone += u32::from(is_free);
         is_free
+    }
+
+    /// Waits until somebody may have come, where all endpoints are gone that there were. False if the
+    /// request has waited long enough.
+    pub(in crate::proxy) async fn wait(&mut self, failure: &Failure) -> bool {
+        let pause = PAUSES.get(self.pauses).filter(|_| is_gone(failure) && self.is_in_time());
+        let (Some(pause), Some(_waiting)) = (pause, Waiting::begin(&self.budget.waiting)) else {
+            return false;
+        };
+        self.pauses += 1;
+        self.gone = 0;
+        tokio::time::sleep(Duration::from_millis(*pause)).await;
+        true
+    }
+
+    fn is_in_time(&self) -> bool {
+        self.started.is_none_or(|started| started.elapsed() < self.rules.timeout)
     }
 
     /// Whether another endpoint is tried instead of passing an answer on.
@@ -84,13 +101,17 @@ impl<'a> Retries<'a> {
     }
 
     fn begin(&mut self, costs: bool) -> bool {
-        let Retry { tries, timeout, .. } = *self.rules;
-        let allowed = (tries == 0 || self.tries < tries)
-            && self.started.is_none_or(|started| started.elapsed() < timeout)
-            && (!costs || self.budget.withdraw());
+        let tries = self.rules.tries;
+        let allowed =
+            (tries == 0 || self.tries < tries) && self.is_in_time() && (!costs || self.budget.withdraw());
         self.tries += u32::from(allowed);
         allowed
     }
+}
+
+/// Whether the endpoint was found to be gone, at once and before it saw anything of the request.
+fn is_gone(failure: &Failure) -> bool {
+    failure.unseen && matches!(failure.error, Error::Connection { .. } | Error::Closed { .. })
 }
 
 /// What nginx would call an error; `None` for what another endpoint can't mend.
@@ -111,6 +132,27 @@ pub(in crate::proxy) struct RetryBudget {
     /// In halves.
     left: Cell<u32>,
     refilled: Cell<Instant>,
+    /// Requests that wait for endpoints.
+    waiting: Rc<Cell<u32>>,
+}
+
+/// A request that waits for endpoints.
+struct Waiting(Rc<Cell<u32>>);
+
+impl Waiting {
+    fn begin(waiting: &Rc<Cell<u32>>) -> Option<Self> {
+        let others = waiting.get();
+        (others < MOST_WAITING).then(|| {
+            waiting.set(others + 1);
+            Self(Rc::clone(waiting))
+        })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// What there is at most, and at first, in halves.
@@ -121,7 +163,7 @@ const REFILL: Duration = Duration::from_millis(100);
 
 impl RetryBudget {
     pub(in crate::proxy) fn new() -> Self {
-        Self { left: Cell::new(FULL), refilled: Cell::new(Instant::now()) }
+        Self { left: Cell::new(FULL), refilled: Cell::new(Instant::now()), waiting: Rc::default() }
     }
 
     fn deposit(&self) {
@@ -144,6 +186,7 @@ impl RetryBudget {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::net::SocketAddr;
 
     use super::*;
@@ -211,13 +254,18 @@ mod tests {
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
             source: io::ErrorKind::ConnectionRefused.into(),
         };
-        for (tries, expect) in [(1, 0), (2, MOST_REFUSED + 1), (3, MOST_REFUSED + 2)] {
+        for (tries, expect) in [(1, 0), (2, MOST_GONE + 1), (3, MOST_GONE + 2)] {
             let rules = Retry { tries, ..Retry::default() };
             let budget = RetryBudget::new();
             let mut retries = Retries::new(&rules, &budget, &Method::POST);
             let failed = |_: &u32| retries.follow_failure(&failure(refused(), true));
             assert_eq!((0..40).take_while(failed).count(), expect as usize, "{tries}");
         }
+        let budget = RetryBudget::new();
+        let rules = Retry { tries: 3, ..Retry::default() };
+        let mut retries = Retries::new(&rules, &budget, &Method::GET);
+        let late = || failure(Error::ConnectTimeout(SocketAddr::from(([127, 0, 0, 1], 1))), true);
+        assert_eq!((0..9).filter(|_| retries.follow_failure(&late())).count(), 2, "what takes time is a try");
         let budget = RetryBudget::new();
         let rules = Retry { tries: 0, ..Retry::default() };
         let mut retries = Retries::new(&rules, &budget, &Method::GET);

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
 
-use super::document::{self, Document};
+use super::document::{self, Chunk, Document};
+use super::spread::spread;
 use super::tree::{Stamp, Tree};
 use crate::model::{Issue, IssueReason, ObjectKey, ObjectRef, Severity};
 use crate::objects::{self, Object, Objects};
@@ -19,6 +20,10 @@ const MAX_FILE: u64 = 64 << 20;
 /// How long after its last change a file may still be half written, in seconds. Until then it is
 /// read again even when its stamp is the same, as two writes can fall into one tick of the clock.
 const SETTLED: f64 = 0.5;
+
+/// So many files, or documents of a file, are worth a thread: some milliseconds of work.
+const LEAST_FILES: usize = 50;
+const LEAST_DOCUMENTS: usize = 50;
 
 /// SHA-256.
 type Digest = [u8; 32];
@@ -38,6 +43,20 @@ struct Content {
     stamp: Option<Stamp>,
     /// Of the text, so that the same is not parsed again; `None` if there was no text to read.
     digest: Option<Digest>,
+    objects: Vec<(usize, Object)>,
+    issues: Vec<Issue>,
+}
+
+/// What a file was found to hold.
+enum Look {
+    /// What is known.
+    Same(Option<Stamp>),
+    Other(Content),
+}
+
+/// The objects of a text, each with its line, and what is wrong with it.
+#[derive(Default)]
+struct Read {
     objects: Vec<(usize, Object)>,
     issues: Vec<Issue>,
 }
@@ -66,38 +85,51 @@ impl Catalogue {
         self.files.retain(|path, _| tree.files.contains_key(path) || hidden(path));
         changed |= self.files.len() != count;
 
-        for (path, stamp) in tree.files {
-            let known = self.files.get(&path);
-            if known.is_some_and(|content| content.stamp == Some(stamp)) {
-                continue;
+        let stamps: Vec<_> =
+            tree.files.into_iter().filter(|(path, stamp)| self.may_differ(path, stamp, now)).collect();
+        let look = |files: &[(PathBuf, Stamp)]| -> Vec<_> {
+            files.iter().map(|(path, stamp)| self.look(path, *stamp, now)).collect()
+        };
+        let looks = spread(&stamps, LEAST_FILES, look).into_iter().flatten();
+        // All before the first is kept: looking asks for what was known.
+        let looks: Vec<_> = stamps.iter().zip(looks).collect();
+        for ((path, _), look) in looks {
+            match (look, self.files.get_mut(path)) {
+                (Look::Same(stamp), Some(known)) => known.stamp = stamp,
+                (Look::Same(_), None) => {}
+                (Look::Other(mut content), known) => {
+                    if let Some(before) = &known {
+                        content.keep_from(before);
+                    }
+                    changed |= known.is_none_or(|before| !content.same_as(before));
+                    self.files.insert(path.clone(), content);
+                }
             }
-            let fresh = stamp.age(now) < SETTLED;
-            // Many tools empty a file before they write it anew.
-            let kept = known.filter(|content| stamp.len == 0 && fresh && !content.objects.is_empty());
-            if kept.is_some() {
-                continue;
-            }
-            let text = read_text(&path);
-            let digest = text.as_ref().ok().map(|text| Digest::from(Sha256::digest(text)));
-            let stamp = (!fresh).then_some(stamp);
-            if let Some(same) =
-                self.files.get_mut(&path).filter(|known| digest.is_some() && known.digest == digest)
-            {
-                same.stamp = stamp;
-                continue;
-            }
-            let (objects, issues) = match text {
-                Ok(text) => self.read(&path, &text),
-                Err(error) => (Vec::new(), vec![self.blocked(&path, &error)]),
-            };
-            let mut content = Content { stamp, digest, objects, issues };
-            if let Some(before) = self.files.get(&path) {
-                content.keep_from(before);
-            }
-            changed |= self.files.get(&path).is_none_or(|before| !content.same_as(before));
-            self.files.insert(path, content);
         }
         Ok(changed)
+    }
+
+    /// Whether the file has to be read to know what is in it.
+    fn may_differ(&self, path: &Path, stamp: &Stamp, now: SystemTime) -> bool {
+        let Some(known) = self.files.get(path) else { return true };
+        // Many tools empty a file before they write it anew.
+        let emptied = stamp.len == 0 && stamp.age(now) < SETTLED && !known.objects.is_empty();
+        known.stamp != Some(*stamp) && !emptied
+    }
+
+    /// Reads a file.
+    fn look(&self, path: &Path, stamp: Stamp, now: SystemTime) -> Look {
+        let text = read_text(path);
+        let digest = text.as_ref().ok().map(|text| Digest::from(Sha256::digest(text)));
+        let stamp = (stamp.age(now) >= SETTLED).then_some(stamp);
+        if self.files.get(path).is_some_and(|known| digest.is_some() && known.digest == digest) {
+            return Look::Same(stamp);
+        }
+        let Read { objects, issues } = match text {
+            Ok(text) => self.read(path, &text),
+            Err(error) => Read { issues: vec![self.blocked(path, &error)], ..Read::default() },
+        };
+        Look::Other(Content { stamp, digest, objects, issues })
     }
 
     /// Whether a file changed so lately that it may still be written to.
@@ -137,23 +169,35 @@ impl Catalogue {
         (all, issues)
     }
 
-    fn read(&self, path: &Path, text: &str) -> (Vec<(usize, Object)>, Vec<Issue>) {
-        let (mut found, mut issues) = (Vec::new(), Vec::new());
-        let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
-        // One after the other: a document takes twenty times the memory of what is kept of it.
-        let documents: Box<dyn Iterator<Item = Document>> = match json {
-            true => Box::new(document::read_json(text).into_iter()),
-            false => Box::new(document::read_yaml(text)),
-        };
+    fn read(&self, path: &Path, text: &str) -> Read {
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
+            return self.parse(path, document::read_json(text));
+        }
+        let chunks = document::cut_yaml(text);
+        let parse = |part: &[Chunk<'_>]| self.parse(path, part.iter().filter_map(document::read_yaml));
+        let parts = spread(&chunks, LEAST_DOCUMENTS, parse);
+        let mut all = Read::default();
+        for part in parts {
+            all.objects.extend(part.objects);
+            all.issues.extend(part.issues);
+        }
+        all.objects.shrink_to_fit();
+        all
+    }
+
+    /// The objects of documents, one after the other: a document takes twenty times the memory of what
+    /// is kept of it.
+    fn parse(&self, path: &Path, documents: impl IntoIterator<Item = Document>) -> Read {
+        let mut read = Read::default();
         for Document { line, value } in documents {
             let place = format!("{}:{line}", self.shown(path));
             match value {
                 Ok(value) => {
                     let parsed = objects::parse(value, &place);
-                    issues.extend(parsed.issues.into_iter().map(|issue| located(issue, &place)));
-                    found.extend(parsed.objects.into_iter().map(|object| (line, object)));
+                    read.issues.extend(parsed.issues.into_iter().map(|issue| located(issue, &place)));
+                    read.objects.extend(parsed.objects.into_iter().map(|object| (line, object)));
                 }
-                Err(cause) => issues.push(unreadable(
+                Err(cause) => read.issues.push(unreadable(
                     place,
                     format!(
                         "can't be read: {cause}; correct it, the other documents of the file are served."
@@ -161,8 +205,7 @@ impl Catalogue {
                 )),
             }
         }
-        found.shrink_to_fit();
-        (found, issues)
+        read
     }
 
     fn blocked(&self, path: &Path, error: &io::Error) -> Issue {

@@ -11,19 +11,24 @@ pub struct Document {
     pub value: Result<Value, String>,
 }
 
-/// Reads YAML (and so JSON) text. Empty documents are left out.
+/// A document of YAML (and so of JSON) that is yet to be read, with the line it starts on.
+pub type Chunk<'a> = (usize, &'a str);
+
+/// The documents of a YAML text.
 ///
 /// The text is cut at the `---` markers before parsing, as kubectl does: YAML does not allow such
 /// a line inside of any scalar, so a document that can't be parsed ends where the next begins.
-pub fn read_yaml(text: &str) -> impl Iterator<Item = Document> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    cut(text).into_iter().filter_map(|(first_line, chunk)| {
-        match serde_saphyr::from_str_with_options::<Value>(chunk, options()) {
-            Ok(Value::Null) => None,
-            Ok(value) => Some(Document { line: first_line + lines_before_content(chunk), value: Ok(value) }),
-            Err(_) => Some(bad_yaml(first_line, chunk)),
-        }
-    })
+pub fn cut_yaml(text: &str) -> Vec<Chunk<'_>> {
+    cut(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
+/// Reads one document; `None`: it is empty.
+pub fn read_yaml(&(first_line, chunk): &Chunk<'_>) -> Option<Document> {
+    match serde_saphyr::from_str_with_options::<Value>(chunk, options()) {
+        Ok(Value::Null) => None,
+        Ok(value) => Some(Document { line: first_line + lines_before_content(chunk), value: Ok(value) }),
+        Err(_) => Some(bad_yaml(first_line, chunk)),
+    }
 }
 
 /// Reads one or several JSON documents, one after the other. Ends at the first that is bad, since
@@ -84,7 +89,7 @@ fn options() -> serde_saphyr::Options {
 }
 
 /// The chunks of a text between document markers, each with the line it starts on.
-fn cut(text: &str) -> Vec<(usize, &str)> {
+fn cut(text: &str) -> Vec<Chunk<'_>> {
     let mut chunks = Vec::new();
     let (mut start, mut start_line) = (0, 1);
     // `%YAML` directives belong to the document whose `---` comes after them.
@@ -128,6 +133,10 @@ fn newlines(text: &str) -> usize {
 mod tests {
     use super::*;
 
+    fn yaml(text: &str) -> Vec<Document> {
+        cut_yaml(text).iter().filter_map(read_yaml).collect()
+    }
+
     /// `Ok(name)` stands for `{"a": name}`, `Err(part)` for an error that holds the part.
     fn check(documents: Vec<Document>, text: &str, expect: &[(usize, Result<&str, &str>)]) {
         assert_eq!(documents.len(), expect.len(), "{text:?} gave {documents:?}");
@@ -142,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn yaml() {
+    fn yaml_documents() {
         for (text, expect) in [
             ("", &[][..]),
             ("\n# nothing\n---\n---\n", &[]),
@@ -158,7 +167,7 @@ mod tests {
             ("a: x\n---\na: y\na: z\n---\na: w\n", &[(1, Ok("x")), (4, Err("duplicate")), (6, Ok("w"))]),
             ("a: x\n---\na: b: c\n", &[(1, Ok("x")), (3, Err(""))]),
         ] {
-            check(read_yaml(text).collect(), text, expect);
+            check(yaml(text), text, expect);
         }
     }
 
@@ -177,8 +186,7 @@ mod tests {
 
     #[test]
     fn strings_that_look_like_other_types_stay_what_they_are() {
-        let documents: Vec<_> =
-            read_yaml("a: \"80\"\nb: 80\nc: on\nd: \"true\"\ne: 1.0\nf: ~\ng: 0755\n").collect();
+        let documents: Vec<_> = yaml("a: \"80\"\nb: 80\nc: on\nd: \"true\"\ne: 1.0\nf: ~\ng: 0755\n");
         let value = documents[0].value.as_ref().expect("parses");
         assert_eq!(value["a"], "80");
         assert_eq!(value["b"], 80);
@@ -194,7 +202,7 @@ mod tests {
             let before = format!("*a{}", i - 1);
             text.push_str(&format!("a{i}: &a{i} [{}]\n", vec![before; 10].join(", ")));
         }
-        let documents: Vec<_> = read_yaml(&text).collect();
+        let documents: Vec<_> = yaml(&text);
         assert!(documents.len() == 1 && documents[0].value.is_err());
     }
 }

@@ -20,6 +20,7 @@ use crate::objects::Objects;
 
 mod catalogue;
 mod document;
+mod spread;
 mod tree;
 
 /// A burst of changes is over when nothing happened for so long.

@@ -52,7 +52,7 @@ impl Host {
         {
             policy.access.certificate.clone_from(&first.request);
         }
-        if let Some((statuses, key)) = &member.refers.error_pages {
+        if let Some((statuses, key)) = member.refers.error_pages.as_deref() {
             let backend = ground.clusters.backend(key);
             if matches!(backend, Backend::Cluster(_)) {
                 policy.error_pages = Some(Arc::new(ErrorPages { statuses: statuses.clone(), backend }));
@@ -92,7 +92,7 @@ impl Host {
             if !done.insert(&by.namespace) {
                 continue;
             }
-            for route in self.rules.routes.iter_mut().chain(&mut self.rules.fallback) {
+            for route in self.rules.routes.iter_mut().chain(self.rules.fallback.as_deref_mut()) {
                 let is_closed = matches!(route.backend, Backend::Unavailable(Unavailable::AccessControl(_)));
                 if is_closed || route.ingress.namespace != by.namespace {
                     continue;

@@ -62,14 +62,14 @@ pub(super) fn host(pattern: &HostPattern, members: &[&Member], ground: &mut Grou
         }
     }
     if let (HostPattern::Any, None, Some(default)) = (pattern, &host.rules.fallback, ground.default) {
-        host.rules.fallback = Some(Route {
+        host.rules.fallback = Some(Box::new(Route {
             ingress: ObjectKey::new("", "controller"),
             rule: "defaultBackend".into(),
             path: everything(),
             backend: ground.clusters.backend(default),
             canary: None,
             policy: ground.policies.get(RoutePolicy::default()),
-        });
+        }));
     }
     for member in members {
         if let Some(rule) = &member.draft.annotations.canary {
@@ -236,10 +236,10 @@ impl Host {
 
     fn add_fallback(&mut self, route: Route) -> Option<Route> {
         let Some(winner) = &self.rules.fallback else {
-            self.rules.fallback = Some(route);
+            self.rules.fallback = Some(Box::new(route));
             return None;
         };
-        let winner = winner.clone();
+        let winner = Route::clone(winner);
         self.rules.shadowed.push(route);
         Some(winner)
     }

@@ -78,12 +78,12 @@ impl Translator {
         work.tls |= old.client_auth != new.client_auth;
         work.hosts.extend(member.draft.rules.hosts().cloned());
         work.backends.insert(key.clone());
-        if let Some((_, cluster)) = &new.error_pages {
-            self.clusters.ask(cluster, key);
+        if let Some(pages) = &new.error_pages {
+            self.clusters.ask(&pages.1, key);
         }
         let named = |cluster: &ClusterKey| member.clusters().any(|(key, _)| key == cluster);
-        if let Some((_, cluster)) = old.error_pages.filter(|(_, cluster)| !named(cluster)) {
-            self.clusters.forget(&cluster, key);
+        if let Some(pages) = old.error_pages.filter(|pages| !named(&pages.1)) {
+            self.clusters.forget(&pages.1, key);
         }
     }
 

@@ -20,6 +20,7 @@ use crate::proxy::headers::write_line;
 use crate::proxy::incoming_body::RequestBody;
 use crate::proxy::stream::Gate;
 use crate::proxy::upstream::message::{ResponseHead, UpstreamBody};
+use crate::proxy::upstream::receipt::Receipt;
 use crate::proxy::upstream::{Answer, Failure, Limits, Pool, Request, Upstream};
 
 /// How long an endpoint may think about `Expect: 100-continue` before the body is sent anyway.
@@ -73,6 +74,9 @@ impl Exchange {
         let address = upstream.address;
         let sender = &mut self.sender;
         let mut interim = Interim { count: 0, taker: self.early.as_deref() };
+        // Whoever may be asked twice on a connection that may be old is asked twice: nothing to find out.
+        let must_know = !self.method.is_idempotent() || !upstream.reused;
+        let receipt = must_know.then(|| Receipt::before(upstream.stream.socket())).flatten();
         let mut sent = false;
         let mut send_broken = false;
         let mut answered = false;
@@ -164,6 +168,7 @@ impl Exchange {
                 let keep = framing.keep_alive && !send_broken;
                 let sender = (!sent).then(|| {
                     self.handed_on = true;
+                    self.sender.forget();
                     std::mem::replace(
                         &mut self.sender,
                         Sender::new(Bytes::new(), RequestBody::None, false, false),
@@ -176,7 +181,12 @@ impl Exchange {
                 // A kept connection that ended without a byte of an answer was most likely closed
                 // before the request came, but nobody can tell once something was written.
                 let stale = upstream.reused && !answered && matches!(error, Error::Closed { .. });
-                Err(Failure { unseen: !sender.has_written(), stale, ..failure(error) })
+                let has_ended = matches!(&error, Error::Closed { source, .. }
+                    if source.kind() == io::ErrorKind::UnexpectedEof);
+                let untaken = has_ended
+                    && !answered
+                    && receipt.is_some_and(|receipt| receipt.is_blank(upstream.stream.socket()));
+                Err(Failure { unseen: untaken || !sender.has_written(), stale, ..failure(error) })
             }
         }
     }

@@ -89,6 +89,11 @@ impl Sender {
         true
     }
 
+    /// It need not begin anew any more.
+    pub(super) fn forget(&mut self) {
+        self.body.forget();
+    }
+
     /// Sends what can be sent now. Ready when the request is complete.
     pub(super) fn poll(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         loop {

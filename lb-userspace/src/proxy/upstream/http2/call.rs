@@ -62,7 +62,12 @@ impl Call {
             stale: false,
         })?;
         let begun = lease.sender().send_request(self.head.clone(), self.upload.is_empty());
-        let (mut response, mut stream) = begun.map_err(|error| failure(error, address, &lease))?;
+        let (mut response, mut stream) = begun.map_err(|error| {
+            // The connection had ended before.
+            let unsent = error.is_io() || error.is_go_away();
+            let failure = failure(error, address, &lease);
+            Failure { unseen: failure.unseen || unsent, ..failure }
+        })?;
         let upload = &mut self.upload;
         let mut sent = upload.is_empty();
         let mut waits_for = None;
@@ -103,7 +108,8 @@ impl Call {
             Ok(answer) => {
                 let rest = (!sent).then(|| {
                     self.handed_on = true;
-                    let upload = std::mem::replace(&mut self.upload, Upload::new(RequestBody::None));
+                    let mut upload = std::mem::replace(&mut self.upload, Upload::new(RequestBody::None));
+                    upload.forget();
                     Rest::send(upload, stream)
                 });
                 answer_of(answer, rest, self.head.method(), lease, address, limits)

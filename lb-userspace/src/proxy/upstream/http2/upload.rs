@@ -11,17 +11,9 @@ use http_body::Body;
 use crate::proxy::headers::may_be_trailer;
 use crate::proxy::incoming_body::{BodyError, RequestBody};
 
-/// Bytes that are remembered to be sent again. gRPC's bodies are never buffered, and most are small.
-const MEMORY: usize = 64 * 1024;
-
 /// A request's body. Takes what the endpoint has room for.
 pub(super) struct Upload {
     body: RequestBody,
-    /// What was taken from `body`, unless it was too much.
-    taken: Vec<Bytes>,
-    remembers: bool,
-    /// How many of `taken` were sent, or stand in `data`.
-    next: usize,
     data: Bytes,
     /// `body` is at its end.
     ended: bool,
@@ -47,9 +39,6 @@ impl Upload {
         Self {
             ended: body.is_end_stream(),
             body,
-            taken: Vec::new(),
-            remembers: true,
-            next: 0,
             data: Bytes::new(),
             trailers: None,
             finished: false,
@@ -60,21 +49,21 @@ impl Upload {
 
     /// Nothing: the request ends with its head.
     pub(super) fn is_empty(&self) -> bool {
-        self.ended && self.taken.is_empty() && self.data.is_empty() && self.trailers.is_none()
+        self.ended && self.data.is_empty() && self.trailers.is_none()
     }
 
     /// Begins anew; false if part of the body is gone.
     pub(super) fn rewind(&mut self) -> bool {
-        (self.next, self.finished, self.is_blocked) = (0, false, false);
-        if self.remembers {
-            self.data = Bytes::new();
-            return true;
-        }
         if !self.body.rewind() {
             return false;
         }
         *self = Self::new(std::mem::replace(&mut self.body, RequestBody::None));
         true
+    }
+
+    /// It need not begin anew any more.
+    pub(super) fn forget(&mut self) {
+        self.body.forget();
     }
 
     /// Sends what can be sent now. Ready when the body is complete.
@@ -101,18 +90,12 @@ impl Upload {
                     }
                 }
                 let piece = self.data.split_to(stream.capacity().min(self.data.len()));
-                let last = self.data.is_empty()
-                    && self.ended
-                    && self.trailers.is_none()
-                    && self.next == self.taken.len();
+                let last = self.data.is_empty() && self.ended && self.trailers.is_none();
                 self.progress += 1;
                 self.finished = last;
                 if stream.send_data(piece, last).is_err() {
                     return Poll::Ready(Err(UploadError::Upstream));
                 }
-            } else if let Some(again) = self.taken.get(self.next) {
-                self.data = again.clone();
-                self.next += 1;
             } else if self.ended {
                 self.finished = true;
                 let sent = match self.trailers.clone() {
@@ -144,15 +127,6 @@ impl Upload {
 
     fn take(&mut self, data: Bytes) {
         self.ended = self.body.is_end_stream();
-        if self.remembers {
-            self.taken.push(data.clone());
-            self.next = self.taken.len();
-            self.remembers = self.taken.iter().map(Bytes::len).sum::<usize>() <= MEMORY;
-        }
-        if !self.remembers {
-            self.taken = Vec::new();
-            self.next = 0;
-        }
         self.data = data;
     }
 
