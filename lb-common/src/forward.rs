@@ -18,6 +18,7 @@ use crate::flow::{self, Flow, PORT_TRIES, Phase, Stamp, WAYS, after_client, afte
 use crate::maps::{BackendValue, RING_CHUNK, ServiceValue, VIP_AFFINITY, VipValue, WayValue};
 use crate::nat::Change;
 use crate::packet::{ACK, Packet, RST, SYN, TCP};
+use crate::ranges::RangeKey;
 use crate::reason::Reason;
 use crate::verdict::{Action, Verdict, mapped, words};
 
@@ -28,6 +29,9 @@ pub trait Forward: Env {
 
     /// The ring of a VIP.
     fn service(&self, slot: u32) -> Option<ServiceValue>;
+
+    /// Whether the table of clients' prefixes has one that covers this, see [`crate::ranges`].
+    fn in_range(&self, key: &RangeKey) -> bool;
 
     /// An endpoint.
     fn backend(&self, slot: u32) -> Option<BackendValue>;

@@ -26,6 +26,7 @@ pub mod hello;
 pub mod maglev;
 pub mod nat;
 pub mod packet;
+pub mod ranges;
 pub mod refuse;
 pub mod source;
 pub mod trace;

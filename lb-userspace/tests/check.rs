@@ -77,6 +77,47 @@ fn what_refuses_a_migration() {
     assert_eq!(json(&check(dir.path(), &["--from", "none", "-o", "json"])).get("migration"), None);
 }
 
+/// The settings are a ConfigMap among the files. Their word on `compat` is the default of the option's.
+#[test]
+fn settings_of_the_cluster() {
+    let map = |entries: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: settings, namespace: sluice}}\ndata: {{{entries}}}\n---\n"
+        )
+    };
+    let named = ["--config-map", "sluice/settings"];
+    for (entries, more, compat, said) in [
+        ("", &[][..], "kubernetes", None),
+        ("compat: ingress-nginx", &[], "ingress-nginx", None),
+        ("compat: ingress-nginx", &["--compat", "kubernetes"], "kubernetes", None),
+        ("compat: nginx", &[], "kubernetes", Some("data[compat]")),
+        (
+            "proxy-body-size: 8x",
+            &["--compat", "ingress-nginx"],
+            "ingress-nginx",
+            Some("data[proxy-body-size]"),
+        ),
+    ] {
+        let dir = directory(&(map(entries) + &web() + &ingress("web", "a.test", "/", "web")));
+        let output = check(dir.path(), &[&named, more, &["-o", "json"]].concat());
+        let report = json(&output);
+        assert_eq!(report["compat"], compat, "{entries} {more:?}");
+        let fields: Vec<_> =
+            report["issues"].as_array().expect("a list").iter().map(|i| &i["field"]).collect();
+        let about_settings = |field: &&&Value| field.as_str().is_some_and(|field| field.starts_with("data["));
+        assert_eq!(fields.iter().find(about_settings).and_then(|f| f.as_str()), said, "{entries}: {report}");
+    }
+    let dir = directory(&(web() + &ingress("web", "a.test", "/", "web")));
+    for (args, code, expect) in
+        [(&named[..], 0, "does not exist"), (&["--config-map", "settings"], 2, "write namespace/name")]
+    {
+        let output = check(dir.path(), args);
+        let all = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{all}");
+        assert!(all.contains(expect), "{all}");
+    }
+}
+
 #[test]
 fn a_report_is_read_by_scripts() {
     let class = "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: nginx}\n\

@@ -249,7 +249,8 @@ fn config_map_key(text: &str) -> Result<ObjectKey, BadSettings> {
     })
 }
 
-fn object_key(text: &str) -> Option<ObjectKey> {
+/// `namespace/name`.
+pub fn object_key(text: &str) -> Option<ObjectKey> {
     let (namespace, name) = text.split_once('/')?;
     (is_name(namespace) && is_name(name)).then(|| ObjectKey::new(namespace, name))
 }

@@ -5,12 +5,13 @@ mod replay;
 mod text;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use crate::migrate::{self, Migration, Study, Verdict};
-use crate::model::{Compat, Issue, Severity, Snapshot};
+use crate::model::{Compat, Issue, ObjectKey, Severity, Snapshot};
 use crate::objects::Objects;
 use crate::source::manifests::{self, ManifestsError};
 use crate::translate::annotations::CATALOGUE;
@@ -73,7 +74,7 @@ impl Report {
 /// When the directory can't be listed.
 pub fn check(args: &CheckArgs) -> Result<Report, ManifestsError> {
     let loaded = Loaded::read(args)?;
-    Ok(report(&args.directory, &loaded, args.compat, now_unix()))
+    Ok(report(&args.directory, &loaded, now_unix()))
 }
 
 /// Seconds since 1970.
@@ -87,6 +88,8 @@ struct Loaded {
     objects: Objects,
     issues: Vec<Issue>,
     settings: Settings,
+    /// Whose defaults apply.
+    compat: CheckCompat,
     /// Whether a migration is reported.
     from_ingress_nginx: bool,
     /// Classes of ingress-nginx, which are served too then.
@@ -95,7 +98,8 @@ struct Loaded {
 
 impl Loaded {
     fn read(args: &CheckArgs) -> Result<Self, ManifestsError> {
-        let (objects, issues) = manifests::load(&args.directory)?;
+        let (mut objects, issues) = manifests::load(&args.directory)?;
+        let said = args.config_map.as_ref().and_then(|key| take_compat(&mut objects, key));
         let from_ingress_nginx = match args.from {
             Origin::Auto => migrate::is_from_ingress_nginx(&objects),
             Origin::IngressNginx => true,
@@ -106,9 +110,11 @@ impl Loaded {
             adopt: args.adopt_class.iter().chain(&adopted).cloned().collect(),
             serve_classless: args.serve_classless || !args.strict_class,
             unknown_class: if args.strict_class { UnknownClass::Ignore } else { UnknownClass::Serve },
+            config_map: args.config_map.clone(),
             ..Settings::default()
         };
-        Ok(Self { objects, issues, settings, from_ingress_nginx, adopted })
+        let compat = args.compat.or(said).unwrap_or(CheckCompat::Kubernetes);
+        Ok(Self { objects, issues, settings, compat, from_ingress_nginx, adopted })
     }
 
     /// What a node with these defaults would serve.
@@ -118,8 +124,25 @@ impl Loaded {
     }
 }
 
-fn report(directory: &Path, loaded: &Loaded, compat: CheckCompat, now: i64) -> Report {
-    let compat = compat.each()[0];
+/// Takes what the settings say of `compat` out of them: both are looked at.
+fn take_compat(objects: &mut Objects, key: &ObjectKey) -> Option<CheckCompat> {
+    let mut settings = objects.config_maps.get(key)?.clone();
+    let compat = match settings.data.as_ref()?.get(COMPAT)?.trim() {
+        "kubernetes" => CheckCompat::Kubernetes,
+        "ingress-nginx" => CheckCompat::IngressNginx,
+        // It is said what is wrong with it.
+        _ => return None,
+    };
+    Arc::make_mut(&mut settings).data.as_mut()?.remove(COMPAT);
+    objects.config_maps.insert(key.clone(), settings);
+    Some(compat)
+}
+
+/// The setting that says whose defaults apply.
+const COMPAT: &str = "compat";
+
+fn report(directory: &Path, loaded: &Loaded, now: i64) -> Report {
+    let compat = loaded.compat.each()[0];
     let snapshots = [Compat::Kubernetes, Compat::IngressNginx].map(|compat| loaded.snapshot(compat, now));
     let [kubernetes, ingress_nginx] = &snapshots;
     let snapshot = if compat == Compat::Kubernetes { kubernetes } else { ingress_nginx };

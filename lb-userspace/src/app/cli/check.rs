@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::Output;
-use crate::model::Compat;
+use crate::app::settings::object_key;
+use crate::model::{Compat, ObjectKey};
 
 /// `sluice check`.
 #[derive(Debug, Args)]
@@ -42,8 +43,12 @@ pub struct CheckArgs {
     #[arg(long)]
     pub serve_classless: bool,
     /// Whose defaults apply. Both: report what differs between them; objects are checked with kubernetes.
-    #[arg(long, value_name = "WHOSE", default_value = "kubernetes")]
-    pub compat: CheckCompat,
+    /// [default: what the settings say, else kubernetes]
+    #[arg(long, value_name = "WHOSE")]
+    pub compat: Option<CheckCompat>,
+    /// The ConfigMap among the files with the settings of the cluster: namespace/name.
+    #[arg(long, env = "SLUICE_CONFIG_MAP", value_name = "NS/NAME", value_parser = config_map)]
+    pub config_map: Option<ObjectKey>,
     /// Read requests from this file, or - for standard input, and say which route each takes. With
     /// --compat both, only those whose answers differ.
     #[arg(long, value_name = "FILE", help_heading = "Replay")]
@@ -63,6 +68,10 @@ pub struct CheckArgs {
     /// How the answer looks.
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: Output,
+}
+
+fn config_map(text: &str) -> Result<ObjectKey, &'static str> {
+    object_key(text).ok_or("write namespace/name")
 }
 
 /// Which controller Ingresses come from.

@@ -79,7 +79,7 @@ enum Line<'a> {
 pub fn replay(args: &CheckArgs, file: &Path) -> Result<bool, String> {
     let loaded = Loaded::read(args).map_err(|error| error.to_string())?;
     let now = now_unix();
-    let routes = args.compat.each().iter().map(|compat| {
+    let routes = loaded.compat.each().iter().map(|compat| {
         let snapshot = loaded.snapshot(*compat, now);
         let table = RouteTable::build(&snapshot.routing);
         let compat = match compat {
