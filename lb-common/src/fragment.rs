@@ -15,6 +15,7 @@ use crate::env::Env;
 use crate::flow::{self, is_reply_port};
 use crate::forward::{self, Ends, Forward, bytes, drop};
 use crate::maps::{VIP_FORWARD, VipKey, VipValue, WayValue};
+use crate::mark;
 use crate::nat::Change;
 use crate::packet::{FRAGMENT, IPV4, IPV6, Packet, UDP};
 use crate::rare::Work;
@@ -204,7 +205,11 @@ fn choose<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Option<Result
 fn enter<E: Forward>(env: &E, work: &mut Work, vip: &VipValue) -> Result<(), Reason> {
     let mut new = env.pending().ok_or(Reason::FlowsFull)?;
     new.ends = work.piece.ends;
-    let index = forward::settle(env, &mut new, UDP, 0, vip)?;
+    new.hash = flow::hash(&new.ends.source, new.ends.source_port, UDP);
+    new.tag = mark::tag(new.hash, &new.ends);
+    new.now = work.value.tick;
+    new.protocol = UDP;
+    let index = forward::settle(env, &mut new, 0, vip)?;
     let flow = env.flow(index).ok_or(Reason::NoFlow)?;
     let backend = env.backend(flow.backend).ok_or(Reason::NoBackend)?;
     work.value.backend = flow.backend;

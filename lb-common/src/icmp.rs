@@ -14,6 +14,7 @@
 use crate::flow::{self, is_reply_port};
 use crate::forward::{self, Ends, Forward, bytes, drop};
 use crate::maps::{VIP_FORWARD, VipKey};
+use crate::mark;
 use crate::nat::Change;
 use crate::packet::{IPV4, IPV6, TCP, UDP};
 use crate::rare::Work;
@@ -158,7 +159,8 @@ fn flow_of<E: Forward>(env: &E, work: &mut Work) -> Option<u32> {
                 target_port: ends.source_port,
             };
             let hash = flow::hash(&work.ends.source, work.ends.source_port, *protocol);
-            let index = forward::find(env, hash, now, *protocol, &work.ends);
+            let tag = mark::tag(hash, &work.ends);
+            let (index, _) = forward::find(env, hash, tag, now, *protocol, &work.ends);
             let flow = env.flow(index)?;
             let backend = env.backend(flow.backend)?;
             (backend.generation == flow.generation).then_some(index)
@@ -245,7 +247,7 @@ pub fn read<F: Edit, const V6: bool>(frame: &F, quote: &mut Quote) -> Option<()>
         let [inner, _, _, _, _, _, protocol, _] = frame.get::<8>(at.quoted)?;
         let length = u16::from_be_bytes([l0, l1]) as usize;
         // Unreachable, too big, time exceeded, parameter problem (RFC 4443, section 2.1).
-        let error = version >> 4 == 6 && next == 58 && kind >= 1 && kind <= 4;
+        let error = version >> 4 == 6 && next == 58 && matches!(kind, 1..=4);
         if !error || inner >> 4 != 6 || length < at.ports + 8 - at.icmp {
             return None;
         }
@@ -257,7 +259,7 @@ pub fn read<F: Edit, const V6: bool>(frame: &F, quote: &mut Quote) -> Option<()>
         let length = u16::from_be_bytes([l0, l1]) as usize;
         let whole = u16::from_be_bytes([f0, f1]) & 0x3fff == 0;
         // Unreachable, time exceeded, parameter problem (RFC 792).
-        let error = version == 0x45 && outer == 1 && (kind == 3 || kind == 11 || kind == 12);
+        let error = version == 0x45 && outer == 1 && matches!(kind, 3 | 11 | 12);
         // The first fragment of a packet has the ports, no other.
         let first = u16::from_be_bytes([i0, i1]) & FRAGMENT_OFFSET == 0;
         if !error || !whole || inner != 0x45 || !first || length < at.ports + 8 - 14 {

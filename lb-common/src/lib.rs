@@ -27,6 +27,7 @@ pub mod fragment;
 pub mod hello;
 pub mod icmp;
 pub mod maglev;
+pub mod mark;
 pub mod nat;
 pub mod packet;
 pub mod ranges;

@@ -107,7 +107,8 @@ pub fn first(context: &TcContext, v6: bool, ends: &Ends, vip: &[u32; 4], tick: u
     value.backend = TO_CLIENT;
     value.tick = tick;
     // A full table evicts; only a lack of memory fails, and then the datagram is lost.
-    let _ = FRAGMENTS.insert(&*key, &*value, 0);
+    let (key, value): (&FragmentKey, &FragmentValue) = (key, value);
+    let _ = FRAGMENTS.insert(key, value, 0);
 }
 
 /// Another fragment. The kernel sends them in order, so what is not known is no reply of ours.
@@ -128,8 +129,9 @@ fn follow<const V6: bool>(context: &TcContext) -> Option<()> {
     }
     key.id = id::<V6>(context)?;
     key.last = 0;
+    let key: &FragmentKey = key;
     // SAFETY: a torn read sends a fragment astray, which checksums tell.
-    let value = unsafe { FRAGMENTS.get(&*key) }?;
+    let value = unsafe { FRAGMENTS.get(key) }?;
     if value.backend != TO_CLIENT || !value.holds(key, tick()) {
         return None;
     }

@@ -55,6 +55,7 @@ fn network() {
 fn loaded() -> Ebpf {
     let mut programs = load(None, false).expect("load");
     program(&mut programs).load().expect("verifier");
+    println!("verified for rare frames: {}", add_rare(&mut programs));
     let mut uplinks: HashMap<_, u32, u32> =
         programs.take_map("UPLINKS").expect("map").try_into().expect("hash map");
     uplinks.insert(if_nametoindex("nic").expect("nic"), 1, 0).expect("insert");
@@ -98,7 +99,6 @@ fn the_loaded_program_takes_every_step() {
     let info = program(&mut programs).info().expect("info");
     let verified = info.verified_instruction_count().expect("kernel tells");
     println!("verified instructions: {verified}");
-    println!("of rare frames: {}", add_rare(&mut programs));
     for step in fixtures::steps().into_iter().chain(rare_fixtures::steps()) {
         let mut out = vec![0; step.frame.len() + 64];
         let mut options = TestRunOptions::new();
