@@ -16,8 +16,9 @@ use core::ops::{Deref, DerefMut};
 use crate::env::Env;
 use crate::flow::{self, Flow, PORT_TRIES, Phase, Stamp, WAYS, after_client, after_endpoint, first_phase};
 use crate::maps::{BackendValue, RING_CHUNK, ServiceValue, VIP_AFFINITY, VipValue, WayValue};
+use crate::mark::{self, Mark, Marks};
 use crate::nat::Change;
-use crate::packet::{ACK, Packet, RST, SYN, TCP};
+use crate::packet::{ACK, FIN, Packet, RST, SYN, TCP};
 use crate::ranges::RangeKey;
 use crate::reason::Reason;
 use crate::verdict::{Action, Verdict, mapped, words};
@@ -44,6 +45,15 @@ pub trait Forward: Env {
 
     /// An entry of the flow table.
     fn flow(&self, index: u32) -> Option<impl Deref<Target = Flow>>;
+
+    /// The marks of a bucket.
+    fn marks(&self, bucket: u32) -> Option<impl Deref<Target = Marks>>;
+
+    /// Puts `new` in place of `old` in the mark of a flow, unless it is no longer `old`.
+    fn swap_mark(&self, index: u32, old: u64, new: u64);
+
+    /// Writes the mark of a flow. The caller has made it [`Phase::Busy`].
+    fn write_mark(&self, index: u32, mark: u64);
 
     /// Puts `new` in place of `old` in a flow's stamp; false if it was no longer `old`.
     fn swap_stamp(&self, index: u32, old: u64, new: u64) -> bool;
@@ -98,11 +108,14 @@ pub struct Pending {
     pub ends: Ends,
     /// [`flow::hash`] of its source.
     pub hash: u64,
+    /// [`mark::tag`] of its ends.
+    pub tag: u32,
     /// The slot of its endpoint.
     pub backend: u32,
     /// The time.
     pub now: u32,
-    /// The entry of a flow between the same ends that can't go on.
+    /// The entry that it takes, whoever has it: of a flow between the same ends that can't go on, or
+    /// with the same tag.
     pub old: u32,
     /// The IP protocol.
     pub protocol: u8,
@@ -131,9 +144,19 @@ pub fn to_endpoint<E: Forward>(env: &E, packet: &Packet, flags: u8, vip: &VipVal
     let Some(ends) = ends(env, packet.v6) else { return drop(Reason::Truncated) };
     let now = env.tick();
     let hash = flow::hash(&ends.source, ends.source_port, packet.protocol);
-    let known = find(env, hash, now, packet.protocol, &ends);
+    let tag = mark::tag(hash, &ends);
+    if packet.protocol == TCP && flags & (SYN | FIN | RST) == 0 {
+        let mark = quick(env, hash, tag, now);
+        if let Some(backend) = env.backend(mark.backend())
+            && mark.tag() == tag
+            && backend.protocol == TCP
+            && mark.is_of(backend.generation)
+        {
+            return send(env, packet, mark.backend(), &backend, mark.port(), &ends);
+        }
+    }
     new.ends = ends;
-    let mut index = known;
+    let (mut index, twin) = find(env, hash, tag, now, packet.protocol, &ends);
     if index == NONE || !go_on(env, index, flags, now) {
         // The last word of a connection that nobody knows makes none.
         if packet.protocol == TCP && flags & RST != 0 {
@@ -147,8 +170,9 @@ pub fn to_endpoint<E: Forward>(env: &E, packet: &Packet, flags: u8, vip: &VipVal
             Err(reason) => return drop(reason),
         };
         new.hash = hash;
+        new.tag = tag;
         new.now = now;
-        new.old = known;
+        new.old = if index == NONE { twin } else { index };
         new.protocol = packet.protocol;
         new.backend = slot;
         new.keeps = keeps;
@@ -158,32 +182,39 @@ pub fn to_endpoint<E: Forward>(env: &E, packet: &Packet, flags: u8, vip: &VipVal
         }
         index = entered;
     }
-    send(env, packet, index, &new.ends)
-}
-
-/// Writes the packet of a flow anew, for its endpoint.
-#[inline(always)]
-fn send<E: Forward>(env: &E, packet: &Packet, index: u32, old: &Ends) -> Verdict {
     let Some(flow) = env.flow(index) else { return drop(Reason::NoFlow) };
     let Some(backend) = env.backend(flow.backend) else { return drop(Reason::NoBackend) };
-    let way = match env.way_to_backend(flow.backend, &backend) {
+    send(env, packet, flow.backend, &backend, flow.port, &new.ends)
+}
+
+/// Writes the packet of a flow anew, for its endpoint, and with the flow's port.
+#[inline(always)]
+fn send<E: Forward>(
+    env: &E,
+    packet: &Packet,
+    slot: u32,
+    backend: &BackendValue,
+    port: u16,
+    old: &Ends,
+) -> Verdict {
+    let way = match env.way_to_backend(slot, backend) {
         Ok(way) => way,
         Err(reason) => return drop(reason),
     };
     let mut new = Ends { target: backend.address, target_port: backend.port, ..*old };
     // A flow keeps what it began with for life, the client's address or the node's: the endpoint
     // knows the connection by it.
-    if flow.port != 0 {
+    if port != 0 {
         if way.interface == 0 {
             return drop(Reason::WayChanged);
         }
         new.source = way.source;
-        new.source_port = flow.port;
+        new.source_port = port;
     }
     if !rewrite(env, packet, old, &new) {
         return drop(Reason::Truncated);
     }
-    let action = if flow.port == 0 { Action::Pass } else { env.leave(&way) };
+    let action = if port == 0 { Action::Pass } else { env.leave(&way) };
     Verdict { reason: Reason::Forwarded, action }
 }
 
@@ -226,13 +257,32 @@ const fn drop(reason: Reason) -> Verdict {
     Verdict { reason, action: Action::Drop }
 }
 
-/// The entry of the flow that a client's packet belongs to.
+/// The mark that a packet in the middle of a connection can be sent by; else one without a tag.
 #[inline(always)]
-fn find<E: Forward>(env: &E, hash: u64, now: u32, protocol: u8, ends: &Ends) -> u32 {
+fn quick<E: Forward>(env: &E, hash: u64, tag: u32, now: u32) -> Mark {
     let (first, way) = flow::bucket(hash, env.mask());
+    let Some(marks) = env.marks(first / WAYS) else { return Mark(0) };
     for step in 0..WAYS {
-        let index = first | ((way + step) & (WAYS - 1));
-        let Some(flow) = env.flow(index) else { return NONE };
+        let mark = Mark(marks.0[((way + step) & (WAYS - 1)) as usize]);
+        if mark.is_quick(tag, now) {
+            return mark;
+        }
+    }
+    Mark(0)
+}
+
+/// The entry of the flow that a client's packet belongs to, and that of another one with its tag.
+#[inline(always)]
+fn find<E: Forward>(env: &E, hash: u64, tag: u32, now: u32, protocol: u8, ends: &Ends) -> (u32, u32) {
+    let (first, _) = flow::bucket(hash, env.mask());
+    let mut twin = NONE;
+    let Some(marks) = env.marks(first / WAYS) else { return (NONE, NONE) };
+    for step in 0..WAYS {
+        if Mark(marks.0[step as usize]).tag() != tag {
+            continue;
+        }
+        let index = first | step;
+        let Some(flow) = env.flow(index) else { return (NONE, NONE) };
         if flow.client_port == ends.source_port
             && flow.vip_port == ends.target_port
             && flow.client == ends.source
@@ -240,10 +290,11 @@ fn find<E: Forward>(env: &E, hash: u64, now: u32, protocol: u8, ends: &Ends) -> 
             && flow.protocol == protocol
             && Stamp(flow.stamp).alive(now)
         {
-            return index;
+            return (index, NONE);
         }
+        twin = index;
     }
-    NONE
+    (NONE, twin)
 }
 
 /// Notes the packet in its flow. False: the flow can't go on, as its endpoint is gone, or about to
@@ -257,7 +308,13 @@ fn go_on<E: Forward>(env: &E, index: u32, flags: u8, now: u32) -> bool {
     if backend.generation != flow.generation || (opening && old && backend.draining != 0) {
         return false;
     }
-    refresh(env, index, &flow, after_client, flags, now);
+    let stamp = refresh(env, index, &flow, after_client, flags, now);
+    let mark = Mark(mark_of(env, index));
+    let told = mark.told(stamp, now);
+    // Without a tag it is being written.
+    if told != mark && mark.tag() != 0 {
+        env.swap_mark(index, mark.0, told.0);
+    }
     true
 }
 
@@ -286,12 +343,18 @@ fn entered<E: Forward>(env: &E, new: &Pending) -> Result<u32, Reason> {
     let Pending { hash, now, .. } = *new;
     let backend = env.backend(new.backend).ok_or(Reason::NoBackend)?;
     let index = if new.old == NONE { room(env, hash, now) } else { new.old };
-    let old = env.flow(index).ok_or(Reason::FlowsFull)?.stamp;
+    let flow = env.flow(index).ok_or(Reason::FlowsFull)?;
+    let old = flow.stamp;
+    // Of another flow with the same tag, one has to give way.
+    if !same_ends(&flow, new) && Stamp(old).worth(now) == 0 {
+        return Err(Reason::FlowsFull);
+    }
     let busy = Stamp::new(Phase::Busy, now).0;
     if !env.swap_stamp(index, old, busy) {
         // Another CPU took it; the client sends again.
         return Err(Reason::FlowsFull);
     }
+    env.write_mark(index, 0);
     env.write_flow(index, new, backend.generation);
     if new.keeps {
         env.keep(backend.port);
@@ -300,14 +363,34 @@ fn entered<E: Forward>(env: &E, new: &Pending) -> Result<u32, Reason> {
         env.swap_stamp(index, busy, 0);
         return Err(Reason::PortsFull);
     }
+    let port = env.flow(index).map_or(0, |flow| flow.port);
+    env.write_mark(index, Mark::new(new.tag, new.backend, backend.generation, port).0);
     env.swap_stamp(index, busy, Stamp::new(first_phase(new.protocol), now).0);
     Ok(index)
+}
+
+#[inline(always)]
+fn same_ends(flow: &Flow, new: &Pending) -> bool {
+    flow.client_port == new.ends.source_port
+        && flow.vip_port == new.ends.target_port
+        && flow.client == new.ends.source
+        && flow.vip == new.ends.target
+        && flow.protocol == new.protocol
 }
 
 /// The entry of the bucket that a new flow may have.
 #[inline(always)]
 fn room<E: Forward>(env: &E, hash: u64, now: u32) -> u32 {
     let (first, way) = flow::bucket(hash, env.mask());
+    if let Some(marks) = env.marks(first / WAYS) {
+        // Never used: nothing has to be read to know. Most flows are where they are looked for first.
+        for step in 0..WAYS {
+            let at = (way + step) & (WAYS - 1);
+            if marks.0[at as usize] == 0 {
+                return first | at;
+            }
+        }
+    }
     let mut room = NONE;
     let mut best = 0;
     for step in 0..WAYS {
@@ -342,12 +425,17 @@ fn take_port<E: Forward>(env: &E, hash: u64, index: u32, backend: &BackendValue,
         let port = flow::port(hash, attempt);
         let place = flow::port_index(endpoint, port, env.mask());
         let Some(taken) = env.port(place) else { return false };
-        if let Some(owner) = (taken as u32).checked_sub(1)
-            && let Some(owner) = env.flow(owner)
+        if let Some(before) = (taken as u32).checked_sub(1)
+            && before != index
+            && let Some(owner) = env.flow(before)
             && owner.port_index == place
-            && Stamp(owner.stamp).taken(now)
         {
-            continue;
+            // Read before the stamp: it is only taken from the flow whose time is up.
+            let mark = mark_of(env, before);
+            if Stamp(env.flow(before).map_or(0, |owner| owner.stamp)).taken(now) {
+                continue;
+            }
+            env.swap_mark(before, mark, 0);
         }
         // Before the swap: whoever sees the port taken has to see by whom.
         env.write_port(index, port.to_be(), place);
@@ -358,7 +446,13 @@ fn take_port<E: Forward>(env: &E, hash: u64, index: u32, backend: &BackendValue,
     false
 }
 
-/// Notes that a flow had a packet, at most once in a tick unless its phase changes.
+/// The mark of a flow.
+#[inline(always)]
+fn mark_of<E: Forward>(env: &E, index: u32) -> u64 {
+    env.marks(index / WAYS).map_or(0, |marks| marks.0[(index % WAYS) as usize])
+}
+
+/// Notes that a flow had a packet, at most once in a tick unless its phase changes. Gives its stamp.
 #[inline(always)]
 fn refresh<E: Forward>(
     env: &E,
@@ -367,16 +461,17 @@ fn refresh<E: Forward>(
     after: impl Fn(Phase, u8) -> Phase,
     flags: u8,
     now: u32,
-) {
-    let Some(phase) = Stamp(flow.stamp).phase() else { return };
+) -> Stamp {
+    let Some(phase) = Stamp(flow.stamp).phase() else { return Stamp(flow.stamp) };
     // A new connection over the ports of an old one begins anew.
     let opening = flow.protocol == TCP && flags & (SYN | ACK) == SYN;
     let next = if opening && matches!(phase, Phase::Closing) { Phase::Opening } else { after(phase, flags) };
-    let stamp = Stamp::new(next, now).0;
-    if stamp != flow.stamp {
+    let stamp = Stamp::new(next, now);
+    if stamp.0 != flow.stamp {
         // Whoever was faster wrote the same, or something newer.
-        env.swap_stamp(index, flow.stamp, stamp);
+        env.swap_stamp(index, flow.stamp, stamp.0);
     }
+    stamp
 }
 
 const V4_TRANSPORT: usize = 34;

@@ -11,13 +11,14 @@ use std::vec::Vec;
 use etherparse::PacketBuilder;
 
 use crate::fixtures::Host;
-use crate::flow::{self, Flow, PORT_FACTOR};
+use crate::flow::{self, Flow, PORT_FACTOR, WAYS};
 use crate::forward::{Forward, Pending};
 use crate::maglev::{self, Member};
 use crate::maps::{
     BackendValue, RING_CHUNK, RingChunk, ServiceValue, VIP_AFFINITY, VIP_FORWARD, VIP_RANGES, VipKey,
     VipValue, WayValue,
 };
+use crate::mark::Marks;
 use crate::packet::{TCP, UDP};
 use crate::ranges::{self, RangeKey, SLOT_BITS};
 use crate::reason::Reason;
@@ -146,6 +147,7 @@ pub fn content() -> Content {
 pub struct Tables {
     content: Content,
     flows: RefCell<Vec<Flow>>,
+    marks: RefCell<Vec<Marks>>,
     ports: RefCell<Vec<u64>>,
     /// The time in ticks.
     pub now: u32,
@@ -156,7 +158,8 @@ impl Default for Tables {
         let size = 4096;
         let (flows, ports) =
             (vec![Flow::default(); size].into(), vec![0; size * PORT_FACTOR as usize].into());
-        Self { content: content(), flows, ports, now: 1000 }
+        let marks = vec![Marks([0; WAYS as usize]); size / WAYS as usize].into();
+        Self { content: content(), flows, marks, ports, now: 1000 }
     }
 }
 
@@ -188,6 +191,22 @@ impl Forward for Host {
     fn flow(&self, index: u32) -> Option<impl Deref<Target = Flow>> {
         // A copy: the entry may be written to while the caller looks at it.
         self.l4.flows.borrow().get(index as usize).copied().map(Box::new)
+    }
+
+    fn marks(&self, bucket: u32) -> Option<impl Deref<Target = Marks>> {
+        self.l4.marks.borrow().get(bucket as usize).copied().map(Box::new)
+    }
+
+    fn swap_mark(&self, index: u32, old: u64, new: u64) {
+        let mut marks = self.l4.marks.borrow_mut();
+        let mark = &mut marks[(index / WAYS) as usize].0[(index % WAYS) as usize];
+        if *mark == old {
+            *mark = new;
+        }
+    }
+
+    fn write_mark(&self, index: u32, mark: u64) {
+        self.l4.marks.borrow_mut()[(index / WAYS) as usize].0[(index % WAYS) as usize] = mark;
     }
 
     fn swap_stamp(&self, index: u32, old: u64, new: u64) -> bool {

@@ -24,6 +24,7 @@ pub mod flow;
 pub mod forward;
 pub mod hello;
 pub mod maglev;
+pub mod mark;
 pub mod nat;
 pub mod packet;
 pub mod ranges;

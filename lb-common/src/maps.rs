@@ -5,7 +5,8 @@
 //! bytes for each name and 100 for each listed source that is really there.
 
 use crate::cookie::{Admission, CookieSettings, SynOptions};
-use crate::flow::{Flow, PORT_FACTOR};
+use crate::flow::{Flow, PORT_FACTOR, WAYS};
+use crate::mark::Marks;
 use crate::reason::Reason;
 use crate::vips::{CHUNKS, VipChunk, VipPlace};
 
@@ -115,7 +116,7 @@ const NAME_SLOT: u32 = (1 << NAME_CLASS_SHIFT) - 1;
 const _: () = assert!(2 * MAX_NAMES <= NAME_SLOT && MAX_CLASSES <= 1 << (32 - NAME_CLASS_SHIFT));
 
 /// Entries of the flow table and of the port table, unless the daemon asks for another power of
-/// two: 8 MiB and 4 MiB. A quarter of them is what connections should take at most.
+/// two: 8 MiB and 4 MiB, and 1 MiB of marks. A quarter of them is what connections should take at most.
 pub const MAX_L4_FLOWS: u32 = 131_072;
 /// Endpoints of VIPs in forward mode.
 pub const MAX_BACKENDS: u32 = 16_384;
@@ -349,7 +350,7 @@ const fn layout<K, V>(name: &'static str, entries: u32) -> MapLayout {
 }
 
 /// The maps that live on between two runs of the daemon.
-pub const MAPS: [MapLayout; 24] = [
+pub const MAPS: [MapLayout; 25] = [
     layout::<u32, VipChunk>("VIPS", CHUNKS),
     layout::<u32, VipCounters>("VIP_COUNTERS", MAX_VIPS),
     layout::<u32, ReasonCounters>("REASONS", 1),
@@ -366,6 +367,7 @@ pub const MAPS: [MapLayout; 24] = [
     layout::<u32, RingChunk>("L4_RINGS", MAX_RING_CHUNKS),
     layout::<u32, BackendValue>("L4_BACKENDS", MAX_BACKENDS),
     layout::<u32, Flow>("L4_FLOWS", MAX_L4_FLOWS),
+    layout::<u32, Marks>("L4_MARKS", MAX_L4_FLOWS / WAYS),
     layout::<u32, u64>("L4_PORTS", MAX_L4_FLOWS * PORT_FACTOR),
     // As in `SOURCES`.
     layout::<[u32; 6], u32>("L4_RANGES", MAX_RANGES),

@@ -9,17 +9,18 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_redirect};
 use aya_ebpf::maps::lpm_trie::Key;
-use lb_common::flow::Flow;
+use lb_common::flow::{Flow, WAYS as FLOWS_OF_BUCKET};
 use lb_common::forward::{Forward, Pending};
 use lb_common::maps::{BackendValue, MAX_L4_FLOWS, RING_CHUNK, ServiceValue, WAY_SLOTS, WayValue};
+use lb_common::mark::Marks;
 use lb_common::ranges::{RangeKey, SLOT_BITS};
 use lb_common::reason::Reason;
 use lb_common::verdict::{Action, mapped};
 
 use crate::frame::Kernel;
 use crate::maps::{
-    L4_BACKENDS, L4_FLOWS, L4_KEPT, L4_PORTS, L4_RANGES, L4_RINGS, L4_SERVICES, PENDING, UPLINKS, WAY_BACK,
-    WAYS, opaque,
+    L4_BACKENDS, L4_FLOWS, L4_KEPT, L4_MARKS, L4_PORTS, L4_RANGES, L4_RINGS, L4_SERVICES, PENDING, UPLINKS,
+    WAY_BACK, WAYS, opaque,
 };
 use crate::rehearse;
 
@@ -74,6 +75,27 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
             return Some(flow);
         }
         L4_FLOWS.get(index)
+    }
+
+    #[inline(always)]
+    fn marks(&self, bucket: u32) -> Option<impl Deref<Target = Marks>> {
+        L4_MARKS.get(bucket)
+    }
+
+    #[inline(always)]
+    fn swap_mark(&self, index: u32, old: u64, new: u64) {
+        if !DRY && let Some(mark) = mark(index) {
+            // SAFETY: an aligned word of a map's element.
+            unsafe { swap(mark, old, new) };
+        }
+    }
+
+    #[inline(always)]
+    fn write_mark(&self, index: u32, new: u64) {
+        if !DRY && let Some(mark) = mark(index) {
+            // SAFETY: an aligned word of a map's element, written at once.
+            unsafe { mark.write_volatile(new) };
+        }
     }
 
     #[inline(always)]
@@ -213,6 +235,14 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
         let done = unsafe { bpf_redirect(way.interface, 0) } as u32;
         if done == XDP_REDIRECT { Action::Redirect } else { Action::Drop }
     }
+}
+
+/// Where the mark of a flow is.
+#[inline(always)]
+fn mark(index: u32) -> Option<*mut u64> {
+    let marks = L4_MARKS.get_ptr_mut(index / FLOWS_OF_BUCKET)?;
+    // SAFETY: the mask keeps it inside of the element.
+    Some(unsafe { (&raw mut (*marks).0).cast::<u64>().add(opaque(index) as usize & 7) })
 }
 
 /// [`learn`]'s word for a next hop whose MAC is not known.

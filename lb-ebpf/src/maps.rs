@@ -3,7 +3,7 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, SockMap};
 use lb_common::cookie::{Admission, CookieSettings, Meter, SynOptions, VARIABLES};
-use lb_common::flow::{Flow, PORT_FACTOR};
+use lb_common::flow::{Flow, PORT_FACTOR, WAYS as FLOWS_OF_BUCKET};
 use lb_common::forward::Pending;
 use lb_common::maps::{
     BackendValue, FlowKey, FlowState, HELLO_LEN, KEPT_PORTS, MAX_ADMISSIONS, MAX_BACKENDS, MAX_BUDGETS,
@@ -11,6 +11,7 @@ use lb_common::maps::{
     MAX_SYN_OPTIONS, MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey, PROGRAMS_LEN, REASON_SLOTS, ReasonCounters,
     RingChunk, ServiceValue, Tuning, VipCounters, VipKey, VipValue, WAY_SLOTS, WayValue,
 };
+use lb_common::mark::Marks;
 use lb_common::ranges::RangeKey;
 use lb_common::reason::Reason;
 use lb_common::vips::{self, CHUNK, CHUNKS, VipChunk};
@@ -18,8 +19,12 @@ use lb_common::vips::{self, CHUNK, CHUNKS, VipChunk};
 /// Names are few on most nodes: memory is taken as they come.
 const BPF_F_NO_PREALLOC: u32 = 1;
 
+/// Such an array begins at a page. Others begin 16 bytes behind a cache line, and elements of a line
+/// each would lie in two.
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+
 #[map]
-pub static VIPS: Array<VipChunk> = Array::with_max_entries(CHUNKS, 0);
+pub static VIPS: Array<VipChunk> = Array::with_max_entries(CHUNKS, BPF_F_MMAPABLE);
 #[map]
 pub static VIP_COUNTERS: PerCpuArray<VipCounters> = PerCpuArray::with_max_entries(MAX_VIPS, 0);
 #[map]
@@ -52,7 +57,9 @@ pub static L4_RANGES: LpmTrie<RangeKey, u32> = LpmTrie::with_max_entries(MAX_RAN
 #[map]
 pub static L4_BACKENDS: Array<BackendValue> = Array::with_max_entries(MAX_BACKENDS, 0);
 #[map]
-pub static L4_FLOWS: Array<Flow> = Array::with_max_entries(MAX_L4_FLOWS, 0);
+pub static L4_FLOWS: Array<Flow> = Array::with_max_entries(MAX_L4_FLOWS, BPF_F_MMAPABLE);
+#[map]
+pub static L4_MARKS: Array<Marks> = Array::with_max_entries(MAX_L4_FLOWS / FLOWS_OF_BUCKET, BPF_F_MMAPABLE);
 #[map]
 pub static L4_PORTS: Array<u64> = Array::with_max_entries(MAX_L4_FLOWS * PORT_FACTOR, 0);
 /// Not 0: some endpoint with this port gets packets with the client's address.

@@ -30,7 +30,7 @@ use aya::maps::{Array, HashMap, MapData, SockMap};
 use aya::programs::{ProgramError, SchedClassifier, SkLookup, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::Level;
-use lb_common::flow::PORT_FACTOR;
+use lb_common::flow::{PORT_FACTOR, WAYS};
 use lb_common::maps::{
     CLASS_TERMINATE, LAYOUT, LAYOUT_MAP, MAX_CLASSES, MAX_CPUS, MAX_L4_FLOWS, MAX_WORKERS,
 };
@@ -426,7 +426,8 @@ pub fn load_sized(pin_dir: Option<&Path>, log: bool, sizes: &Sizes) -> Result<Eb
     ] {
         loader.override_global(name, value, true);
     }
-    loader.map_max_entries("L4_FLOWS", sizes.flows).map_max_entries("L4_PORTS", sizes.flows * PORT_FACTOR);
+    loader.map_max_entries("L4_FLOWS", sizes.flows).map_max_entries("L4_MARKS", sizes.flows / WAYS);
+    loader.map_max_entries("L4_PORTS", sizes.flows * PORT_FACTOR);
     loader.load(&handshakes::link(OBJECT)).map_err(|error| KernelError::Load(Box::new(error)))
 }
 
