@@ -19,6 +19,7 @@ use crate::maps::{BackendValue, RING_CHUNK, ServiceValue, VIP_AFFINITY, VipValue
 use crate::mark::{self, Mark, Marks};
 use crate::nat::Change;
 use crate::packet::{ACK, FIN, Packet, RST, SYN, TCP};
+use crate::ranges::RangeKey;
 use crate::reason::Reason;
 use crate::verdict::{Action, Verdict, mapped, words};
 
@@ -29,6 +30,9 @@ pub trait Forward: Env {
 
     /// The ring of a VIP.
     fn service(&self, slot: u32) -> Option<ServiceValue>;
+
+    /// Whether the table of clients' prefixes has one that covers this, see [`crate::ranges`].
+    fn in_range(&self, key: &RangeKey) -> bool;
 
     /// An endpoint.
     fn backend(&self, slot: u32) -> Option<BackendValue>;

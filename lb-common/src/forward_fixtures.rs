@@ -15,10 +15,12 @@ use crate::flow::{self, Flow, PORT_FACTOR, WAYS};
 use crate::forward::{Forward, Pending};
 use crate::maglev::{self, Member};
 use crate::maps::{
-    BackendValue, RING_CHUNK, RingChunk, ServiceValue, VIP_AFFINITY, VIP_FORWARD, VipKey, VipValue, WayValue,
+    BackendValue, RING_CHUNK, RingChunk, ServiceValue, VIP_AFFINITY, VIP_FORWARD, VIP_RANGES, VipKey,
+    VipValue, WayValue,
 };
 use crate::mark::Marks;
 use crate::packet::{TCP, UDP};
+use crate::ranges::{self, RangeKey, SLOT_BITS};
 use crate::reason::Reason;
 use crate::verdict::{Action, Verdict, mapped, words};
 
@@ -38,6 +40,10 @@ pub const NODE6: [u8; 16] = v6(0, 1);
 pub const CLIENT4: [u8; 4] = [10, 9, 0, 100];
 /// The same in IPv6.
 pub const CLIENT6: [u8; 16] = v6(0, 0x64);
+/// A neighbour of the client, outside of the network that [`LISTED`] is for.
+pub const OTHER4: [u8; 4] = [10, 9, 0, 200];
+/// The same in IPv6.
+pub const OTHER6: [u8; 16] = v6(0, 0xc8);
 /// Everybody's MAC but the node's.
 pub const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 /// The node's.
@@ -74,6 +80,8 @@ pub struct Content {
     pub chunks: Vec<RingChunk>,
     /// Endpoints, by slot.
     pub backends: Vec<BackendValue>,
+    /// Prefixes of clients: their lengths and keys.
+    pub ranges: Vec<(u32, RangeKey)>,
 }
 
 /// Ports of the VIPs: two endpoints; the same with affinity; an endpoint that the kernel delivers to; none.
@@ -84,10 +92,15 @@ pub const AFFINE: u16 = 81;
 pub const NEAR: u16 = 82;
 /// See [`PORT`].
 pub const EMPTY: u16 = 83;
+/// Like [`PORT`], for the fixtures' client and half of its neighbours.
+pub const LISTED: u16 = 84;
+/// Like [`PORT`], for nobody.
+pub const CLOSED: u16 = 85;
 
 /// The content of the maps.
 pub fn content() -> Content {
-    let mut content = Content { vips: vec![], services: vec![], chunks: vec![], backends: vec![] };
+    let mut content =
+        Content { vips: vec![], services: vec![], chunks: vec![], backends: vec![], ranges: vec![] };
     let mut slot = FIRST_SLOT;
     for v6 in [false, true] {
         for protocol in [TCP, UDP] {
@@ -97,9 +110,18 @@ pub fn content() -> Content {
                 let port = TARGET_PORT.to_be();
                 content.backends.push(BackendValue { address, port, protocol, draining: 0, generation: 1 });
             }
-            for (port, members) in [(PORT, 0..2), (AFFINE, 0..2), (NEAR, 2..3), (EMPTY, 0..0)] {
+            for (port, members) in
+                [(PORT, 0..2), (AFFINE, 0..2), (NEAR, 2..3), (EMPTY, 0..0), (LISTED, 0..2), (CLOSED, 0..2)]
+            {
                 let address = if v6 { words(VIP6) } else { mapped(VIP4) };
-                let flags = VIP_FORWARD | if port == AFFINE { VIP_AFFINITY } else { 0 };
+                let flags = VIP_FORWARD
+                    | if port == AFFINE { VIP_AFFINITY } else { 0 }
+                    | if port >= LISTED { VIP_RANGES } else { 0 };
+                if port == LISTED {
+                    // Bits of the slot and the network's; IPv4 is mapped.
+                    let (bits, client) = if v6 { (121, words(CLIENT6)) } else { (96 + 25, mapped(CLIENT4)) };
+                    content.ranges.push((SLOT_BITS + bits, ranges::key(slot, &client)));
+                }
                 let key = VipKey { address, port: port.to_be(), protocol, zero: 0 };
                 content.vips.push((key, VipValue { slot, flags }));
                 let members: Vec<_> =
@@ -148,6 +170,10 @@ impl Forward for Host {
 
     fn service(&self, slot: u32) -> Option<ServiceValue> {
         self.l4.content.services.iter().find(|(other, _)| *other == slot).map(|(_, service)| *service)
+    }
+
+    fn in_range(&self, key: &RangeKey) -> bool {
+        self.l4.content.ranges.iter().any(|(bits, range)| covers(*bits, range, key))
     }
 
     fn backend(&self, slot: u32) -> Option<BackendValue> {
@@ -261,6 +287,13 @@ impl Forward for Host {
     }
 }
 
+/// Whether a prefix of so many bits covers a key.
+fn covers(bits: u32, range: &RangeKey, key: &RangeKey) -> bool {
+    let wire = |words: &RangeKey| words.map(u32::to_ne_bytes).concat();
+    let (range, key) = (wire(range), wire(key));
+    (0..bits as usize).all(|bit| (range[bit / 8] ^ key[bit / 8]) >> (7 - bit % 8) & 1 == 0)
+}
+
 fn macs() -> [u32; 3] {
     let bytes = [PEER_MAC, NODE_MAC].concat();
     let mut words = bytes.chunks(4).map(|part| u32::from_ne_bytes(part.try_into().expect("four")));
@@ -361,6 +394,15 @@ pub fn steps() -> Vec<Step> {
             step("to an endpoint of the kernel's", near, Reason::Forwarded, Action::Pass, Some(kept));
             let nowhere = frame(client(42_000), vip(EMPTY), kinds[0]);
             step("to a VIP without endpoints", nowhere, Reason::NoBackend, Action::Drop, None);
+            let (n, node_port) = chosen(44_000, protocol, false);
+            let listed = frame(client(44_000), vip(LISTED), kinds[0]);
+            let there = frame(node(node_port), backend(n), kinds[0]);
+            step("of a client that is listed", listed, Reason::Forwarded, out, Some(there));
+            let other = End { address: pick(&OTHER4, &OTHER6), ..client(44_000) };
+            let unlisted = frame(other, vip(LISTED), kinds[0]);
+            step("of one that is not", unlisted, Reason::SourceOutside, Action::Drop, None);
+            let closed = frame(client(44_000), vip(CLOSED), kinds[0]);
+            step("where nobody is listed", closed, Reason::SourceOutside, Action::Drop, None);
             let stray = frame(backend(0), node(20_000), answer);
             step("a reply of no flow", stray, Reason::NotVip, Action::Pass, None);
             let (n, node_port) = chosen(40_000 + PORT * 10, protocol, false);

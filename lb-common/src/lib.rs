@@ -27,6 +27,7 @@ pub mod maglev;
 pub mod mark;
 pub mod nat;
 pub mod packet;
+pub mod ranges;
 pub mod refuse;
 pub mod source;
 pub mod trace;

@@ -66,7 +66,8 @@ pub struct VipKey {
 pub struct VipValue {
     /// Its index in the VIP counters.
     pub slot: u32,
-    /// [`VIP_OBSERVE_SNI`], [`VIP_FILTER_SNI`], [`VIP_STEER`]; or [`VIP_FORWARD`], [`VIP_AFFINITY`].
+    /// [`VIP_OBSERVE_SNI`], [`VIP_FILTER_SNI`], [`VIP_STEER`]; or [`VIP_FORWARD`], [`VIP_AFFINITY`],
+    /// [`VIP_RANGES`].
     pub flags: u32,
 }
 
@@ -82,6 +83,8 @@ pub const VIP_AFFINITY: u32 = 8;
 /// XDP does the TCP handshake and shows the stack the segment with the ClientHello first, once it knows
 /// whose connection it is.
 pub const VIP_STEER: u32 = 16;
+/// Only clients that [`crate::ranges`] lists are let in. Only together with [`VIP_FORWARD`].
+pub const VIP_RANGES: u32 = 32;
 
 /// Connections whose TLS ends here, and all of which nothing better is known.
 pub const CLASS_TERMINATE: u32 = 0;
@@ -121,6 +124,8 @@ pub const MAX_BACKENDS: u32 = 16_384;
 pub const RING_CHUNK: usize = 128;
 /// Chunks of rings: 8 MiB, room for 4,000 small Services or 31 with the largest ring.
 pub const MAX_RING_CHUNKS: u32 = 16_384;
+/// Prefixes of clients, of all VIPs together. Each takes about 100 bytes once it is there.
+pub const MAX_RANGES: u32 = 131_072;
 /// Interfaces with the program on them.
 pub const MAX_UPLINKS: u32 = 64;
 /// One for each port that an endpoint may have.
@@ -345,7 +350,7 @@ const fn layout<K, V>(name: &'static str, entries: u32) -> MapLayout {
 }
 
 /// The maps that live on between two runs of the daemon.
-pub const MAPS: [MapLayout; 24] = [
+pub const MAPS: [MapLayout; 25] = [
     layout::<u32, VipChunk>("VIPS", CHUNKS),
     layout::<u32, VipCounters>("VIP_COUNTERS", MAX_VIPS),
     layout::<u32, ReasonCounters>("REASONS", 1),
@@ -364,6 +369,8 @@ pub const MAPS: [MapLayout; 24] = [
     layout::<u32, Flow>("L4_FLOWS", MAX_L4_FLOWS),
     layout::<u32, Marks>("L4_MARKS", MAX_L4_FLOWS / WAYS),
     layout::<u32, u64>("L4_PORTS", MAX_L4_FLOWS * PORT_FACTOR),
+    // As in `SOURCES`.
+    layout::<[u32; 6], u32>("L4_RANGES", MAX_RANGES),
     layout::<u32, u32>("UPLINKS", MAX_UPLINKS),
     layout::<u32, u32>("L4_KEPT", KEPT_PORTS),
     layout::<FlowKey, Admission>("ADMISSIONS", MAX_ADMISSIONS),

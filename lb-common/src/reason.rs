@@ -90,11 +90,13 @@ pub enum Reason {
     CookieStray,
     /// A connection that was to be handed to the stack, and the stack would not have it. Not a frame's.
     AdmissionRefused,
+    /// To a VIP in forward mode, from a client that its Service doesn't list: dropped.
+    SourceOutside,
 }
 
 impl Reason {
     /// All of them, by index.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::NotIp,
         Self::Truncated,
         Self::Malformed,
@@ -134,6 +136,7 @@ impl Reason {
         Self::CookieReset,
         Self::CookieStray,
         Self::AdmissionRefused,
+        Self::SourceOutside,
     ];
 
     /// The counter's name in JSON, metrics and tables.
@@ -178,6 +181,7 @@ impl Reason {
             Self::CookieReset => "cookie_reset",
             Self::CookieStray => "cookie_stray",
             Self::AdmissionRefused => "admission_refused",
+            Self::SourceOutside => "source_outside",
         }
     }
 }

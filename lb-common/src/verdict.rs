@@ -10,6 +10,7 @@ use crate::maps::{
     name_slot,
 };
 use crate::packet::{self, ACK, FIN, Packet, RST, SYN, TCP};
+use crate::ranges;
 use crate::reason::Reason;
 use crate::refuse::{self, Reply};
 use crate::source;
@@ -204,6 +205,9 @@ fn to_stack<E: Env>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verd
 fn forwarded<E: Forward>(env: &E, arrival: &Arrival, vip: &VipValue) -> Verdict {
     if !arrival.usual() {
         return Verdict { reason: Reason::ForwardUnusual, action: Action::Drop };
+    }
+    if ranges::asked(vip.flags) && !ranges::admit(env, &arrival.packet, vip.slot) {
+        return drop(Reason::SourceOutside);
     }
     forward::to_endpoint(env, &arrival.packet, arrival.flags, vip)
 }

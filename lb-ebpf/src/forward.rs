@@ -8,17 +8,19 @@ use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as Query, xdp_md,
 };
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_redirect};
+use aya_ebpf::maps::lpm_trie::Key;
 use lb_common::flow::{Flow, WAYS as FLOWS_OF_BUCKET};
 use lb_common::forward::{Forward, Pending};
 use lb_common::maps::{BackendValue, MAX_L4_FLOWS, RING_CHUNK, ServiceValue, WAY_SLOTS, WayValue};
 use lb_common::mark::Marks;
+use lb_common::ranges::{RangeKey, SLOT_BITS};
 use lb_common::reason::Reason;
 use lb_common::verdict::{Action, mapped};
 
 use crate::frame::Kernel;
 use crate::maps::{
-    L4_BACKENDS, L4_FLOWS, L4_KEPT, L4_MARKS, L4_PORTS, L4_RINGS, L4_SERVICES, PENDING, UPLINKS, WAY_BACK,
-    WAYS, opaque,
+    L4_BACKENDS, L4_FLOWS, L4_KEPT, L4_MARKS, L4_PORTS, L4_RANGES, L4_RINGS, L4_SERVICES, PENDING, UPLINKS,
+    WAY_BACK, WAYS, opaque,
 };
 use crate::rehearse;
 
@@ -43,6 +45,11 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     #[inline(always)]
     fn service(&self, slot: u32) -> Option<ServiceValue> {
         L4_SERVICES.get(slot).copied()
+    }
+
+    #[inline(always)]
+    fn in_range(&self, key: &RangeKey) -> bool {
+        L4_RANGES.get(Key::new(SLOT_BITS + 128, *key)).is_some()
     }
 
     #[inline(always)]

@@ -7,11 +7,12 @@ use lb_common::flow::{Flow, PORT_FACTOR, WAYS as FLOWS_OF_BUCKET};
 use lb_common::forward::Pending;
 use lb_common::maps::{
     BackendValue, FlowKey, FlowState, HELLO_LEN, KEPT_PORTS, MAX_ADMISSIONS, MAX_BACKENDS, MAX_BUDGETS,
-    MAX_CLASSES, MAX_CPUS, MAX_FLOWS, MAX_L4_FLOWS, MAX_NAMES, MAX_RING_CHUNKS, MAX_SOURCES, MAX_SYN_OPTIONS,
-    MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey, PROGRAMS_LEN, REASON_SLOTS, ReasonCounters, RingChunk,
-    ServiceValue, Tuning, VipCounters, VipKey, VipValue, WAY_SLOTS, WayValue,
+    MAX_CLASSES, MAX_CPUS, MAX_FLOWS, MAX_L4_FLOWS, MAX_NAMES, MAX_RANGES, MAX_RING_CHUNKS, MAX_SOURCES,
+    MAX_SYN_OPTIONS, MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey, PROGRAMS_LEN, REASON_SLOTS, ReasonCounters,
+    RingChunk, ServiceValue, Tuning, VipCounters, VipKey, VipValue, WAY_SLOTS, WayValue,
 };
 use lb_common::mark::Marks;
+use lb_common::ranges::RangeKey;
 use lb_common::reason::Reason;
 use lb_common::vips::{self, CHUNK, CHUNKS, VipChunk};
 
@@ -51,6 +52,8 @@ pub static SOCKETS: SockMap = SockMap::with_max_entries(2 * MAX_WORKERS, 0);
 pub static L4_SERVICES: Array<ServiceValue> = Array::with_max_entries(MAX_VIPS, 0);
 #[map]
 pub static L4_RINGS: Array<RingChunk> = Array::with_max_entries(MAX_RING_CHUNKS, 0);
+#[map]
+pub static L4_RANGES: LpmTrie<RangeKey, u32> = LpmTrie::with_max_entries(MAX_RANGES, BPF_F_NO_PREALLOC);
 #[map]
 pub static L4_BACKENDS: Array<BackendValue> = Array::with_max_entries(MAX_BACKENDS, 0);
 #[map]

@@ -78,6 +78,7 @@ fn settings(text: &str) -> Settings {
             "compat" if value == "ingress-nginx" => settings.compat = Compat::IngressNginx,
             "config-map" => settings.config_map = Some(pair(value)),
             "zone" => settings.zone = Some(value.into()),
+            "node" => settings.node = Some(value.into()),
             "default-backend" => {
                 let (service, port) = value.split_once(':').expect("namespace/name:port");
                 let port = PortRef::Number(port.parse().expect("a port"));

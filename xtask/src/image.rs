@@ -17,19 +17,17 @@ use oci_spec::image::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::command::{Command, cargo, is_root, root};
-use crate::setup;
+use crate::command::{Command, is_root, root};
+use crate::{pgo, setup};
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// Builds the binary and writes the archive, `target/image/sluice.tar` unless told otherwise.
-pub fn run(output: Option<PathBuf>) -> Result<()> {
+pub fn run(output: Option<PathBuf>, pgo: &pgo::Options) -> Result<()> {
     setup::run()?;
     Command::new("rustup").args(["target", "add", TARGET]).run()?;
     musl_gcc()?;
-    cargo(["build", "--package", "lb-userspace", "--bin", "sluice", "--profile", "dist"])
-        .args(["--target", TARGET])
-        .run()?;
+    pgo.cargo(&["build", "--package", "lb-userspace", "--bin", "sluice"], TARGET).run()?;
     let directory = root().join("target/image");
     fs::create_dir_all(&directory)?;
     let binary = root().join("target").join(TARGET).join("dist/sluice");

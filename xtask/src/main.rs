@@ -6,6 +6,7 @@ mod fuzz;
 mod image;
 mod kube_tools;
 mod peers;
+mod pgo;
 mod setup;
 mod test;
 mod tidy;
@@ -35,6 +36,8 @@ enum Habit {
     Test,
     /// Measure; arguments after the name go to the benchmark
     Bench {
+        #[command(flatten)]
+        pgo: pgo::Options,
         /// Which benchmark
         name: Benchmark,
         /// Arguments for it
@@ -57,6 +60,8 @@ enum Habit {
         /// Where the archive goes [default: target/image/sluice.tar]
         #[arg(long)]
         output: Option<PathBuf>,
+        #[command(flatten)]
+        pgo: pgo::Options,
     },
 }
 
@@ -77,7 +82,7 @@ fn main() -> anyhow::Result<()> {
         Habit::Setup => setup::run().and_then(|()| kube_tools::install()),
         Habit::Demo(options) => demo::run(&options),
         Habit::Test => test::run(),
-        Habit::Bench { name: Benchmark::Xdp, arguments } => {
+        Habit::Bench { name: Benchmark::Xdp, arguments, .. } => {
             setup::run()?;
             peers::install_nftables();
             // The kernel does the timing: how this side is compiled changes nothing but the wait.
@@ -85,21 +90,12 @@ fn main() -> anyhow::Result<()> {
                 .args(arguments)
                 .run()
         }
-        Habit::Bench { name: Benchmark::Churn, arguments } => {
-            setup::run()?;
-            command::cargo(["bench", "--profile=dist", "--package=lb-userspace", "--bench=churn", "--"])
-                .args(arguments)
-                .run()
-        }
-        Habit::Bench { name: Benchmark::L7, arguments } => {
-            setup::run()?;
+        Habit::Bench { name: Benchmark::Churn, arguments, pgo } => as_released("churn", &pgo, arguments),
+        Habit::Bench { name: Benchmark::L7, arguments, pgo } => {
             peers::install();
-            // As the image has it.
-            command::cargo(["bench", "--profile=dist", "--package=lb-userspace", "--bench=l7", "--"])
-                .args(arguments)
-                .run()
+            as_released("l7", &pgo, arguments)
         }
-        Habit::Bench { name: Benchmark::Rollout, arguments } => {
+        Habit::Bench { name: Benchmark::Rollout, arguments, .. } => {
             setup::run()?;
             // What is counted is failures, which a slow proxy has no fewer of.
             command::cargo(["bench", "--profile=dev", "--package=lb-userspace", "--bench=rollout", "--"])
@@ -113,6 +109,16 @@ fn main() -> anyhow::Result<()> {
                 .run()
         }
         Habit::Fuzz(options) => fuzz::run(&options),
-        Habit::Image { output } => image::run(output),
+        Habit::Image { output, pgo } => image::run(output, &pgo),
     }
+}
+
+/// Runs a benchmark of the binary as the image has it.
+fn as_released(name: &str, pgo: &pgo::Options, arguments: Vec<String>) -> anyhow::Result<()> {
+    setup::run()?;
+    let host = setup::Rustc::ask()?.host;
+    pgo.cargo(&["bench", "--package", "lb-userspace", "--bench", name], &host)
+        .args(["--"])
+        .args(arguments)
+        .run()
 }

@@ -21,22 +21,28 @@ pub fn run() -> Result<()> {
 }
 
 /// What of the compiler matters here.
-struct Rustc {
+pub struct Rustc {
+    /// The machine it runs on: `x86_64-unknown-linux-gnu`.
+    pub host: String,
     sysroot: PathBuf,
     /// The major version of its LLVM.
     llvm: u32,
 }
 
 impl Rustc {
-    fn ask() -> Result<Self> {
+    /// Asks the one that cargo uses.
+    pub fn ask() -> Result<Self> {
         let rustc = || Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
         let version = rustc().args(["-vV"]).output()?;
         let llvm = llvm_major(&version).with_context(|| format!("no LLVM version in:\n{version}"))?;
+        let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+        let host = host.with_context(|| format!("no host in:\n{version}"))?.to_owned();
         let sysroot = rustc().args(["--print", "sysroot"]).output()?;
-        Ok(Self { sysroot: sysroot.trim().into(), llvm })
+        Ok(Self { host, sysroot: sysroot.trim().into(), llvm })
     }
 
-    fn lib(&self) -> PathBuf {
+    /// Its libraries.
+    pub fn lib(&self) -> PathBuf {
         self.sysroot.join("lib")
     }
 }

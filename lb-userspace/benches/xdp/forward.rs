@@ -169,7 +169,7 @@ pub fn fill(programs: &mut Ebpf, vips: u32, protocol: u8) -> Result<()> {
         backends.set(slot.into(), value, 0)?;
     }
     let mut rings: Array<_, RingChunk> = programs.take_map("L4_RINGS").ok_or("no L4_RINGS")?.try_into()?;
-    let ring = Service { targets, affinity: false }.ring();
+    let ring = Service { targets, ..Service::default() }.ring();
     for (at, part) in (0..).zip(ring.chunks(RING_CHUNK)) {
         let mut chunk = RingChunk([0; RING_CHUNK]);
         for (to, from) in chunk.0.iter_mut().zip(part) {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{ObjectKey, Vip};
@@ -23,6 +24,13 @@ pub struct L4Service {
     /// All connections of a client go to one endpoint (`sessionAffinity: ClientIP`).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub affinity: bool,
+    /// Only endpoints on this node are asked (`externalTrafficPolicy: Local`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub local: bool,
+    /// Networks of the VIP's address family that packets are taken from, sorted
+    /// (`loadBalancerSourceRanges`). `None`: everybody's are; empty: nobody's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sources: Option<Arc<[IpNet]>>,
 }
 
 fn is_empty(addresses: &[SocketAddr]) -> bool {

@@ -60,6 +60,8 @@ pub struct Outside {
     pub asked_ip: Option<Box<str>>,
     /// `spec.loadBalancerSourceRanges`.
     pub source_ranges: Vec<Box<str>>,
+    /// `spec.externalTrafficPolicy`, unless it is `Cluster`.
+    pub traffic_policy: Option<Box<str>>,
     /// `spec.sessionAffinity`, unless it is `None`.
     pub affinity: Option<Box<str>>,
     /// `status.loadBalancer.ingress`.
@@ -113,6 +115,8 @@ impl Outside {
             class: text(&spec.load_balancer_class),
             asked_ip: text(&spec.load_balancer_ip),
             source_ranges: texts(&spec.load_balancer_source_ranges),
+            traffic_policy: text(&spec.external_traffic_policy)
+                .filter(|policy| !matches!(&**policy, "" | "Cluster")),
             affinity: text(&spec.session_affinity).filter(|affinity| !matches!(&**affinity, "" | "None")),
             addresses: given.map(|one| GivenAddress::new(&one.ip, &one.hostname)).collect(),
         }
@@ -128,6 +132,7 @@ impl Service {
             class: None,
             asked_ip: None,
             source_ranges: Vec::new(),
+            traffic_policy: None,
             affinity: None,
             addresses: Vec::new(),
         };

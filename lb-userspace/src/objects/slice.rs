@@ -36,6 +36,8 @@ pub struct SlicePort {
 pub struct SliceEndpoint {
     /// Its first address; the API gives no meaning to others.
     pub address: SliceAddress,
+    /// The node that it runs on.
+    pub node: Option<Arc<str>>,
     /// The topology zone.
     pub zone: Option<Arc<str>>,
     /// The zones that are to use it (`hints`); `None` where the slice says nothing.
@@ -89,6 +91,7 @@ fn read(endpoint: &Endpoint, zones: &mut Zones) -> SliceEndpoint {
                 Err(_) => SliceAddress::Other(text.as_str().into()),
             },
         },
+        node: endpoint.node_name.as_deref().filter(|node| !node.is_empty()).map(|node| zones.shared(node)),
         zone: endpoint.zone.as_deref().filter(|zone| !zone.is_empty()).map(|zone| zones.shared(zone)),
         for_zones: hints.map(|hints| zones.list(hints.iter().map(|zone| zone.name.as_str()))),
         ready: conditions.and_then(|c| c.ready).unwrap_or(true),

@@ -2,8 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
 
 use super::report::issue;
+use super::sources::sources;
 use crate::model::{Issue, IssueReason, L4Service, Listener, ObjectKey, Severity, Transport, Vip};
 use crate::objects::{
     Objects, SERVICE_NAME_LABEL, Service, ServiceKind, ServicePort, Slice, SliceAddress, excerpt,
@@ -13,6 +17,8 @@ use crate::objects::{
 pub const LOAD_BALANCER_CLASS: &str = "sluice.dev/xdp";
 /// Annotation of such a Service: the addresses that it is reached at, separated by commas.
 pub const VIPS: &str = "sluice.dev/vips";
+
+const POLICY: &str = "spec.externalTrafficPolicy";
 
 /// Services that are ours, kept from one translation to the next.
 #[derive(Default)]
@@ -27,10 +33,10 @@ struct Known {
 }
 
 impl L4Services {
-    /// Reads a Service that differs, in itself or in its endpoints. Whether what follows differs.
-    pub(super) fn read(&mut self, objects: &Objects, key: &ObjectKey) -> bool {
+    /// Reads a Service that differs, in itself or in its endpoints. `node` is this one's name. Whether what follows differs.
+    pub(super) fn read(&mut self, objects: &Objects, key: &ObjectKey, node: Option<&str>) -> bool {
         let ours = objects.services.get(key).filter(|service| is_ours(service));
-        let known = ours.map(|service| read(objects, key, service));
+        let known = ours.map(|service| read(objects, key, service, node));
         if self.known.get(key) == known.as_ref() {
             return false;
         }
@@ -81,7 +87,7 @@ fn is_ours(service: &Service) -> bool {
         && service.outside().class.as_deref() == Some(LOAD_BALANCER_CLASS)
 }
 
-fn read(objects: &Objects, key: &ObjectKey, service: &Service) -> Known {
+fn read(objects: &Objects, key: &ObjectKey, service: &Service, node: Option<&str>) -> Known {
     let mut known = Known::default();
     let outside = service.outside();
     let addresses = addresses(key, service, &mut known.issues);
@@ -98,19 +104,24 @@ fn read(objects: &Objects, key: &ObjectKey, service: &Service) -> Known {
             false
         }
     };
-    if !outside.source_ranges.is_empty() {
-        // Serving everybody would be the opposite of what was asked for.
-        let message = "is not supported yet, so the Service is not served; remove it, or filter in front.";
-        known.issues.push(issue(
-            Severity::Error,
-            IssueReason::Unsupported,
-            "Service",
-            key,
-            "spec.loadBalancerSourceRanges",
-            message,
-        ));
-        return known;
-    }
+    let local = match outside.traffic_policy.as_deref() {
+        None => false,
+        Some("Local") if node.is_some() => true,
+        Some("Local") => {
+            let message = "is Local, but this node's name is not known, so endpoints of all nodes are asked; \
+                           start sluice with --node-name.";
+            known.issues.push(warning(IssueReason::Unsupported, POLICY.into(), message.into()));
+            false
+        }
+        Some(other) => {
+            let message =
+                format!("{:?} is not supported and is ignored; write Cluster or Local.", excerpt(other));
+            known.issues.push(warning(IssueReason::Unsupported, POLICY.into(), message));
+            false
+        }
+    };
+    let node = node.filter(|_| local);
+    let sources = sources(key, service, &mut known.issues);
     for (p, port) in service.ports.iter().enumerate() {
         let field = format!("spec.ports[{p}]");
         let transport = match port.protocol.as_deref() {
@@ -127,13 +138,21 @@ fn read(objects: &Objects, key: &ObjectKey, service: &Service) -> Known {
             known.issues.push(warning(IssueReason::InvalidField, format!("{field}.port"), message));
             continue;
         };
-        let endpoints = Endpoints::read(objects, key, port, transport);
+        let endpoints = Endpoints::read(objects, key, port, transport, node);
         if endpoints.is_empty() && !addresses.is_empty() {
-            let message = format!(
-                "no EndpointSlice lists a usable endpoint of this port, so its packets are dropped; slices need \
+            let message = if let Some(node) = node.filter(|_| endpoints.elsewhere) {
+                format!(
+                    "{POLICY} is Local and no usable endpoint of this port is on node {}, so its packets are \
+                     dropped here; send them to another node, or write Cluster.",
+                    excerpt(node)
+                )
+            } else {
+                format!(
+                    "no EndpointSlice lists a usable endpoint of this port, so its packets are dropped; slices need \
                  the label {SERVICE_NAME_LABEL}: {} and a port of the same name and protocol.",
-                excerpt(&key.name)
-            );
+                    excerpt(&key.name)
+                )
+            };
             let note = issue(Severity::Note, IssueReason::NoEndpoints, "Service", key, field, message);
             known.issues.push(note);
         }
@@ -148,10 +167,18 @@ fn read(objects: &Objects, key: &ObjectKey, service: &Service) -> Known {
                 targets: of_family(&endpoints.ready),
                 draining: of_family(&endpoints.draining),
                 affinity,
+                local,
+                sources: sources.as_ref().map(|all| of_networks(all, address)),
             });
         }
     }
     known
+}
+
+/// Those of an address' family, which may be none: who lists networks of one family only lets in
+/// nobody of the other.
+fn of_networks(all: &BTreeSet<IpNet>, address: &IpAddr) -> Arc<[IpNet]> {
+    all.iter().filter(|network| network.addr().is_ipv4() == address.is_ipv4()).copied().collect()
 }
 
 /// Where the Service is reached: what it asks for, else what somebody who hands out addresses wrote
@@ -209,17 +236,25 @@ fn addresses(key: &ObjectKey, service: &Service, issues: &mut Vec<Issue>) -> BTr
 struct Endpoints {
     ready: BTreeSet<SocketAddr>,
     draining: BTreeSet<SocketAddr>,
+    /// There are some on other nodes, which are not asked.
+    elsewhere: bool,
 }
 
 impl Endpoints {
     /// The endpoints of a port. Those that terminate and still serve keep their connections, and
-    /// take new ones where no other endpoint is left.
-    fn read(objects: &Objects, key: &ObjectKey, port: &ServicePort, transport: Transport) -> Self {
+    /// take new ones where no other endpoint is left. With a node, only those on it.
+    fn read(
+        objects: &Objects,
+        key: &ObjectKey,
+        port: &ServicePort,
+        transport: Transport,
+        node: Option<&str>,
+    ) -> Self {
         let mut found = Self::default();
         for (_, slice) in objects.slices_of(key) {
-            found.add(slice, port, transport);
+            found.add(slice, port, transport, node);
         }
-        let Self { ready, draining } = &mut found;
+        let Self { ready, draining, .. } = &mut found;
         draining.retain(|address| !ready.contains(address));
         for v4 in [true, false] {
             if !ready.iter().any(|address| address.is_ipv4() == v4) {
@@ -229,7 +264,7 @@ impl Endpoints {
         found
     }
 
-    fn add(&mut self, slice: &Slice, port: &ServicePort, transport: Transport) {
+    fn add(&mut self, slice: &Slice, port: &ServicePort, transport: Transport, node: Option<&str>) {
         if slice.fqdn {
             return;
         }
@@ -241,7 +276,9 @@ impl Endpoints {
             for endpoint in &slice.endpoints {
                 let SliceAddress::Ip(ip) = endpoint.address else { continue };
                 let address = SocketAddr::new(ip.to_canonical(), number);
-                if endpoint.ready {
+                if node.is_some_and(|node| endpoint.node.as_deref() != Some(node)) {
+                    self.elsewhere |= endpoint.ready;
+                } else if endpoint.ready {
                     self.ready.insert(address);
                 } else if endpoint.serving && endpoint.terminating {
                     self.draining.insert(address);

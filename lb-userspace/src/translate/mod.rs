@@ -27,6 +27,7 @@ mod secrets;
 mod service;
 mod shared;
 mod slash;
+mod sources;
 mod standin;
 mod tls;
 mod translator;
@@ -84,6 +85,8 @@ pub struct Settings {
     pub config_map: Option<ObjectKey>,
     /// The topology zone that the node is in: endpoints whose hints name it go first.
     pub zone: Option<Arc<str>>,
+    /// The node's name, as EndpointSlices write it.
+    pub node: Option<Arc<str>>,
     /// How endpoints are watched and spared where their Service says nothing.
     pub care: Arc<Care>,
     /// The node's pools of workers that Ingresses may name; `None`: nobody knows.
@@ -104,6 +107,7 @@ impl Default for Settings {
             default_certificate: None,
             config_map: None,
             zone: None,
+            node: None,
             care: Arc::default(),
             worker_pools: None,
         }

@@ -2,12 +2,14 @@
 //! and real neighbours in a namespace of its own.
 
 use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use lb_common::forward_fixtures::{
     self as fixtures, BACKENDS4, BACKENDS6, CLIENT4, CLIENT6, NODE_MAC, NODE4, NODE6, PEER_MAC,
 };
 use lb_common::maps::{BackendValue, RingChunk, ServiceValue};
+use lb_common::ranges::RangeKey;
 use lb_common::verdict::Action;
 use nix::net::if_::if_nametoindex;
 use sluice::dataplane::kernel::{VipTable, load};
@@ -68,6 +70,11 @@ fn loaded() -> Ebpf {
         programs.take_map("L4_RINGS").expect("map").try_into().expect("array");
     for (at, chunk) in (0..).zip(content.chunks) {
         rings.set(at, chunk, 0).expect("set");
+    }
+    let map = programs.take_map("L4_RANGES").expect("map");
+    let mut ranges: LpmTrie<_, RangeKey, u32> = map.try_into().expect("trie");
+    for (bits, key) in content.ranges {
+        ranges.insert(&Key::new(bits, key), 1, 0).expect("insert");
     }
     let mut backends: Array<_, BackendValue> =
         programs.take_map("L4_BACKENDS").expect("map").try_into().expect("array");

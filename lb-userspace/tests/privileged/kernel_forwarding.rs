@@ -9,6 +9,7 @@ use aya::Ebpf;
 use aya::programs::Xdp;
 use aya::programs::xdp::XdpMode as AyaMode;
 use etherparse::PacketBuilder;
+use ipnet::IpNet;
 use lb_common::reason::Reason;
 use sluice::dataplane::image::forward::{Backend, Forwarding, Service};
 use sluice::dataplane::image::{MapImage, VipEntry};
@@ -88,7 +89,7 @@ fn forwarding(numbers: &[u8]) -> MapImage {
                 forward.backends.insert(backend, numbers.contains(&number));
             }
             let vip = Vip { address: vip.parse().expect("an address"), port: 80, transport };
-            forward.services.insert(vip, Service { targets, affinity: false });
+            forward.services.insert(vip, Service { targets, ..Service::default() });
         }
     }
     MapImage { forward, ..MapImage::default() }
@@ -261,6 +262,71 @@ fn a_made_up_packet_goes_where_a_real_one_would_and_leaves_nothing_behind() {
     }
 }
 
+/// Makes VIPs take packets of these networks only; `None`: everybody's.
+fn listed(sources: Option<&[&str]>) -> MapImage {
+    let mut image = forwarding(&[1, 2]);
+    let sources: Option<BTreeSet<IpNet>> =
+        sources.map(|all| all.iter().map(|one| one.parse().expect("a network")).collect());
+    for (vip, service) in &mut image.forward.services {
+        let fits = |network: &&IpNet| network.addr().is_ipv4() == vip.address.is_ipv4();
+        service.sources = sources.as_ref().map(|all| all.iter().filter(fits).copied().collect());
+    }
+    image
+}
+
+#[test]
+fn only_clients_that_a_service_lists_are_let_in() {
+    let mut place = Place::new(true);
+    // The client is 192.0.2.2 and 2001:db8:1::2; a list, and the families that it lets in.
+    let rows: [(Option<&[&str]>, [bool; 2]); 8] = [
+        (None, [true, true]),
+        (Some(&["192.0.2.0/24", "2001:db8:1::/64"]), [true, true]),
+        (Some(&["192.0.2.2/32", "2001:db8:1::2/128"]), [true, true]),
+        (Some(&["192.0.2.3/32", "2001:db8:1::3/128"]), [false, false]),
+        (Some(&["0.0.0.0/0"]), [true, false]),
+        (Some(&["::/0"]), [false, true]),
+        (Some(&[]), [false, false]),
+        (None, [true, true]),
+    ];
+    for (sources, admitted) in rows {
+        let image = listed(sources);
+        place.dataplane.apply(&image).expect("apply");
+        assert_eq!(place.dataplane.verify(&image).expect("verify"), vec![], "{sources:?}");
+        for (vip, admitted) in VIPS.iter().zip(admitted) {
+            if admitted {
+                assert!(Talk::open(&place, vip).say().contains(' '), "{sources:?} {vip}");
+                assert!(!ask(&place, vip).is_empty());
+                continue;
+            }
+            let before = place.counted("source_outside");
+            let any = if vip.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
+            let socket = place.client.run(None, || UdpSocket::bind(any)).expect("a socket");
+            socket.send_to(b"?", SocketAddr::new(vip.parse().expect("an address"), 80)).expect("sent");
+            let deadline = std::time::Instant::now() + PATIENCE;
+            while place.counted("source_outside") == before {
+                assert!(std::time::Instant::now() < deadline, "{sources:?} {vip}: nothing was dropped");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+    // A connection that is open is over as soon as its client is no longer listed, and goes on after.
+    place.dataplane.apply(&listed(Some(&["192.0.2.0/24"]))).expect("apply");
+    let mut talk = Talk::open(&place, VIPS[0]);
+    let answer = talk.say();
+    place.dataplane.apply(&listed(Some(&["192.0.2.128/25"]))).expect("apply");
+    let before = place.counted("source_outside");
+    talk.0.write_all(b"?").expect("sent");
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while place.counted("source_outside") == before {
+        assert!(std::time::Instant::now() < deadline, "nothing was dropped");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    place.dataplane.apply(&listed(None)).expect("apply");
+    let mut late = [0; 64];
+    talk.0.read_exact(&mut late).expect("the answer to what TCP sent again");
+    assert_eq!(String::from_utf8_lossy(&late).trim(), answer);
+}
+
 /// Changes one thing about an image, but for what [`forwarding`] has in it.
 fn alter(image: &mut MapImage, random: &mut fastrand::Rng) {
     let vip = |third: u8, random: &mut fastrand::Rng| Vip {
@@ -284,7 +350,12 @@ fn alter(image: &mut MapImage, random: &mut fastrand::Rng) {
             if image.forward.services.remove(&vip).is_none() {
                 let ports = (0..random.u16(..8)).map(|_| random.u16(1..200));
                 let targets = ports.map(|port| SocketAddr::new([10, 9, 1, 2].into(), port)).collect();
-                image.forward.services.insert(vip, Service { targets, affinity: random.bool() });
+                let networks = |random: &mut fastrand::Rng| {
+                    let lengths = (0..random.u8(..4)).map(|_| random.u8(8..=32));
+                    lengths.map(|length| IpNet::new_assert([10, 0, 0, 0].into(), length)).collect()
+                };
+                let sources = random.bool().then(|| networks(random));
+                image.forward.services.insert(vip, Service { targets, affinity: random.bool(), sources });
             }
         }
     }

@@ -210,7 +210,8 @@ pub struct RouteView {
 pub struct Backend {
     /// namespace/service:port, or namespace/service at the VIP.
     pub cluster: String,
-    /// What is spoken with the endpoints; `forward` where packets are sent on as they are.
+    /// What is spoken with the endpoints; `forward` where packets are sent on as they are, `forward-local`
+    /// where they are, to endpoints of this node only.
     pub protocol: String,
     /// Requests sent to it since start; `None` where packets are sent on.
     pub requests: Option<u64>,
@@ -367,7 +368,7 @@ fn forwarded(service: &model::L4Service) -> Backend {
     let draining = service.draining.iter().map(|address| view(address, true));
     Backend {
         cluster: format!("{} at {}", service.service, service.vip),
-        protocol: "forward".to_owned(),
+        protocol: if service.local { "forward-local" } else { "forward" }.to_owned(),
         requests: None,
         health: None,
         endpoints: targets.chain(draining).collect(),

@@ -89,6 +89,10 @@ pub struct RunArgs {
     /// The topology zone that the node is in: endpoints whose EndpointSlice has hints for it go first.
     #[arg(long, env = "SLUICE_ZONE", value_name = "ZONE", help_heading = "Traffic")]
     pub zone: Option<String>,
+    /// The name of this node, as EndpointSlices write it: Services with externalTrafficPolicy Local ask
+    /// the endpoints on it.
+    #[arg(long, env = "SLUICE_NODE_NAME", value_name = "NAME", help_heading = "Traffic")]
+    pub node_name: Option<String>,
     /// Where a line for each request goes.
     #[arg(
         long,

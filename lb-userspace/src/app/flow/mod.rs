@@ -185,6 +185,8 @@ mod tests {
             targets: Arc::new([]),
             draining: Arc::new([]),
             affinity: false,
+            local: false,
+            sources: None,
         };
         Snapshot {
             listeners: Arc::new([

@@ -20,6 +20,7 @@ pub fn meaning(reason: Reason) -> &'static str {
         Reason::SourceOverBudget => "the client opened more connections than it may (`sluice tune`)",
         Reason::Forwarded => "a VIP in forward mode",
         Reason::Returned => "an endpoint's reply, on its way back to the client",
+        Reason::SourceOutside => "its Service is not for this client (loadBalancerSourceRanges)",
         Reason::NoBackend => "the Service has no endpoint that takes connections",
         Reason::FlowsFull => "the flow table has no room",
         Reason::PortsFull => "no port at the endpoint is free",

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use lb_common::maglev::{self, Member};
-use lb_common::maps::{MAX_BACKENDS, MAX_RING_CHUNKS, MAX_VIPS, RING_CHUNK};
+use lb_common::maps::{MAX_BACKENDS, MAX_RANGES, MAX_RING_CHUNKS, MAX_VIPS, RING_CHUNK};
 use serde::Serialize;
 
 use super::VipEntry;
@@ -40,6 +41,8 @@ pub struct Service {
     pub targets: BTreeSet<SocketAddr>,
     /// Whether a client's connections all go to one of them.
     pub affinity: bool,
+    /// The networks of clients that are let in; `None`: everybody is.
+    pub sources: Option<BTreeSet<IpNet>>,
 }
 
 impl Service {
@@ -94,14 +97,22 @@ impl Forwarding {
         let mut forwarding = Self::default();
         // Rings are replaced, not changed: the old one stays while the new one is written.
         let mut chunks = MAX_RING_CHUNKS as usize / 2;
+        // So are lists of clients.
+        let mut ranges = MAX_RANGES as usize / 2;
         for one in snapshot.services.iter().filter(|one| !proxied.contains_key(&one.vip)) {
-            let service = Service { targets: one.targets.iter().copied().collect(), affinity: one.affinity };
+            let service = Service {
+                targets: one.targets.iter().copied().collect(),
+                affinity: one.affinity,
+                sources: one.sources.as_deref().map(|all| all.iter().copied().collect()),
+            };
+            let listed = service.sources.as_ref().map_or(0, BTreeSet::len);
             let fits = forwarding.services.len() + proxied.len() < MAX_VIPS as usize
                 && forwarding.backends.len() + one.targets.len() + one.draining.len() < MAX_BACKENDS as usize;
-            if !fits || service.chunks() > chunks {
+            if !fits || service.chunks() > chunks || listed > ranges {
                 continue;
             }
             chunks -= service.chunks();
+            ranges -= listed;
             forwarding.add(one, service);
         }
         forwarding
@@ -141,6 +152,8 @@ mod tests {
             targets: parse(targets),
             draining: parse(draining),
             affinity: false,
+            local: false,
+            sources: None,
         }
     }
 
@@ -180,7 +193,7 @@ mod tests {
     fn a_ring_depends_on_its_targets_alone() {
         let one = Service {
             targets: (1..4u8).map(|n| SocketAddr::from(([10, 0, 0, n], 80))).collect(),
-            affinity: false,
+            ..Service::default()
         };
         let ring = one.ring();
         assert_eq!(ring, Service { affinity: true, ..one.clone() }.ring());

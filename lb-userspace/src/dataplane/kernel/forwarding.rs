@@ -89,7 +89,7 @@ impl Forwarding {
         self.slots.iter().map(|(backend, (_, takes))| (*backend, *takes)).collect()
     }
 
-    /// What the kernel has of a VIP in forward mode; `None`: its ring is not what it should be.
+    /// What the kernel has of a VIP in forward mode, but for its clients; `None`: its ring is not what it should be.
     pub(super) fn service(&self, slot: u32, flags: u32) -> Result<Option<Service>, KernelError> {
         let affinity = flags & VIP_AFFINITY != 0;
         let ring = self.ring(self.place(slot)?)?;
@@ -101,7 +101,7 @@ impl Forwarding {
             let Some(backend) = self::backend(&backend) else { return Ok(None) };
             targets.insert(backend.address, slot);
         }
-        let service = Service { targets: targets.keys().copied().collect(), affinity };
+        let service = Service { targets: targets.keys().copied().collect(), affinity, sources: None };
         let slots: Vec<_> = targets.into_values().collect();
         let expected = service.ring();
         let same = expected.len() == ring.len()

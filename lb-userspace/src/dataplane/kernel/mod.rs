@@ -13,6 +13,7 @@ mod links;
 mod logs;
 mod occupant;
 mod pins;
+mod ranges;
 mod rehearse;
 mod rules;
 mod tables;

@@ -123,7 +123,8 @@ fn limits(tuning: &Tuning) -> maps::Tuning {
     }
 }
 
-fn key(network: &IpNet) -> Key<[u32; 4]> {
+/// A network as the programs' tables have it.
+pub(super) fn key(network: &IpNet) -> Key<[u32; 4]> {
     let (address, length) = match network {
         IpNet::V4(v4) => (v4.addr().to_ipv6_mapped(), MAPPED_BITS + v4.prefix_len()),
         IpNet::V6(v6) => (v6.addr(), v6.prefix_len()),
@@ -132,7 +133,7 @@ fn key(network: &IpNet) -> Key<[u32; 4]> {
 }
 
 /// `None`: nothing that [`key`] makes.
-fn network(key: &Key<[u32; 4]>) -> Option<IpNet> {
+pub(super) fn network(key: &Key<[u32; 4]>) -> Option<IpNet> {
     let mut octets = [0; 16];
     for (part, word) in octets.chunks_mut(4).zip(key.data()) {
         part.copy_from_slice(&word.to_ne_bytes());

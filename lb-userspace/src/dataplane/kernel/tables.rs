@@ -11,11 +11,12 @@ use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use lb_common::maps::{
     MAX_NAMES, MAX_VIPS, NameKey, ReasonCounters, VIP_AFFINITY, VIP_FILTER_SNI, VIP_FORWARD, VIP_OBSERVE_SNI,
-    VIP_STEER, VipCounters, VipKey, VipValue, name_class, name_slot, name_value,
+    VIP_RANGES, VIP_STEER, VipCounters, VipKey, VipValue, name_class, name_slot, name_value,
 };
 use lb_common::reason::Reason;
 
 use super::forwarding::Forwarding;
+use super::ranges::Ranges;
 use super::{Counters, KernelError, NameCount, VipCount, VipTable, take};
 use crate::dataplane::diff::Op;
 use crate::dataplane::image::forward::{self, Service};
@@ -30,6 +31,7 @@ pub(super) struct Tables {
     name_counters: PerCpuArray<MapData, u64>,
     reasons: PerCpuArray<MapData, ReasonCounters>,
     forwarding: Forwarding,
+    ranges: Ranges,
     /// Of VIPs in forward mode, as this process wrote them.
     services: BTreeMap<Vip, Service>,
     free_vips: BTreeSet<u32>,
@@ -44,6 +46,7 @@ impl Tables {
             vips.entries()?.iter().filter(|(_, v)| is_forwarded(v)).map(|(_, v)| v.slot).collect();
         let mut tables = Self {
             forwarding: Forwarding::take(programs, &forwarded)?,
+            ranges: Ranges::take(programs, &forwarded)?,
             services: BTreeMap::new(),
             vips,
             vip_counters: take(programs, "VIP_COUNTERS")?,
@@ -114,10 +117,13 @@ impl Tables {
 
     fn read_services(&self) -> Result<BTreeMap<Vip, Service>, KernelError> {
         let mut services = BTreeMap::new();
+        let mut ranges = self.ranges.read()?;
         for (key, value) in self.vips.entries()? {
             if is_forwarded(&value)
-                && let Some(service) = self.forwarding.service(value.slot, value.flags)?
+                && let Some(mut service) = self.forwarding.service(value.slot, value.flags)?
             {
+                let listed = value.flags & VIP_RANGES != 0;
+                service.sources = listed.then(|| ranges.remove(&value.slot).unwrap_or_default());
                 services.insert(vip(&key), service);
             }
         }
@@ -130,11 +136,19 @@ impl Tables {
             Op::SetBackend(backend, takes) => self.forwarding.set_backend(backend, *takes),
             Op::DeleteBackend(backend) => self.forwarding.delete_backend(backend),
             Op::SetService(vip, service) => {
-                let flags = VIP_FORWARD | if service.affinity { VIP_AFFINITY } else { 0 };
+                let flag = |on, flag| if on { flag } else { 0 };
+                let flags = VIP_FORWARD
+                    | flag(service.affinity, VIP_AFFINITY)
+                    | flag(service.sources.is_some(), VIP_RANGES);
+                let nobody = BTreeSet::new();
+                let sources = service.sources.as_ref().unwrap_or(&nobody);
                 let (slot, known) = self.vip_slot(vip)?;
                 // The ring first: no packet is to find the VIP without one.
                 self.forwarding.set_service(vip, slot, service, known)?;
+                // Who comes is in before the VIP asks, who goes is out after.
+                self.ranges.add(slot, sources)?;
                 self.put_vip(vip, VipValue { slot, flags }, known)?;
+                self.ranges.keep(slot, sources)?;
                 self.services.insert(*vip, service.clone());
                 Ok(())
             }
@@ -142,6 +156,7 @@ impl Tables {
                 self.services.remove(vip);
                 if let Some(value) = self.vips.remove(&vip_key(vip))? {
                     self.forwarding.delete_service(value.slot)?;
+                    self.ranges.keep(value.slot, &BTreeSet::new())?;
                     self.free_vips.insert(value.slot);
                 }
                 Ok(())

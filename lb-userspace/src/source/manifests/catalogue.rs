@@ -23,7 +23,7 @@ const SETTLED: f64 = 0.5;
 
 /// So many files, or documents of a file, are worth a thread: some milliseconds of work.
 const LEAST_FILES: usize = 50;
-const LEAST_DOCUMENTS: usize = 50;
+const LEAST_DOCUMENTS: usize = 500;
 
 /// SHA-256.
 type Digest = [u8; 32];
@@ -142,31 +142,42 @@ impl Catalogue {
     pub fn collect(&self) -> (Objects, Vec<Issue>) {
         let mut all = Objects::default();
         let mut issues: Vec<Issue> = self.blocked.values().cloned().collect();
-        let mut first_at: BTreeMap<ObjectRef, (&Path, usize)> = BTreeMap::new();
+        // Looked for only where something is defined twice.
+        let mut places = None;
         for (path, content) in &self.files {
             issues.extend(content.issues.iter().cloned());
             for (line, object) in &content.objects {
-                let name = object.reference();
-                if let Some((first, first_line)) = first_at.get(&name) {
-                    issues.push(Issue {
-                        severity: Severity::Warning,
-                        object: name,
-                        reason: IssueReason::Duplicate,
-                        field: String::new(),
-                        message: format!(
-                            "{}:{line} defines it again; {}:{first_line} is what counts, remove one of them.",
-                            self.shown(path),
-                            self.shown(first)
-                        ),
-                    });
+                if !all.contains(object.kind(), object.key()) {
+                    all.insert(object.clone());
                     continue;
                 }
-                first_at.insert(name, (path, *line));
-                all.insert(object.clone());
+                let name = object.reference();
+                let first = &places.get_or_insert_with(|| self.places())[&name];
+                issues.push(Issue {
+                    severity: Severity::Warning,
+                    object: name,
+                    reason: IssueReason::Duplicate,
+                    field: String::new(),
+                    message: format!(
+                        "{}:{line} defines it again; {first} is what counts, remove one of them.",
+                        self.shown(path),
+                    ),
+                });
             }
         }
         issues.sort();
         (all, issues)
+    }
+
+    /// Where each object stands first.
+    fn places(&self) -> BTreeMap<ObjectRef, String> {
+        let mut places = BTreeMap::new();
+        for (path, content) in &self.files {
+            for (line, object) in &content.objects {
+                places.entry(object.reference()).or_insert_with(|| format!("{}:{line}", self.shown(path)));
+            }
+        }
+        places
     }
 
     fn read(&self, path: &Path, text: &str) -> Read {
@@ -246,8 +257,11 @@ impl Content {
 
 /// The whole text of a file.
 fn read_text(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    let file = File::open(path)?;
+    let expected = usize::try_from(file.metadata()?.len().min(MAX_FILE)).unwrap_or_default();
+    // One more, for the read that finds the end.
+    let mut bytes = Vec::with_capacity(expected + 1);
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     let problem = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
     if bytes.len() as u64 > MAX_FILE {
         return Err(problem(format!("it is larger than {} MiB; split it", MAX_FILE >> 20)));

@@ -26,7 +26,7 @@ impl Translator {
         }
         for service in self.objects.changed_services(before) {
             references.extend(self.named.get(&service).into_iter().flatten().cloned());
-            work.l4 |= self.l4.read(&self.objects, &service);
+            work.l4 |= self.l4.read(&self.objects, &service, self.settings.node.as_deref());
             self.clusters.touch(service);
         }
         for key in references.difference(&ingresses) {
