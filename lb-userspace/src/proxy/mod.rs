@@ -48,6 +48,7 @@ mod pools;
 mod proxy_header;
 mod read_ahead;
 mod refusal;
+mod relay;
 mod replay;
 mod request;
 mod respond;

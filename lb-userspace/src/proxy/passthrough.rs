@@ -11,7 +11,6 @@ use std::time::Instant;
 
 use lb_common::hello;
 use lb_common::reason::Reason;
-use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 
 use super::access_log::{Entry, clip};
@@ -23,8 +22,9 @@ use super::listen;
 use super::peek::peek_more;
 use super::pools;
 use super::proxy_header::{self, Ends};
-use super::tunnel::{Counted, Open};
-use super::upstream::{Limits, Transport, Upstream};
+use super::relay::relay;
+use super::tunnel::Open;
+use super::upstream::{Limits, Stream, Transport, Upstream};
 use super::worker::Worker;
 use crate::model::{BodyLimits, ProxyVersion, UpstreamPolicy};
 
@@ -104,7 +104,7 @@ impl Passage {
                 if let Some(entry) = &mut log {
                     entry.upstream = Some(upstream.address.to_string());
                 }
-                copy(client, upstream, &open).await
+                copy(client, upstream, &worker, &open).await
             }
             Err(error) => Err(error),
         };
@@ -154,11 +154,13 @@ impl Passage {
     }
 }
 
-async fn copy(mut client: TcpStream, upstream: Upstream, open: &Open) -> io::Result<()> {
-    let stream = upstream.stream;
+async fn copy(mut client: TcpStream, upstream: Upstream, worker: &Worker, open: &Open) -> io::Result<()> {
+    let Stream::Plain(mut stream) = upstream.stream else {
+        return Err(io::Error::other("TLS within what is passed through"));
+    };
     // Without it a vanished endpoint goes unnoticed longer; no reason to refuse the connection.
-    let _ = socket2::SockRef::from(stream.socket()).set_tcp_keepalive(&listen::keep_alive());
-    copy_bidirectional(&mut client, &mut Counted { stream, open }).await.map(|_| ())
+    let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&listen::keep_alive());
+    relay(&mut client, &mut stream, worker, open).await
 }
 
 /// The name in the hello, which stays where it is. `None`: there is none, or what comes is no hello.

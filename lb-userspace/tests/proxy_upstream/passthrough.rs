@@ -109,6 +109,54 @@ fn hellos_that_never_come() {
     assert_eq!(proxy.proxy.stats().total.tunnels, 0);
 }
 
+fn hello() -> Vec<u8> {
+    let server = ServerName::try_from("far.test").expect("a name");
+    let mut client = ClientConnection::new(tls_config(&[], |_| true), server).expect("a client");
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).expect("a hello");
+    hello
+}
+
+/// Whatever comes in what pieces, however many at a time: it comes out in order, both ways at once.
+#[test]
+fn much_and_little() {
+    let back = endpoint(|stream| {
+        let mut piece = vec![0; 100_000];
+        while let Ok(count @ 1..) = stream.read(&mut piece) {
+            if stream.write_all(&piece[..count]).is_err() {
+                return;
+            }
+        }
+    });
+    let proxy = rig(&["far.test"], &[back]).start(|settings| settings.workers = 1);
+    for (clients, size, step) in [(1, 5000, 10), (3, 6_000_000, 6_000_000), (100, 300_000, 50_000)] {
+        std::thread::scope(|scope| {
+            for number in 0..clients {
+                let address = proxy.https;
+                scope.spawn(move || {
+                    let mut sent = hello();
+                    sent.extend((0..size).map(|at| (at / 7 + number) as u8));
+                    let mut stream = connect(address);
+                    let mut writer = stream.try_clone().expect("a handle");
+                    let expect = sent.clone();
+                    let writing = std::thread::spawn(move || {
+                        for piece in sent.chunks(step) {
+                            writer.write_all(piece).expect("sent");
+                        }
+                        writer.shutdown(Shutdown::Write).expect("closed");
+                    });
+                    let mut got = Vec::new();
+                    stream.read_to_end(&mut got).expect("all of it");
+                    assert!(got == expect, "{} of {} bytes", got.len(), expect.len());
+                    writing.join().expect("written");
+                });
+            }
+        });
+    }
+    let total = proxy.proxy.stats().total;
+    assert!(total.spliced_bytes > 0 && total.spliced_bytes < total.tunnel_bytes, "both are used");
+}
+
 /// One side may close its half while the other goes on; tunnels outlive the configuration and end
 /// with the time to drain.
 #[test]
@@ -119,13 +167,6 @@ fn halves_and_ends() {
         drop(stream.write_all(format!("{} bytes", all.len()).as_bytes()));
     });
     let mut proxy = rig(&["far.test"], &[counting]).start(|_| ());
-    let hello = || {
-        let server = ServerName::try_from("far.test").expect("a name");
-        let mut client = ClientConnection::new(tls_config(&[], |_| true), server).expect("a client");
-        let mut hello = Vec::new();
-        client.write_tls(&mut hello).expect("a hello");
-        hello
-    };
     let open = |bytes: &[u8]| -> TcpStream {
         let mut stream = connect(proxy.https);
         stream.write_all(bytes).expect("sent");
