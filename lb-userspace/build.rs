@@ -39,6 +39,9 @@ fn main() {
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
         .env_remove("RUSTC")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        // Or whoever sets it for the outer build gets other programs: cut into units that LLVM looks at
+        // one by one, which the verifier works through longer, or refuses.
+        .env("CARGO_INCREMENTAL", "0")
         .env("CARGO_PROFILE_RELEASE_LTO", "fat")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")

@@ -310,11 +310,12 @@ pub(crate) const fn drop(reason: Reason) -> Verdict {
 /// The mark that a packet in the middle of a connection can be sent by; else one without a tag.
 #[inline(always)]
 fn quick<E: Forward>(env: &E, hash: u64, tag: u32, now: u32) -> Mark {
-    let (first, _) = flow::bucket(hash, env.mask());
+    let (first, way) = flow::bucket(hash, env.mask());
     let Some(marks) = env.marks(first / WAYS) else { return Mark(0) };
-    for mark in marks.0 {
-        if Mark(mark).is_quick(tag, now) {
-            return Mark(mark);
+    for step in 0..WAYS {
+        let mark = Mark(marks.0[((way + step) & (WAYS - 1)) as usize]);
+        if mark.is_quick(tag, now) {
+            return mark;
         }
     }
     Mark(0)
@@ -439,10 +440,11 @@ fn same_ends(flow: &Flow, new: &Pending) -> bool {
 fn room<E: Forward>(env: &E, hash: u64, now: u32) -> u32 {
     let (first, way) = flow::bucket(hash, env.mask());
     if let Some(marks) = env.marks(first / WAYS) {
-        // Never used: nothing has to be read to know.
+        // Never used: nothing has to be read to know. Most flows are where they are looked for first.
         for step in 0..WAYS {
-            if marks.0[step as usize] == 0 {
-                return first | step;
+            let at = (way + step) & (WAYS - 1);
+            if marks.0[at as usize] == 0 {
+                return first | at;
             }
         }
     }

@@ -448,7 +448,9 @@ pub fn steps() -> Vec<Step> {
 mod tests {
     use super::*;
     use crate::fixtures::judge;
+    use crate::flow::{Phase, Stamp};
     use crate::maps::Tuning;
+    use crate::mark::PERIOD;
 
     /// Without budgets: the fixtures' one client opens more connections than those allow.
     fn host() -> Host {
@@ -522,5 +524,44 @@ mod tests {
         host.l4.content.services.iter_mut().for_each(|(_, service)| service.size = 0);
         host.frame = frame(client, vip, Kind::Ack).into();
         assert_eq!(judge(&host).reason, Reason::NoBackend);
+    }
+
+    #[test]
+    fn marks_stand_for_flows_and_never_for_others() {
+        let mut host = host();
+        let client = End { mac: PEER_MAC, address: &CLIENT4, port: 40_090 };
+        let vip = End { mac: NODE_MAC, address: &VIP4, port: PORT };
+        let send = |host: &mut Host, kind| {
+            host.frame = frame(client, vip, kind).into();
+            judge(host).reason
+        };
+        let flow = |host: &Host| {
+            let flows = host.l4.flows.borrow();
+            flows.iter().position(|flow| flow.stamp != 0).expect("a flow")
+        };
+        assert_eq!(send(&mut host, Kind::Syn), Reason::Forwarded);
+        let index = flow(&host);
+        let known = host.l4.flows.borrow()[index];
+        host.l4.flows.borrow_mut()[index].stamp = Stamp::new(Phase::Open, host.l4.now).0;
+        assert_eq!(send(&mut host, Kind::Ack), Reason::Forwarded);
+
+        // With the flow gone the mark still knows the way, and the port.
+        let open = std::mem::take(&mut host.l4.flows.borrow_mut()[index]);
+        assert_eq!(send(&mut host, Kind::Ack), Reason::Forwarded);
+        assert_eq!(host.frame.borrow()[34..36], known.port.to_ne_bytes());
+        assert_eq!(host.l4.flows.borrow()[index], Flow::default(), "nothing was entered");
+        // The end of a connection asks the flow, and so does everything after a while.
+        assert_eq!(send(&mut host, Kind::Rst), Reason::NoFlow);
+        host.l4.now += PERIOD;
+        assert_eq!(send(&mut host, Kind::Rst), Reason::NoFlow);
+
+        // Somebody else with the same tag is neither taken for the client nor thrown out while alive.
+        let other = Flow { client: mapped(OTHER4), stamp: Stamp::new(Phase::Open, host.l4.now).0, ..open };
+        host.l4.flows.borrow_mut()[index] = other;
+        assert_eq!(send(&mut host, Kind::Syn), Reason::FlowsFull);
+        assert_eq!(host.l4.flows.borrow()[index], other);
+        host.l4.flows.borrow_mut()[index].stamp = Stamp::new(Phase::Closing, host.l4.now - 1000).0;
+        assert_eq!(send(&mut host, Kind::Syn), Reason::Forwarded);
+        assert_eq!(host.l4.flows.borrow()[index].client, mapped(CLIENT4));
     }
 }

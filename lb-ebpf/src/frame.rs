@@ -1,5 +1,7 @@
 //! lb-common's surroundings, made of helpers and maps.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{
     bpf_ktime_get_ns, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
@@ -79,11 +81,13 @@ impl<const FORGETFUL: bool, const DRY: bool> Frame for Kernel<FORGETFUL, DRY> {
 
     #[inline(always)]
     fn far<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let mut bytes = [0; N];
+        // Not zeroed: LLVM calls a function for that, which goes from byte to byte.
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: N bytes of stack are given to the helper, which checks the offset itself.
         let failed =
             unsafe { bpf_xdp_load_bytes(self.context, offset as u32, bytes.as_mut_ptr().cast(), N as u32) };
-        if failed != 0 { None } else { Some(bytes) }
+        // SAFETY: the helper has written them all.
+        if failed != 0 { None } else { Some(unsafe { bytes.assume_init() }) }
     }
 
     #[inline(always)]
@@ -242,7 +246,11 @@ impl<const FORGETFUL: bool, const DRY: bool> Kernel<FORGETFUL, DRY> {
     fn find(&self, table: &HashMap<NameKey, u32>, offset: usize, length: usize) -> Option<u32> {
         // SAFETY: this CPU's own element, which nothing else uses during the run.
         let key = unsafe { &mut (*SCRATCH.get_ptr_mut(0)?).name };
-        key.0 = [0; NAME_LEN / 8];
+        // Volatile, or LLVM calls a function that zeroes byte by byte.
+        for word in &mut key.0 {
+            // SAFETY: a word of this element.
+            unsafe { core::ptr::from_mut(word).write_volatile(0) }
+        }
         let length = opaque(length as u32);
         if length == 0 || length > NAME_LEN as u32 {
             return None;

@@ -17,8 +17,8 @@ use crate::setup::Rustc;
 /// Whether builds are guided by a profile.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Build without profile-guided optimisation: takes a third of the time, and gives the same
-    /// binary each time
+    /// Build without profile-guided optimisation: takes less than half of the time, and gives the
+    /// same binary each time
     #[arg(long)]
     no_pgo: bool,
 }

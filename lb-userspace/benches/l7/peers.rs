@@ -202,7 +202,7 @@ impl Files<'_> {
             Kind::Sluice => {
                 let manifests = self.at.join("manifests");
                 fs::create_dir(&manifests)?;
-                fs::write(manifests.join("all.yaml"), self.manifests())?;
+                fs::write(manifests.join("all.json"), self.manifests())?;
                 let (http, https) = (self.http.to_string(), self.https.to_string());
                 let socket = self.at.join("socket");
                 let health = format!("127.0.0.1:{}", self.http + 2);
@@ -316,33 +316,38 @@ impl Files<'_> {
         Ok(out)
     }
 
+    /// As `kubectl get -o json` writes them, one object on a line.
     fn manifests(&self) -> String {
         use base64::Engine;
         let code = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
         let Self { plan, .. } = self;
-        let [one, two] = plan.endpoints;
-        let mut out = format!(
-            "apiVersion: v1\nkind: Secret\nmetadata: {{name: tls, namespace: default}}\ntype: kubernetes.io/tls\n\
-             data: {{tls.crt: {}, tls.key: {}}}\n",
-            code(plan.certificate),
-            code(plan.key)
-        );
+        let mut out = String::new();
+        let mut put = |api: &str, kind: &str, name: &str, mut object: Value| {
+            object["apiVersion"] = api.into();
+            object["kind"] = kind.into();
+            object["metadata"]["name"] = name.into();
+            object["metadata"]["namespace"] = "default".into();
+            let _ = writeln!(out, "{object}");
+        };
+        let pair = json!({"tls.crt": code(plan.certificate), "tls.key": code(plan.key)});
+        put("v1", "Secret", "tls", json!({"type": "kubernetes.io/tls", "data": pair}));
         for (host, name) in self.hosts() {
-            let _ = write!(
-                out,
-                "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{host}, namespace: default}}\n\
-                 spec: {{ports: [{{name: http, port: 80}}]}}\n\
-                 ---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: i{host}, namespace: default, annotations: {{nginx.ingress.kubernetes.io/ssl-redirect: \"false\"}}}}\n\
-                 spec:\n  tls: [{{hosts: [{name}], secretName: tls}}]\n  rules:\n  - host: {name}\n    http:\n      paths:\n      \
-                 - {{path: /a/, pathType: Prefix, backend: {{service: {{name: s{host}, port: {{number: 80}}}}}}}}\n"
-            );
-            for (index, port) in [one, two].into_iter().enumerate() {
-                let _ = write!(
-                    out,
-                    "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
-                     metadata: {{name: s{host}-{index}, namespace: default, labels: {{kubernetes.io/service-name: s{host}}}}}\n\
-                     ports: [{{name: http, port: {port}}}]\nendpoints: [{{addresses: [127.0.0.1], conditions: {{ready: true}}}}]\n"
-                );
+            let service = format!("s{host}");
+            put("v1", "Service", &service, json!({"spec": {"ports": [{"name": "http", "port": 80}]}}));
+            let backend = json!({"service": {"name": service, "port": {"number": 80}}});
+            let path = json!({"path": "/a/", "pathType": "Prefix", "backend": backend});
+            let ingress = json!({
+                "metadata": {"annotations": {"nginx.ingress.kubernetes.io/ssl-redirect": "false"}},
+                "spec": {"tls": [{"hosts": [name], "secretName": "tls"}],
+                    "rules": [{"host": name, "http": {"paths": [path]}}]}});
+            put("networking.k8s.io/v1", "Ingress", &format!("i{host}"), ingress);
+            for (index, port) in plan.endpoints.into_iter().enumerate() {
+                let slice = json!({
+                    "metadata": {"labels": {"kubernetes.io/service-name": service}},
+                    "addressType": "IPv4",
+                    "ports": [{"name": "http", "port": port}],
+                    "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": true}}]});
+                put("discovery.k8s.io/v1", "EndpointSlice", &format!("s{host}-{index}"), slice);
             }
         }
         out

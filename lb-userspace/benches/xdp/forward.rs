@@ -59,7 +59,7 @@ const CASES: [Case; 9] = [
         must: None,
         ..ONE
     },
-    Case { name: "established, 100,000 flows", flows: 1 << 19, clients: 100_000, must: Some(100.0), ..ONE },
+    Case { name: "established, 100,000 flows", flows: 1 << 18, clients: 100_000, must: Some(100.0), ..ONE },
     Case {
         name: "established, 1,000,000 flows",
         flows: 1 << 22,

@@ -13,7 +13,7 @@ use crate::rig::{Result, link, program, reasons, run};
 
 /// Rounds over all cases; each gives one number per case. Many short ones: the least is then a round in
 /// which nothing else ran.
-const ROUNDS: u32 = 101;
+const ROUNDS: u32 = 41;
 /// Packets of one measurement: some milliseconds.
 const PACKETS: u32 = 40_000;
 

@@ -23,7 +23,7 @@ const SETTLED: f64 = 0.5;
 
 /// So many files, or documents of a file, are worth a thread: some milliseconds of work.
 const LEAST_FILES: usize = 50;
-const LEAST_DOCUMENTS: usize = 500;
+const LEAST_DOCUMENTS: usize = 50;
 
 /// SHA-256.
 type Digest = [u8; 32];

@@ -33,30 +33,29 @@ pub fn read_yaml(&(first_line, chunk): &Chunk<'_>) -> Option<Document> {
 
 /// Reads one or several JSON documents, one after the other. Ends at the first that is bad, since
 /// JSON has no mark where the next one starts.
-pub fn read_json(text: &str) -> Vec<Document> {
+pub fn read_json(text: &str) -> impl Iterator<Item = Document> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut documents = Vec::new();
-    let mut line = 1;
-    let mut seen = 0;
+    let (mut line, mut seen, mut is_bad) = (1, 0, false);
     let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Value>();
-    while let Some(next) = stream.next() {
-        let end = stream.byte_offset();
-        let skipped = &text[seen..end];
-        let blank = skipped.len() - skipped.trim_start().len();
-        match next {
-            Ok(Value::Null) => {}
-            Ok(value) => {
-                documents.push(Document { line: line + newlines(&skipped[..blank]), value: Ok(value) })
-            }
-            Err(error) => {
-                documents.push(Document { line: error.line().max(1), value: Err(error.to_string()) });
-                break;
+    std::iter::from_fn(move || {
+        while !is_bad && let Some(next) = stream.next() {
+            let end = stream.byte_offset();
+            let skipped = &text[seen..end];
+            let blank = skipped.len() - skipped.trim_start().len();
+            let starts = line + newlines(&skipped[..blank]);
+            line += newlines(skipped);
+            seen = end;
+            match next {
+                Ok(Value::Null) => {}
+                Ok(value) => return Some(Document { line: starts, value: Ok(value) }),
+                Err(error) => {
+                    is_bad = true;
+                    return Some(Document { line: error.line().max(1), value: Err(error.to_string()) });
+                }
             }
         }
-        line += newlines(skipped);
-        seen = end;
-    }
-    documents
+        None
+    })
 }
 
 /// Parses a bad chunk again with the lines before it, blank, so that every position that the
@@ -180,7 +179,7 @@ mod tests {
             ("\n{\"a\":\n\"x\"}\n\n{\"a\": \"y\"}", &[(2, Ok("x")), (5, Ok("y"))]),
             ("{\"a\": \"x\"}\n{\"a\": ", &[(1, Ok("x")), (2, Err("EOF"))]),
         ] {
-            check(read_json(text), text, expect);
+            check(read_json(text).collect(), text, expect);
         }
     }
 
