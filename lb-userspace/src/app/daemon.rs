@@ -34,6 +34,9 @@ use super::stop::{Ended, Stop, drain};
 /// Certificates age and maps may be changed by others: everything is looked at this often.
 const RESYNC: Duration = Duration::from_secs(60);
 
+/// The kernel forgets neighbours that nobody uses for a minute.
+const NEIGHBOURS: Duration = Duration::from_secs(20);
+
 /// Why the daemon can't run.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -161,7 +164,8 @@ async fn follow(
     let mut translator = Translator::default();
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    let mut neighbours = tokio::time::interval(NEIGHBOURS);
+    'serving: loop {
         let update = updates.borrow_and_update().clone();
         let next = |previous: &Snapshot| {
             translator.translate(&update.objects, &translation, &update.issues, now_unix(), previous)
@@ -170,11 +174,18 @@ async fn follow(
         if let Some(publisher) = publisher.as_ref().filter(|_| update.synced) {
             publisher.publish(&update.objects, state.snapshot.load_full());
         }
-        tokio::select! {
-            biased;
-            () = stop.asked() => break,
-            changed = updates.changed() => changed.map_err(|_| DaemonError::SourceEnded)?,
-            _ = resync.tick() => {}
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.asked() => break 'serving,
+                changed = updates.changed() => break changed.map_err(|_| DaemonError::SourceEnded)?,
+                _ = resync.tick() => break,
+                _ = neighbours.tick() => {
+                    if let Some(steering) = state.steering().as_ref() {
+                        steering.keep_neighbours();
+                    }
+                }
+            }
         }
     }
     let finish = async {

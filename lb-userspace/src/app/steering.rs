@@ -86,6 +86,11 @@ impl Steering {
         Ok(())
     }
 
+    /// Keeps the kernel from forgetting the next hops of endpoints in forward mode.
+    pub fn keep_neighbours(&self) {
+        self.dataplane.keep_neighbours();
+    }
+
     /// What the kernel's maps hold.
     pub fn dump(&self) -> Result<MapImage, String> {
         self.dataplane.read().map_err(|error| error.to_string())

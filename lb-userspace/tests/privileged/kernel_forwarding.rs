@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::programs::Xdp;
@@ -377,6 +377,27 @@ fn toggle(names: &mut BTreeMap<String, u8>, name: String, class: u8) {
     }
 }
 
+/// What XDP sends is no use of a neighbour to the kernel, which forgets it some day.
+#[test]
+fn neighbours_that_the_kernel_forgot_are_found_again() {
+    let mut place = Place::new(true);
+    place.forward_to(&[1, 2]);
+    let neighbours = |what: &str| {
+        let ip = std::process::Command::new("ip").args(["neigh", what, "dev", "back1"]).output().expect("ip");
+        String::from_utf8(ip.stdout).expect("text")
+    };
+    neighbours("flush");
+    place.dataplane.keep_neighbours();
+    let end = Instant::now() + PATIENCE;
+    while !["10.9.1.2 lladdr", "fd00:9:1::2 lladdr"].iter().all(|one| neighbours("show").contains(one)) {
+        assert!(Instant::now() < end, "{}", neighbours("show"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for vip in VIPS {
+        assert!(Talk::open(&place, vip).say().contains(' '), "{vip}");
+    }
+}
+
 #[test]
 fn ten_thousand_changes_under_traffic_leave_the_maps_as_asked_and_connections_as_they_were() {
     const CHANGES: usize = 10_000;
@@ -392,6 +413,10 @@ fn ten_thousand_changes_under_traffic_leave_the_maps_as_asked_and_connections_as
         if change % 20 == 0 {
             let at = change / 20 % talks.len();
             assert_eq!(talks[at].say(), answers[at], "change {change}");
+        }
+        if change % 100 == 0 {
+            // As the daemon does: with so many namespaces, the kernel has more neighbours than it keeps.
+            place.dataplane.keep_neighbours();
         }
         if change % 500 == 0 {
             assert_eq!(place.dataplane.verify(&image).expect("verify"), vec![], "change {change}");

@@ -72,6 +72,12 @@ impl Forwarding {
         }
     }
 
+    /// Keeps the kernel from forgetting the next hops of endpoints.
+    pub(super) fn keep_neighbours(&self) {
+        let addresses: BTreeSet<_> = self.slots.keys().map(|backend| backend.address.ip()).collect();
+        ask_for_neighbours(addresses);
+    }
+
     /// The endpoints that the kernel has now.
     pub(super) fn backends(&self) -> Result<BTreeMap<Backend, bool>, KernelError> {
         let mut backends = BTreeMap::new();
@@ -130,7 +136,7 @@ impl Forwarding {
         self.backends.set(slot, value, 0).map_err(KernelError::map(BACKENDS))?;
         self.slots.insert(*backend, (slot, takes));
         if !known {
-            ask_for_neighbour(backend.address.ip());
+            ask_for_neighbours([backend.address.ip()]);
         }
         Ok(())
     }
@@ -220,15 +226,17 @@ impl Forwarding {
     }
 }
 
-/// Makes the kernel find out the MAC of the next hop, which the program needs and can't ask for: an
-/// empty datagram to the discard port does. Where it can't be sent there is no route, which packets
-/// to the VIP are counted by.
-fn ask_for_neighbour(address: IpAddr) {
+/// Makes the kernel find out the MACs of next hops, which the program needs and can't ask for: an empty
+/// datagram to the discard port does. Where it can't be sent there is no route, which packets to the
+/// VIP are counted by.
+fn ask_for_neighbours(addresses: impl IntoIterator<Item = IpAddr>) {
     const DISCARD: u16 = 9;
-    let any: IpAddr =
-        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    if let Ok(socket) = UdpSocket::bind((any, 0)) {
-        let _ = socket.send_to(&[], (address, DISCARD));
+    let v4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok();
+    let v6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).ok();
+    for address in addresses {
+        if let Some(socket) = if address.is_ipv4() { &v4 } else { &v6 } {
+            let _ = socket.send_to(&[], (address, DISCARD));
+        }
     }
 }
 

@@ -312,6 +312,13 @@ impl Dataplane {
         Ok(applied)
     }
 
+    /// Keeps the kernel from forgetting the next hops of endpoints in forward mode. To be called more
+    /// often than once in `gc_stale_time` (60 s): what XDP sends is no use of a neighbour to the kernel,
+    /// and unused ones go when its table has more than `gc_thresh1` (128) of them (arp(7)).
+    pub fn keep_neighbours(&self) {
+        self.tables.keep_neighbours();
+    }
+
     /// Whether XDP can do handshakes: for VIPs that steer by name, and against SYN floods.
     ///
     /// # Errors

@@ -70,6 +70,10 @@ impl Tables {
         Ok(tables)
     }
 
+    pub(super) fn keep_neighbours(&self) {
+        self.forwarding.keep_neighbours();
+    }
+
     /// Looks at what somebody else may have changed.
     pub(super) fn refresh(&mut self) -> Result<(), KernelError> {
         self.forwarding.wake();
