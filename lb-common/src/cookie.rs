@@ -359,10 +359,18 @@ fn agree<E: Cookies>(env: &E, packet: &Packet, flow: &FlowKey, stateless: bool) 
 fn write<E: Cookies>(env: &E, packet: &Packet) -> bool {
     let (ip, transport) = (packet.ip as usize, packet.transport as usize);
     let Some([a, b, c, d, s0, s1, s2, s3]) = env.reach::<8>(transport) else { return false };
-    // Both lengths are written out whole, so that no length has to be proven to the verifier: no-ops
-    // stand for what is not said.
     let stamps = env.get(Variable::Stamps) != 0;
-    let length = if stamps { 40 } else { 32 };
+    let (scale, sack) = (env.get(Variable::Scale), env.get(Variable::Sack));
+    let scales = scale != NO_SCALE as u32;
+    // No longer than the SYN, which said the same: behind a frame there may be no room for more.
+    let first_length = if stamps {
+        12
+    } else if sack != 0 {
+        4
+    } else {
+        0
+    };
+    let length = 24 + first_length + if scales { 4 } else { 0 };
     let came = env.length() as usize;
     let ends = transport + length;
     let shortest = if came < SHORTEST { came } else { SHORTEST };
@@ -382,26 +390,31 @@ fn write<E: Cookies>(env: &E, packet: &Packet) -> bool {
     }
     let settings = env.settings();
     let [m0, m1] = if packet.v6 { settings.mss6 } else { settings.mss4 }.to_be_bytes();
-    let (scale, sack) = (env.get(Variable::Scale), env.get(Variable::Sack));
-    let scaling = if scale == NO_SCALE as u32 { [1, 1, 1, 1] } else { [1, 3, 3, settings.scale as u8] };
-    let [k0, k1, k2, k3] = scaling;
-    let first = match (stamps, sack != 0) {
+    sum += add(&[2, 4, m0, m1]);
+    if scales {
+        let scaling = [1, 3, 3, settings.scale as u8];
+        sum += add(&scaling);
+        if !env.store(transport + 24 + first_length, &scaling) {
+            return false;
+        }
+    }
+    let [f0, f1, f2, f3] = match (stamps, sack != 0) {
         (true, true) => [4, 2, 8, 10],
         (true, false) => [1, 1, 8, 10],
-        (false, true) => [1, 1, 4, 2],
-        (false, false) => [1, 1, 1, 1],
+        (false, _) => [1, 1, 4, 2],
     };
-    let [f0, f1, f2, f3] = first;
-    sum += add(&[2, 4, m0, m1]) + add(&first) + add(&scaling);
+    if first_length > 0 {
+        sum += add(&[f0, f1, f2, f3]);
+    }
     let stored = if stamps {
         let carried = scale & 0xf | (sack & 1) << 4 | (env.get(Variable::Mss) & 3) << 6;
         let ours = (env.now() / 1_000_000) as u32 & !CARRIED | carried;
         let [o0, o1, o2, o3] = ours.to_be_bytes();
         let [t0, t1, t2, t3] = env.get(Variable::Stamp).to_be_bytes();
         sum += add(&[o0, o1, o2, o3, t0, t1, t2, t3]);
-        env.store(transport + 24, &[f0, f1, f2, f3, o0, o1, o2, o3, t0, t1, t2, t3, k0, k1, k2, k3])
+        env.store(transport + 24, &[f0, f1, f2, f3, o0, o1, o2, o3, t0, t1, t2, t3])
     } else {
-        env.store(transport + 24, &[f0, f1, f2, f3, k0, k1, k2, k3])
+        first_length == 0 || env.store(transport + 24, &[f0, f1, f2, f3])
     };
     let [k0, k1] = folded(sum).to_be_bytes();
     if !stored || !env.store(transport + 16, &[k0, k1, 0, 0, 2, 4, m0, m1]) {

@@ -95,10 +95,11 @@ impl Kind {
         let output = Command::new(self.program(sluice)?).arg(argument).output().ok()?;
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
+        let words =
+            text.split(|c: char| c.is_whitespace() || c == '/').map(|word| word.trim_start_matches('v'));
         let is_version =
-            |word: &&str| word.matches('.').count() > 1 && word.contains(|c: char| c.is_ascii_digit());
-        let word = text.split_whitespace().find(is_version)?;
-        Some(word.rsplit('/').find(|part| part.contains('.')).unwrap_or(word).to_owned())
+            |word: &&str| word.starts_with(|c: char| c.is_ascii_digit()) && word.matches('.').count() > 1;
+        words.into_iter().find(is_version).map(str::to_owned)
     }
 }
 

@@ -19,7 +19,12 @@ pub struct Ingress {
     pub spec: IngressSpec,
     /// `status.loadBalancer.ingress`.
     pub addresses: Box<[GivenAddress]>,
+    /// Some Sluice wrote the status: `metadata.managedFields` has [`FIELD_MANAGER`] for it.
+    pub status_is_ours: bool,
 }
+
+/// The name under which the API keeps book of what Sluice wrote.
+pub const FIELD_MANAGER: &str = "sluice";
 
 /// What an Ingress asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,7 +92,12 @@ impl From<&networking::Ingress> for Ingress {
     fn from(ingress: &networking::Ingress) -> Self {
         let balancer = ingress.status.as_ref().and_then(|status| status.load_balancer.as_ref());
         let given = balancer.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
+        let mut managers = ingress.metadata.managed_fields.iter().flatten();
+        let ours = managers.any(|one| {
+            one.manager.as_deref() == Some(FIELD_MANAGER) && one.subresource.as_deref() == Some("status")
+        });
         Self {
+            status_is_ours: ours,
             metadata: (&ingress.metadata).into(),
             version: short(ingress.metadata.resource_version.as_deref()),
             spec: ingress.spec.as_ref().map(Into::into).unwrap_or_default(),

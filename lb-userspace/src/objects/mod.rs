@@ -16,7 +16,9 @@ mod store;
 mod v1beta1;
 
 pub use balancer::GivenAddress;
-pub use ingress::{Ingress, IngressBackend, IngressPath, IngressRule, IngressSpec, IngressTls, ServiceRef};
+pub use ingress::{
+    FIELD_MANAGER, Ingress, IngressBackend, IngressPath, IngressRule, IngressSpec, IngressTls, ServiceRef,
+};
 pub use kind::{Kind, Object};
 pub use metadata::{AnnotationMap, Metadata};
 pub use parse::{Parsed, parse};

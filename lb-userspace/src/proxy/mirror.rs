@@ -27,6 +27,9 @@ const MAX_COPIES: usize = 128;
 const CONNECT: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Marks copies. What has it is not copied again, or a mirror that leads back to its route would never end.
+const MARK: HeaderName = HeaderName::from_static("x-sluice-mirrored");
+
 /// As much of a mirror's answer is read, so that it need not see its connection break.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -44,6 +47,9 @@ struct Outgoing {
 
 /// Sends a copy of a request to the route's mirror. `body` is what goes to the endpoint.
 pub(super) fn mirror(rules: &Mirror, facts: &Facts<'_>, body: &mut RequestBody) {
+    if facts.parts.headers.contains_key(MARK) {
+        return;
+    }
     let worker = &facts.client.worker;
     let url = facts.fill_url(&rules.target);
     let (Some(url), Some(open)) = (url, Open::new(worker)) else {
@@ -121,6 +127,7 @@ fn headers(rules: &Mirror, facts: &Facts<'_>) -> HeaderMap {
             headers.append(name, value);
         }
     }
+    headers.insert(MARK, HeaderValue::from_static("1"));
     if let Some(host) = rules.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok()) {
         headers.insert(header::HOST, host);
     }

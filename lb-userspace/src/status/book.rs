@@ -8,7 +8,7 @@
 //! finds that it was told already, and hourly repeats count up the one Event, as long as the server
 //! keeps it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,7 +125,14 @@ impl Book {
                 }
             }
         }
-        for key in self.fresh.keys() {
+        let troubled: HashSet<_> = view
+            .snapshot
+            .issues
+            .iter()
+            .filter(|issue| issue.object.kind == Kind::Ingress.name() && worth_it(issue))
+            .map(|issue| &issue.object.key)
+            .collect();
+        for key in self.fresh.keys().filter(|key| !troubled.contains(key)) {
             let regarding = reference(view, Kind::Ingress, key);
             let id = id(&regarding, &SYNCED);
             if let Some(count) = self.count(id, self.synced_again, now) {

@@ -161,7 +161,8 @@ impl Ledger {
             }
             like.clone_from(&entry.says);
             let ours = owned.contains(key);
-            entry.leaving = !ours && (entry.leaving || entry.ours);
+            // Its class may have changed while nobody looked.
+            entry.leaving = !ours && (entry.leaving || entry.ours || ingress.status_is_ours);
             entry.ours = ours;
             // Who does not lead may not know what is published, and only remembers.
             entry.leaving &= desired.is_none() || entry.is_own_word(desired);

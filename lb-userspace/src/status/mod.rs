@@ -59,16 +59,13 @@ use self::members::Membership;
 use self::teller::Teller;
 use self::writer::Writer;
 use crate::model::{ObjectKey, Snapshot};
-use crate::objects::{Ingress, Objects};
+use crate::objects::{FIELD_MANAGER, Ingress, Objects};
 use crate::translate::{self, CONTROLLER};
 
 pub use self::addresses::{Address, BadAddress, Publish};
 pub use self::lease::Timing;
 pub use self::pace::{Backoff, Pace};
 pub use self::report::{Report, Reporter};
-
-/// The name under which the API keeps book of what Sluice wrote.
-const FIELD_MANAGER: &str = "sluice";
 
 /// How status is written. The defaults suit clusters of any size.
 #[derive(Clone, Debug)]

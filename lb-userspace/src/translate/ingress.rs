@@ -3,6 +3,7 @@
 //! Depends on nothing but the object and the class's defaults, so that results may be kept for as
 //! long as the object is the same.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::annotations::{Annotations, Defaults};
@@ -131,6 +132,17 @@ impl Draft {
             );
             return;
         };
+        if *rule.host == *"*" || rule.host.parse::<IpAddr>().is_ok() {
+            self.say(
+                Severity::Warning,
+                &format!("spec.rules[{r}].host"),
+                format!(
+                    "{:?} is served, but the Kubernetes API refuses it; write a DNS name, a wildcard like \
+                     *.example.com, or no host for all.",
+                    rule.host
+                ),
+            );
+        }
         let mut found = Vec::new();
         let Some(paths) = &rule.paths else {
             // "All its traffic": a rule of its own, or rules without a host would come first.

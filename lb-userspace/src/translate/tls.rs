@@ -84,7 +84,18 @@ pub(super) fn config(
                 continue;
             }
             let mut found = Vec::new();
-            let Some(certificate) = certificates.get(secret, &mut found) else {
+            let certificate = certificates.get(secret, &mut found);
+            if certificate.is_none() || found.iter().any(|issue| issue.severity == Severity::Error) {
+                say(
+                    Severity::Warning,
+                    IssueReason::InvalidCertificate,
+                    ".secretName",
+                    format!(
+                        "Secret {secret} can't be used as it is. Correct it; its own issue says what is wrong."
+                    ),
+                );
+            }
+            let Some(certificate) = certificate else {
                 issues.append(&mut found);
                 continue;
             };

@@ -233,9 +233,15 @@ fn a_port_that_is_taken_anew_finds_a_new_connection() {
 fn both_handshakes_agree_on_the_same() {
     let rig = Rig::new("steer-agree", true, STEER);
     let client = rig.topology.client();
-    for (stamps, sack, scaling) in
-        [("1", "1", "1"), ("1", "0", "1"), ("0", "1", "1"), ("1", "1", "0"), ("0", "0", "0")]
-    {
+    for (stamps, sack, scaling) in [
+        ("1", "1", "1"),
+        ("1", "0", "1"),
+        ("0", "1", "1"),
+        ("1", "1", "0"),
+        ("0", "1", "0"),
+        ("0", "0", "1"),
+        ("0", "0", "0"),
+    ] {
         let set =
             |name: &str, value| rig.topology.client.sysctl(&format!("ipv4/{name}"), value).expect("a sysctl");
         set("tcp_timestamps", stamps);
@@ -245,12 +251,14 @@ fn both_handshakes_agree_on_the_same() {
             let told = |port: u16| {
                 // Something that makes the proxy wait for more.
                 let stream = client.enter(|| {
-                    let mut stream = connect(to, port);
+                    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(to, port), DEADLINE)?;
                     let begin = if port == 443 { &[22, 3, 1, 2, 0, 1][..] } else { b"GET /" };
-                    stream.write_all(begin).expect("sent");
-                    stream
+                    stream.write_all(begin).map(|()| stream)
                 });
-                let stream = stream.expect("the client");
+                let stream = stream.expect("the client").unwrap_or_else(|error| {
+                    let verdicts = &rig.daemon.status().expect("a status")["verdicts"];
+                    panic!("{to}:{port} {stamps}{sack}{scaling}: {error}; {verdicts}")
+                });
                 let end = Instant::now() + DEADLINE;
                 loop {
                     let told = rig.agreed(port);

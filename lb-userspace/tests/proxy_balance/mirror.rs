@@ -61,6 +61,29 @@ fn ask(proxy: &Running, request: &str) -> Vec<u8> {
     seen.body
 }
 
+/// A mirror that leads back to its own route gets one copy, which is not copied again.
+#[test]
+fn loops_end() {
+    let (address, requests) = telling();
+    let mut rig = Rig::new();
+    let ourselves = rig.http;
+    rig.cluster("web", &[address]);
+    rig.route_with("", "/", "web", |draft| {
+        draft.policy.mirror = Some(Arc::new(to(ourselves, "$request_uri")));
+    });
+    let proxy = rig.start(|settings| settings.workers = 1);
+    let mut stream = rig::connect(proxy.http);
+    stream.write_all(b"GET /x HTTP/1.1\r\nHost: a.test\r\n\r\n").expect("sent");
+    let copied = |head: &str| head.to_ascii_lowercase().contains("x-sluice-mirrored: 1");
+    let mut copies: Vec<_> = (0..2)
+        .map(|_| copied(&requests.recv_timeout(Duration::from_secs(20)).expect("a request").0))
+        .collect();
+    copies.sort();
+    assert_eq!(copies, [false, true]);
+    eventually(|| proxy.proxy.stats().total.mirrored == 1);
+    assert_eq!(proxy.proxy.stats().total.requests, 2);
+}
+
 #[test]
 fn what_mirrors_get() {
     let (address, copies) = telling();

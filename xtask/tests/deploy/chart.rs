@@ -158,6 +158,14 @@ fn values_change_what_they_say() {
             json!("a/b"),
         ),
         (&["config.SLUICE_WORKERS=4"], "ConfigMap", "/data/SLUICE_WORKERS".into(), json!("4")),
+        // Helm's own form of large numbers would be 1e+06.
+        (
+            &["config.SLUICE_MAX_CONNECTIONS=1000000"],
+            "ConfigMap",
+            "/data/SLUICE_MAX_CONNECTIONS".into(),
+            json!("1000000"),
+        ),
+        (&["config.SLUICE_ACCESS_LOG=true"], "ConfigMap", "/data/SLUICE_ACCESS_LOG".into(), json!("true")),
         (&["doctor.enabled=false"], "DaemonSet", pod("/initContainers"), null.clone()),
         (
             &["securityContext={\"privileged\":true}"],

@@ -279,7 +279,10 @@ pub const CATALOGUE: &[Entry] = &[
     is("upstream-hash-by-subset-size", Full),
     is("upstream-proxy-protocol", Full),
     is("upstream-vhost", Full),
-    is("use-port-in-redirects", Refused("Redirects name no port; serve on 80 and 443, or redirect by hand.")),
+    is(
+        "use-port-in-redirects",
+        Refused("Redirects to https name their port where it is not 443, others name none."),
+    ),
     is("use-regex", Differs("Regular expressions are Rust's: no look-around, no back-references.")),
     is("whitelist-source-range", Full),
     is("x-forwarded-prefix", Full),

@@ -213,5 +213,5 @@ pub(super) const REFUSED: &[(&str, &str)] = &[
     ("server-snippet", "Use the annotation server-snippet."),
     ("skip-access-log-urls", "Give these paths an Ingress of their own with enable-access-log: \"false\"."),
     ("stream-snippet", "TCP and UDP ports are Services of type LoadBalancer, not snippets."),
-    ("use-port-in-redirects", "Redirects name no port."),
+    ("use-port-in-redirects", "Redirects to https name their port where it is not 443, others name none."),
 ];
