@@ -165,7 +165,6 @@ fn values_change_what_they_say() {
             "/data/SLUICE_MAX_CONNECTIONS".into(),
             json!("1000000"),
         ),
-        (&["config.SLUICE_ACCESS_LOG=true"], "ConfigMap", "/data/SLUICE_ACCESS_LOG".into(), json!("true")),
         (&["doctor.enabled=false"], "DaemonSet", pod("/initContainers"), null.clone()),
         (
             &["securityContext={\"privileged\":true}"],
