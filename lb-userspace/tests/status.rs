@@ -501,7 +501,7 @@ async fn a_flood_of_issues_is_told_slowly() {
     until("both buckets are empty", || {
         let report = leader.report();
         (report.events, report.writes) == (7, 11)
-            && report.events_waiting > 500
+            && report.events_waiting == 294
             && report.writes_waiting == 290
     })
     .await;
