@@ -1,7 +1,7 @@
 //! `--sni steer` and SYN cookies with real clients: XDP does the TCP handshake, the name in the ClientHello
 //! chooses the workers, and nobody notices.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -206,15 +206,27 @@ fn split_hellos_come_to_their_pool_all_the_same() {
 fn a_port_that_is_taken_anew_finds_a_new_connection() {
     let rig = Rig::new("steer-again", true, STEER);
     let client = rig.topology.client();
+    rig.topology.client.sysctl("ipv4/tcp_tw_reuse", "1").expect("a sysctl");
     for (to, local) in VIPS.into_iter().zip(["192.0.2.2:41000", "[2001:db8:1::2]:41000"]) {
         for round in 0..3 {
             // The node closes first, and lingers.
             let end = client.enter(|| {
                 let local: SocketAddr = local.parse().expect("an address");
-                let socket = Socket::new(Domain::for_address(local), Type::STREAM, None).expect("a socket");
-                socket.set_reuse_address(true).expect("an option");
-                socket.bind(&local.into()).expect("its port is free");
-                socket.connect_timeout(&SocketAddr::new(to, 443).into(), DEADLINE).expect("a connection");
+                let end = Instant::now() + DEADLINE;
+                let socket = loop {
+                    let socket =
+                        Socket::new(Domain::for_address(local), Type::STREAM, None).expect("a socket");
+                    socket.set_reuse_address(true).expect("an option");
+                    socket.bind(&local.into()).expect("its port is free");
+                    match socket.connect_timeout(&SocketAddr::new(to, 443).into(), DEADLINE) {
+                        Ok(()) => break socket,
+                        // This time the client was the first to close, and lingers itself.
+                        Err(error) if error.kind() == ErrorKind::AddrNotAvailable && Instant::now() < end => {
+                            std::thread::sleep(Duration::from_millis(50));
+                        }
+                        Err(error) => panic!("{to}, round {round}: {error}"),
+                    }
+                };
                 let mut stream = TcpStream::from(socket);
                 let second = stream.try_clone().expect("a descriptor");
                 let end = request(rig.client(Keys::Classic), second, name("a.wild.example.com"));
