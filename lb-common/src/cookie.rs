@@ -22,7 +22,7 @@ use crate::maps::{
 };
 use crate::packet::{self, ACK, FIN, Packet, RST, SYN, TCP};
 use crate::reason::Reason;
-use crate::refuse::{self, Reply, SHORTEST, add, folded, write_v4, write_v6};
+use crate::refuse::{self, Reply, SHORTEST, add, folded, swap_macs, write_v4, write_v6};
 use crate::verdict::{Action, NOBODY, Verdict, drop, flow, hello_class, pass, turn};
 
 /// What the node's stack would say in a handshake.
@@ -363,12 +363,11 @@ fn write<E: Cookies>(env: &E, packet: &Packet) -> bool {
     let (scale, sack) = (env.get(Variable::Scale), env.get(Variable::Sack));
     let scales = scale != NO_SCALE as u32;
     // No longer than the SYN, which said the same: behind a frame there may be no room for more.
-    let first_length = if stamps {
-        12
-    } else if sack != 0 {
-        4
-    } else {
-        0
+    let (first, first_length) = match (stamps, sack != 0) {
+        (true, true) => ([4, 2, 8, 10], 12),
+        (true, false) => ([1, 1, 8, 10], 12),
+        (false, true) => ([1, 1, 4, 2], 4),
+        (false, false) => ([0; 4], 0),
     };
     let length = 24 + first_length + if scales { 4 } else { 0 };
     let came = env.length() as usize;
@@ -398,14 +397,8 @@ fn write<E: Cookies>(env: &E, packet: &Packet) -> bool {
             return false;
         }
     }
-    let [f0, f1, f2, f3] = match (stamps, sack != 0) {
-        (true, true) => [4, 2, 8, 10],
-        (true, false) => [1, 1, 8, 10],
-        (false, _) => [1, 1, 4, 2],
-    };
-    if first_length > 0 {
-        sum += add(&[f0, f1, f2, f3]);
-    }
+    let [f0, f1, f2, f3] = first;
+    sum += add(&first);
     let stored = if stamps {
         let carried = scale & 0xf | (sack & 1) << 4 | (env.get(Variable::Mss) & 3) << 6;
         let ours = (env.now() / 1_000_000) as u32 & !CARRIED | carried;
@@ -414,14 +407,13 @@ fn write<E: Cookies>(env: &E, packet: &Packet) -> bool {
         sum += add(&[o0, o1, o2, o3, t0, t1, t2, t3]);
         env.store(transport + 24, &[f0, f1, f2, f3, o0, o1, o2, o3, t0, t1, t2, t3])
     } else {
-        first_length == 0 || env.store(transport + 24, &[f0, f1, f2, f3])
+        first_length == 0 || env.store(transport + 24, &first)
     };
     let [k0, k1] = folded(sum).to_be_bytes();
     if !stored || !env.store(transport + 16, &[k0, k1, 0, 0, 2, 4, m0, m1]) {
         return false;
     }
-    let Some([a, b, c, d, e, f, g, h, i, j, k, l]) = env.far::<12>(0) else { return false };
-    env.store(0, &[g, h, i, j, k, l, a, b, c, d, e, f])
+    swap_macs(env)
 }
 
 /// A packet that is no SYN. `None`: it goes on to the stack, if it is one that steers as it is.

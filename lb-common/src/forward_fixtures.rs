@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::vec;
 use std::vec::Vec;
 
-use etherparse::PacketBuilder;
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 
 use crate::fixtures::Host;
 use crate::flow::{self, Flow, PORT_FACTOR, WAYS};
@@ -343,16 +343,21 @@ pub(crate) struct End<'a> {
     pub(crate) port: u16,
 }
 
-/// A frame from one end to another, whole with checksums.
-pub(crate) fn frame(from: End<'_>, to: End<'_>, kind: Kind) -> Vec<u8> {
+/// A packet from one end to another, of the version that their addresses are of.
+pub(crate) fn addressed(from: End<'_>, to: End<'_>) -> PacketBuilderStep<IpHeaders> {
     let ethernet = PacketBuilder::ethernet2(from.mac, to.mac);
-    let ip = match (<[u8; 4]>::try_from(from.address), <[u8; 4]>::try_from(to.address)) {
+    match (<[u8; 4]>::try_from(from.address), <[u8; 4]>::try_from(to.address)) {
         (Ok(from), Ok(to)) => ethernet.ipv4(from, to, 64),
         _ => {
             let sixteen = |a: &[u8]| a.try_into().expect("sixteen");
             ethernet.ipv6(sixteen(from.address), sixteen(to.address), 64)
         }
-    };
+    }
+}
+
+/// A frame from one end to another, whole with checksums.
+pub(crate) fn frame(from: End<'_>, to: End<'_>, kind: Kind) -> Vec<u8> {
+    let ip = addressed(from, to);
     let mut out = Vec::new();
     if kind == Kind::Datagram {
         ip.udp(from.port, to.port).write(&mut out, b"question").expect("a Vec takes everything");

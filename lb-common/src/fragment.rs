@@ -13,11 +13,12 @@
 
 use crate::env::Env;
 use crate::flow::{self, is_reply_port};
-use crate::forward::{self, Ends, Forward, bytes, drop};
+use crate::forward::{self, Ends, Forward, drop};
+use crate::icmp::write;
 use crate::maps::{VIP_FORWARD, VipKey, VipValue, WayValue};
 use crate::mark;
 use crate::nat::Change;
-use crate::packet::{FRAGMENT, IPV4, IPV6, Packet, UDP};
+use crate::packet::{FRAGMENT, Packet, UDP};
 use crate::rare::Work;
 use crate::reason::Reason;
 use crate::verdict::{Action, Verdict, mapped, words};
@@ -110,17 +111,7 @@ const fn places<const V6: bool>() -> Places {
 
 /// Judges a fragment. `None`: it is of no forwarded datagram, as far as is known.
 #[inline(always)]
-pub fn judge<E: Forward>(env: &E) -> Option<Verdict> {
-    let mut work = env.work()?;
-    match u16::from_be_bytes(env.near(12)?) {
-        IPV4 => judged::<E, false>(env, &mut work),
-        IPV6 => judged::<E, true>(env, &mut work),
-        _ => None,
-    }
-}
-
-#[inline(always)]
-fn judged<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Option<Verdict> {
+pub fn judge<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Option<Verdict> {
     match chosen::<E, V6>(env, work) {
         NOT_OURS => None,
         OURS => Some(send::<E, V6>(env, work)),
@@ -341,11 +332,6 @@ fn rewritten<E: Forward, const V6: bool>(env: &E, piece: &Piece, old: &Ends, new
 #[inline(always)]
 pub(crate) const fn salt(source: &[u32; 4]) -> u32 {
     (flow::hash(source, 0, 0) >> 16) as u32
-}
-
-#[inline(always)]
-fn write<E: Forward, const V6: bool>(env: &E, at: usize, address: &[u32; 4]) -> bool {
-    if V6 { env.set(at, bytes(*address)) } else { env.set(at, address[3].to_ne_bytes()) }
 }
 
 /// A fragment of UDP whose IPv4 header has no options.

@@ -16,7 +16,7 @@ use crate::forward::{self, Ends, Forward, bytes, drop};
 use crate::maps::{VIP_FORWARD, VipKey};
 use crate::mark;
 use crate::nat::Change;
-use crate::packet::{IPV4, IPV6, TCP, UDP};
+use crate::packet::{ICMP, ICMPV6, TCP, UDP};
 use crate::rare::Work;
 use crate::reason::Reason;
 use crate::verdict::{Action, Verdict, mapped, words};
@@ -102,17 +102,7 @@ const fn places<const V6: bool>() -> Places {
 
 /// Judges a frame that may be an error about a forwarded connection's packet. `None`: it is not.
 #[inline(always)]
-pub fn judge<E: Forward>(env: &E) -> Option<Verdict> {
-    let mut work = env.work()?;
-    match u16::from_be_bytes(env.near(12)?) {
-        IPV4 => judged::<E, false>(env, &mut work),
-        IPV6 => judged::<E, true>(env, &mut work),
-        _ => None,
-    }
-}
-
-#[inline(always)]
-fn judged<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Option<Verdict> {
+pub fn judge<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Option<Verdict> {
     if !ours::<E, V6>(env, work) {
         return None;
     }
@@ -247,7 +237,7 @@ pub fn read<F: Edit, const V6: bool>(frame: &F, quote: &mut Quote) -> Option<()>
         let [inner, _, _, _, _, _, protocol, _] = frame.get::<8>(at.quoted)?;
         let length = u16::from_be_bytes([l0, l1]) as usize;
         // Unreachable, too big, time exceeded, parameter problem (RFC 4443, section 2.1).
-        let error = version >> 4 == 6 && next == 58 && matches!(kind, 1..=4);
+        let error = version >> 4 == 6 && next == ICMPV6 && matches!(kind, 1..=4);
         if !error || inner >> 4 != 6 || length < at.ports + 8 - at.icmp {
             return None;
         }
@@ -259,7 +249,7 @@ pub fn read<F: Edit, const V6: bool>(frame: &F, quote: &mut Quote) -> Option<()>
         let length = u16::from_be_bytes([l0, l1]) as usize;
         let whole = u16::from_be_bytes([f0, f1]) & 0x3fff == 0;
         // Unreachable, time exceeded, parameter problem (RFC 792).
-        let error = version == 0x45 && outer == 1 && matches!(kind, 3 | 11 | 12);
+        let error = version == 0x45 && outer == ICMP && matches!(kind, 3 | 11 | 12);
         // The first fragment of a packet has the ports, no other.
         let first = u16::from_be_bytes([i0, i1]) & FRAGMENT_OFFSET == 0;
         if !error || !whole || inner != 0x45 || !first || length < at.ports + 8 - 14 {
@@ -355,7 +345,8 @@ fn address<F: Edit, const V6: bool>(frame: &F, at: usize) -> Option<[u32; 4]> {
     if V6 { frame.get(at).map(words) } else { frame.get(at).map(mapped) }
 }
 
+/// Writes an address. False: the frame ends before.
 #[inline(always)]
-fn write<F: Edit, const V6: bool>(frame: &F, at: usize, address: &[u32; 4]) -> bool {
+pub(crate) fn write<F: Edit, const V6: bool>(frame: &F, at: usize, address: &[u32; 4]) -> bool {
     if V6 { frame.put_address(at, address) } else { frame.put(at, address[3].to_ne_bytes()) }
 }

@@ -57,17 +57,29 @@ pub const fn is_rare(reason: Reason) -> bool {
 #[inline(always)]
 fn other<E: Forward>(env: &E) -> Verdict {
     let reason = why(env);
-    let ours = match reason {
-        Reason::Icmp => icmp::judge(env),
-        Reason::Fragment => fragment::judge(env),
+    let ours = match env.near(12).map(u16::from_be_bytes) {
+        Some(packet::IPV4) => of_version::<E, false>(env, reason),
+        Some(packet::IPV6) => of_version::<E, true>(env, reason),
         _ => None,
     };
     match ours {
-        // A fragment may be too big as well, and is told of here.
-        Some(Verdict { reason: Reason::TooBig, action: Action::Rare }) => too_big::answer(env, is_v6(env)),
         Some(verdict) => verdict,
         None => pass(reason),
     }
+}
+
+/// `None`: it is none of ours.
+#[inline(always)]
+fn of_version<E: Forward, const V6: bool>(env: &E, reason: Reason) -> Option<Verdict> {
+    let mut work = env.work()?;
+    let verdict = match reason {
+        Reason::Icmp => icmp::judge::<E, V6>(env, &mut work)?,
+        Reason::Fragment => fragment::judge::<E, V6>(env, &mut work)?,
+        _ => return None,
+    };
+    // A fragment may be too big as well, and is told of here.
+    let too_big = verdict.reason == Reason::TooBig && verdict.action == Action::Rare;
+    Some(if too_big { too_big::answer(env, V6) } else { verdict })
 }
 
 /// Why the frame was passed.
@@ -77,9 +89,4 @@ fn why<E: Env>(env: &E) -> Reason {
         Ok(_) => Reason::OtherProtocol,
         Err(reason) => reason,
     }
-}
-
-#[inline(always)]
-fn is_v6<E: Env>(env: &E) -> bool {
-    env.near::<2>(12).is_some_and(|kind| u16::from_be_bytes(kind) == packet::IPV6)
 }

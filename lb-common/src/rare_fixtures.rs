@@ -14,7 +14,7 @@ use etherparse::{
 use crate::flow;
 use crate::forward_fixtures::{
     BACKENDS4, BACKENDS6, CLIENT4, CLIENT6, End, Kind, LISTED, MTU, NEAR, NODE_MAC, NODE4, NODE6, OTHER4,
-    OTHER6, PEER_MAC, PORT, Step, TARGET_PORT, VIP4, VIP6, frame,
+    OTHER6, PEER_MAC, PORT, Step, TARGET_PORT, VIP4, VIP6, addressed, frame,
 };
 use crate::fragment::salt;
 use crate::maglev::{self, Member};
@@ -127,16 +127,8 @@ fn error(from: End<'_>, to: End<'_>, kind: Error, quoted: &[u8], control: bool) 
 /// A datagram with so many bytes in it.
 fn datagram(from: End<'_>, to: End<'_>, length: usize) -> Vec<u8> {
     let body: Vec<_> = (0..length).map(|n| n as u8).collect();
-    let ethernet = PacketBuilder::ethernet2(from.mac, to.mac);
-    let ip = match (<[u8; 4]>::try_from(from.address), <[u8; 4]>::try_from(to.address)) {
-        (Ok(from), Ok(to)) => ethernet.ipv4(from, to, 64),
-        _ => {
-            let sixteen = |a: &[u8]| a.try_into().expect("sixteen");
-            ethernet.ipv6(sixteen(from.address), sixteen(to.address), 64)
-        }
-    };
     let mut out = Vec::new();
-    ip.udp(from.port, to.port).write(&mut out, &body).expect("a Vec takes everything");
+    addressed(from, to).udp(from.port, to.port).write(&mut out, &body).expect("a Vec takes everything");
     out
 }
 

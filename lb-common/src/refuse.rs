@@ -116,16 +116,20 @@ pub fn turn<E: Env>(env: &E, packet: &Packet, payload: usize, reply: Reply, expe
     {
         return false;
     }
-    if back {
-        let Some([a, b, c, d, e, f, g, h, i, j, k, l]) = env.far::<12>(0) else { return false };
-        if !env.store(0, &[g, h, i, j, k, l, a, b, c, d, e, f]) {
-            return false;
-        }
+    if back && !swap_macs(env) {
+        return false;
     }
     let came = env.length() as usize;
     let shortest = if came < SHORTEST { came } else { SHORTEST };
     let ends = transport + length;
     env.resize(if ends > shortest { ends } else { shortest })
+}
+
+/// Sends a frame back to where it came from. False: it ends before.
+#[inline(always)]
+pub(crate) fn swap_macs<E: Env>(env: &E) -> bool {
+    let Some([a, b, c, d, e, f, g, h, i, j, k, l]) = env.far::<12>(0) else { return false };
+    env.store(0, &[g, h, i, j, k, l, a, b, c, d, e, f])
 }
 
 /// Writes the IPv4 header for `length` bytes of TCP, with the addresses the other way round if it goes

@@ -6,9 +6,9 @@
 //! can't be cut here, and most who send them take notice all the same.
 
 use crate::forward::{Forward, drop};
-use crate::packet::{self, Packet};
+use crate::packet::{self, ICMPV6, Packet};
 use crate::reason::Reason;
-use crate::refuse::{add, folded};
+use crate::refuse::{add, folded, swap_macs};
 use crate::verdict::{Action, Verdict};
 
 /// How much is quoted, in bytes: the headers and the connection id of a QUIC packet. What is too big
@@ -67,7 +67,7 @@ pub fn answer<E: Forward>(env: &E, v6: bool) -> Verdict {
     let mtu = answers.mtu;
     let length = if v6 { write_v6(env, mtu) } else { write_v4(env, mtu) };
     match length {
-        Some(length) if turn_back(env) && env.resize(length) => {
+        Some(length) if swap_macs(env) && env.resize(length) => {
             Verdict { reason: Reason::TooBig, action: Action::Send }
         }
         _ => drop(Reason::TooBigUnanswered),
@@ -98,7 +98,6 @@ fn write_v4<E: Forward>(env: &E, mtu: u32) -> Option<usize> {
 #[inline(always)]
 fn write_v6<E: Forward>(env: &E, mtu: u32) -> Option<usize> {
     const HEADER: usize = 40;
-    const ICMPV6: u8 = 58;
     let quote = env.near::<QUOTED>(ETHERNET)?;
     let (source, target) = (env.near::<16>(ETHERNET + 8)?, env.near::<16>(ETHERNET + 24)?);
     let length = (ICMP + QUOTED) as u16;
@@ -112,11 +111,4 @@ fn write_v6<E: Forward>(env: &E, mtu: u32) -> Option<usize> {
         && env.set(ETHERNET + 24, source)
         && env.set(ETHERNET + HEADER, [2, 0, s0, s1, m0, m1, m2, m3]);
     done.then_some(ETHERNET + HEADER + ICMP + QUOTED)
-}
-
-/// Exchanges the MACs.
-#[inline(always)]
-fn turn_back<E: Forward>(env: &E) -> bool {
-    let Some([a, b, c, d, e, f, g, h, i, j, k, l]) = env.near::<12>(0) else { return false };
-    env.set(0, [g, h, i, j, k, l, a, b, c, d, e, f])
 }

@@ -3,7 +3,8 @@
 //! `sluice` (XDP) judges every frame of the NIC, `steer` (sk_lookup) gives each new connection to
 //! a VIP to the worker of the CPU that it arrived on, `empty` is what benchmarks compare with. Where
 //! TCP handshakes are XDP's, `sluice` goes on to `admit`, and `ingress` (tc) has the stack take over.
-//! `rare` judges ICMP errors, fragments and what is too big. `traced` takes `sluice`'s place while somebody watches, `rehearsal` judges made-up frames.
+//! `rare` judges ICMP errors, fragments and what is too big. `traced` takes `sluice`'s place while
+//! somebody watches, `rehearsal` judges made-up frames.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
