@@ -33,7 +33,8 @@ struct Known {
 }
 
 impl L4Services {
-    /// Reads a Service that differs, in itself or in its endpoints. `node` is this one's name. Whether what follows differs.
+    /// Reads a Service that differs, in itself or in its endpoints. `node` is this one's name. Whether what
+    /// follows differs.
     pub(super) fn read(&mut self, objects: &Objects, key: &ObjectKey, node: Option<&str>) -> bool {
         let ours = objects.services.get(key).filter(|service| is_ours(service));
         let known = ours.map(|service| read(objects, key, service, node));

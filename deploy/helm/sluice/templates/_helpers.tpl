@@ -89,3 +89,8 @@ volumeMounts:
 - name: run
   mountPath: /run/sluice
 {{- end -}}
+
+{{/* A value as a text. Helm writes large numbers as 1e+06. */}}
+{{- define "sluice.text" -}}
+{{ kindIs "string" . | ternary . (toJson .) | quote }}
+{{- end -}}

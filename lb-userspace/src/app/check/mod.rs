@@ -15,7 +15,7 @@ use crate::model::{Compat, Issue, ObjectKey, Severity, Snapshot};
 use crate::objects::Objects;
 use crate::source::manifests::{self, ManifestsError};
 use crate::translate::annotations::CATALOGUE;
-use crate::translate::{Settings, UnknownClass, translate};
+use crate::translate::{ClusterSettings, Settings, UnknownClass, translate};
 
 use super::admin::views::{self, Host, Serving};
 use super::cli::{CheckArgs, CheckCompat, Origin};
@@ -127,19 +127,15 @@ impl Loaded {
 /// Takes what the settings say of `compat` out of them: both are looked at.
 fn take_compat(objects: &mut Objects, key: &ObjectKey) -> Option<CheckCompat> {
     let mut settings = objects.config_maps.get(key)?.clone();
-    let compat = match settings.data.as_ref()?.get(COMPAT)?.trim() {
-        "kubernetes" => CheckCompat::Kubernetes,
-        "ingress-nginx" => CheckCompat::IngressNginx,
-        // It is said what is wrong with it.
-        _ => return None,
-    };
-    Arc::make_mut(&mut settings).data.as_mut()?.remove(COMPAT);
+    // What is wrong with them is said by the translation, which reads what stays.
+    let said = ClusterSettings::read(key, settings.data.as_ref()?, &mut Vec::new()).compat?;
+    Arc::make_mut(&mut settings).data.as_mut()?.remove("compat");
     objects.config_maps.insert(key.clone(), settings);
-    Some(compat)
+    Some(match said {
+        Compat::Kubernetes => CheckCompat::Kubernetes,
+        Compat::IngressNginx => CheckCompat::IngressNginx,
+    })
 }
-
-/// The setting that says whose defaults apply.
-const COMPAT: &str = "compat";
 
 fn report(directory: &Path, loaded: &Loaded, now: i64) -> Report {
     let compat = loaded.compat.each()[0];

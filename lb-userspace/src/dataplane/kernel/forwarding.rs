@@ -5,6 +5,7 @@
 //! that is gone, rests until the next [`Forwarding::wake`], since a program that runs at this moment
 //! may have read what led there.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -231,10 +232,10 @@ impl Forwarding {
 /// VIP are counted by.
 fn ask_for_neighbours(addresses: impl IntoIterator<Item = IpAddr>) {
     const DISCARD: u16 = 9;
-    let v4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok();
-    let v6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).ok();
+    let v4 = LazyCell::new(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok());
+    let v6 = LazyCell::new(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).ok());
     for address in addresses {
-        if let Some(socket) = if address.is_ipv4() { &v4 } else { &v6 } {
+        if let Some(socket) = if address.is_ipv4() { &*v4 } else { &*v6 } {
             let _ = socket.send_to(&[], (address, DISCARD));
         }
     }

@@ -72,11 +72,15 @@ impl<'a, S: Wire> Writer<'a, S> {
             self.tail.extend_from_slice(b"transfer-encoding: chunked\r\n");
         }
         if !lines.has_server {
-            self.tail.extend_from_slice(b"server: ");
-            self.tail.extend_from_slice(respond::SERVER_NAME.as_bytes());
-            self.tail.extend_from_slice(b"\r\n");
+            self.line("server", respond::SERVER_NAME.as_bytes());
         }
         self.end_head(!lines.has_date);
+    }
+
+    fn line(&mut self, name: &str, value: &[u8]) {
+        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            self.tail.extend_from_slice(part);
+        }
     }
 
     fn end_head(&mut self, needs_date: bool) {
@@ -86,9 +90,7 @@ impl<'a, S: Wire> Writer<'a, S> {
             self.tail.extend_from_slice(b"\r\n");
         }
         if let Some(hsts) = self.hsts {
-            for part in [STRICT_TRANSPORT_SECURITY.as_str().as_bytes(), b": ", hsts.as_bytes(), b"\r\n"] {
-                self.tail.extend_from_slice(part);
-            }
+            self.line(STRICT_TRANSPORT_SECURITY.as_str(), hsts.as_bytes());
         }
         if self.closes {
             self.tail.extend_from_slice(b"connection: close\r\n");
