@@ -115,8 +115,8 @@ impl Meter {
     }
 }
 
-/// TCP states (include/net/tcp_states.h).
-const LISTEN: u32 = 10;
+/// The state of a socket that listens (include/net/tcp_states.h).
+pub const LISTEN: u32 = 10;
 
 /// For so long after the last cookie, acknowledgements are looked at: the kernel takes cookies of the
 /// minute in which they were made and of the one after it.

@@ -6,7 +6,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use lb_common::flow::{self, Flow, Stamp, WAYS, after_endpoint};
 use lb_common::forward::Ends;
-use lb_common::packet::{FRAGMENT, ICMP, ICMPV6, TCP, UDP};
+use lb_common::packet::{FRAGMENT, ICMP, ICMPV6, IPV4, IPV6, TCP, UDP};
 use lb_common::reason::Reason;
 use lb_common::verdict::{mapped, words};
 
@@ -15,7 +15,7 @@ use crate::forward::{L4_MASK, L4_TICK, swap};
 use crate::maps::{L4_BACKENDS, L4_FLOWS, L4_KEPT, count};
 
 /// TC_ACT_UNSPEC, which TCX calls "next": what else is attached has its turn.
-const NEXT: i32 = -1;
+pub const NEXT: i32 = -1;
 
 /// Offsets of the headers that are looked at: without tags, options and extensions.
 struct Shape {
@@ -38,7 +38,7 @@ pub fn egress(context: TcContext) -> i32 {
 fn restore(context: &TcContext) -> Option<()> {
     let kind = u16::from_be(context.load::<u16>(12).ok()?);
     let shape = match kind {
-        0x0800 => {
+        IPV4 => {
             let [version, _, _, _, _, _, f0, f1, _, protocol] = context.load::<[u8; 10]>(14).ok()?;
             let fragment = u16::from_be_bytes([f0, f1]);
             match protocol {
@@ -54,7 +54,7 @@ fn restore(context: &TcContext) -> Option<()> {
                 _ => Shape { v6: false, transport: 34, protocol, fragment: fragment & 0x3fff != 0 },
             }
         }
-        0x86dd => match context.load::<u8>(20).ok()? {
+        IPV6 => match context.load::<u8>(20).ok()? {
             ICMPV6 => {
                 egress_rare::error::<true>(context);
                 return None;

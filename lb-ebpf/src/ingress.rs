@@ -8,20 +8,15 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::{bpf_map_lookup_elem, bpf_sk_release, bpf_skb_pull_data};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use lb_common::cookie::{Admission, NO_SCALE};
+use lb_common::cookie::{Admission, LISTEN, NO_SCALE};
 use lb_common::maps::{FlowKey, MAX_CPUS, TUNE_COOKIES, VIP_FORWARD, VIP_STEER, VipKey};
-use lb_common::packet::{ACK, RST, SYN, TCP};
+use lb_common::packet::{ACK, IPV4, IPV6, RST, SYN, TCP};
 use lb_common::reason::Reason;
 use lb_common::verdict::{mapped, words};
 
 use crate::admit::socket;
+use crate::egress::NEXT;
 use crate::maps::{ADMISSIONS, COOKIES, CPU_WORKER, SOCKETS, TUNING, count, vip};
-
-/// TC_ACT_UNSPEC, which TCX calls "next": what else is attached has its turn.
-const NEXT: i32 = -1;
-
-/// TCP_LISTEN.
-const LISTEN: u32 = 10;
 
 /// `struct bpf_tcp_req_attrs` of the kernel (include/net/tcp.h).
 #[repr(C)]
@@ -70,8 +65,8 @@ fn begin(packet: *mut __sk_buff) -> Option<()> {
     gather(packet);
     let kind: u16 = read(packet, 12)?;
     let v6 = match u16::from_be(kind) {
-        0x0800 => false,
-        0x86dd => true,
+        IPV4 => false,
+        IPV6 => true,
         _ => return None,
     };
     let (flow, sequence, flags) = if v6 {
