@@ -18,6 +18,7 @@ use crate::maps::{
 use crate::rare;
 use crate::reason::Reason;
 use crate::refuse::ALERT;
+use crate::tunnel;
 use crate::verdict::{self, Action, Verdict, mapped, words};
 
 /// The VIP of the fixtures: ports 80 (plain), 443 (observed) and 8443 (filtered) over TCP.
@@ -601,6 +602,13 @@ impl Env for Host {
 /// Judges the frame at hand as the programs do, one after the other.
 pub fn judge(host: &Host) -> Verdict {
     let verdict = verdict::judge(host);
+    match verdict.action {
+        Action::Unwrap => rarely(host, tunnel::judge(host)),
+        _ => rarely(host, verdict),
+    }
+}
+
+fn rarely(host: &Host, verdict: Verdict) -> Verdict {
     if verdict.action == Action::Rare { rare::judge(host) } else { verdict }
 }
 

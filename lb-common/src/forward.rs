@@ -14,15 +14,18 @@
 use core::ops::{Deref, DerefMut};
 
 use crate::env::Env;
-use crate::flow::{self, Flow, PORT_TRIES, Phase, Stamp, WAYS, after_client, after_endpoint, first_phase};
+use crate::flow::{
+    self, DATAGRAMS_KEPT, Flow, PORT_TRIES, Phase, Stamp, WAYS, after_client, after_endpoint, first_phase,
+};
 use crate::fragment::{FragmentKey, FragmentValue};
-use crate::maps::{BackendValue, RING_CHUNK, ServiceValue, VIP_AFFINITY, VipValue, WayValue};
+use crate::maps::{BackendValue, RING_CHUNK, ServiceValue, VIP_AFFINITY, VIP_DIRECT, VipValue, WayValue};
 use crate::mark::{self, Mark, Marks};
 use crate::nat::Change;
 use crate::packet::{ACK, FIN, Packet, RST, SYN, TCP};
 use crate::ranges::RangeKey;
 use crate::rare::Work;
 use crate::reason::Reason;
+use crate::ring::Entry;
 use crate::too_big::{self, Answers};
 use crate::verdict::{Action, Verdict, mapped, words};
 
@@ -40,8 +43,14 @@ pub trait Forward: Env {
     /// An endpoint.
     fn backend(&self, slot: u32) -> Option<BackendValue>;
 
-    /// An entry of the rings: a slot plus one, or 0.
-    fn ring(&self, chunk: u32, at: u32) -> Option<u32>;
+    /// An entry of the rings.
+    fn ring(&self, chunk: u32, at: u32) -> Option<Entry>;
+
+    /// When the ring of a VIP changed last, in seconds of the clock of [`Env::now`].
+    fn changed(&self, slot: u32) -> u32;
+
+    /// What is known of an address among nodes': [`crate::maps::NODE_SELF`], [`crate::maps::NODE_PEER`].
+    fn node(&self, address: &[u32; 4]) -> Option<u32>;
 
     /// How many entries the flow and port tables have, less one: a power of two less one.
     fn mask(&self) -> u32;
@@ -111,6 +120,12 @@ pub trait Forward: Env {
     /// Remembers that.
     fn remember_fragment(&self, key: &FragmentKey, value: &FragmentValue);
 
+    /// Makes room for so many bytes in front of the frame; false: there is none. Offsets count from there.
+    fn widen<const N: usize>(&self) -> bool;
+
+    /// Takes so many bytes away from the frame's beginning; false: it has no more.
+    fn narrow<const N: usize>(&self) -> bool;
+
     /// Puts the MACs of a way in front of the frame, and says how it leaves.
     fn leave(&self, way: &WayValue) -> Action;
 }
@@ -152,36 +167,65 @@ pub struct Ends {
     pub target_port: u16,
 }
 
-/// A packet to a VIP in forward mode. `packet` is one of the shapes that lie at constant offsets.
+/// A packet to a VIP in forward mode. `packet` is one of the shapes that lie at constant offsets. `None`: it
+/// goes as it is, and [`crate::direct::send`] does that.
 #[inline(always)]
-pub fn to_endpoint<E: Forward>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verdict {
-    let Some(mut new) = env.pending() else { return drop(Reason::FlowsFull) };
-    let Some(ends) = ends(env, packet.v6) else { return drop(Reason::Truncated) };
+pub fn to_endpoint<E: Forward>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Option<Verdict> {
+    let Some(mut new) = env.pending() else { return Some(drop(Reason::FlowsFull)) };
+    let Some(ends) = ends(env, packet.v6) else { return Some(drop(Reason::Truncated)) };
     let now = env.tick();
     let hash = flow::hash(&ends.source, ends.source_port, packet.protocol);
+    new.hash = hash;
+    let direct = vip.flags & VIP_DIRECT != 0;
+    if direct
+        && let Some(entry) = entry(env, hash, vip, &ends)
+        && !entry.remembers()
+        && let Some(slot) = entry.now()
+        && is_direct(env, slot)
+    {
+        new.backend = slot;
+        return None;
+    }
     let tag = mark::tag(hash, &ends);
     if packet.protocol == TCP && flags & (SYN | FIN | RST) == 0 {
         let mark = quick(env, hash, tag, now);
         if let Some(backend) = env.backend(mark.backend())
             && mark.tag() == tag
-            && backend.protocol == TCP
             && mark.is_of(backend.generation)
         {
-            return send(env, packet, mark.backend(), &backend, mark.port(), &ends);
+            if backend.protocol == TCP {
+                return Some(send(env, packet, mark.backend(), &backend, mark.port(), &ends));
+            }
+            if direct && backend.is_direct() {
+                new.backend = mark.backend();
+                return None;
+            }
         }
     }
     new.ends = ends;
-    new.hash = hash;
     new.tag = tag;
     new.now = now;
     new.protocol = packet.protocol;
-    let index = match settle(env, &mut new, flags, vip) {
-        Ok(index) => index,
-        Err(reason) => return drop(reason),
+    let (slot, port) = match settle(env, &mut new, flags, vip) {
+        Ok(index) => match env.flow(index) {
+            Some(flow) => (flow.backend, flow.port),
+            None => return Some(drop(Reason::NoFlow)),
+        },
+        // What can't be remembered goes where it would have gone.
+        Err(Reason::FlowsFull | Reason::NoFlow) if direct && is_direct(env, new.backend) => return None,
+        Err(reason) => return Some(drop(reason)),
     };
-    let Some(flow) = env.flow(index) else { return drop(Reason::NoFlow) };
-    let Some(backend) = env.backend(flow.backend) else { return drop(Reason::NoBackend) };
-    send(env, packet, flow.backend, &backend, flow.port, &new.ends)
+    let Some(backend) = env.backend(slot) else { return Some(drop(Reason::NoBackend)) };
+    if direct && backend.is_direct() {
+        new.backend = slot;
+        return None;
+    }
+    Some(send(env, packet, slot, &backend, port, &new.ends))
+}
+
+#[inline(always)]
+fn is_direct<E: Forward>(env: &E, slot: u32) -> bool {
+    env.backend(slot).is_some_and(|backend| backend.is_direct())
 }
 
 /// The entry of the flow that a packet to a VIP belongs to, a new one if need be. Of `new`, everything
@@ -195,18 +239,17 @@ pub(crate) fn settle<E: Forward>(
 ) -> Result<u32, Reason> {
     let Pending { hash, tag, now, protocol, .. } = *new;
     let (mut index, twin) = find(env, hash, tag, now, protocol, &new.ends);
-    if index == NONE || !go_on(env, index, flags, now) {
+    if index == NONE || !go_on(env, index, flags, now, vip) {
+        let slot = choose(env, new, flags, vip).ok_or(Reason::NoBackend)?;
+        new.backend = slot;
         // The last word of a connection that nobody knows makes none.
         if protocol == TCP && flags & RST != 0 {
             return Err(Reason::NoFlow);
         }
-        let slot = choose(env, hash, vip, &new.ends).ok_or(Reason::NoBackend)?;
         let backend = env.backend(slot).ok_or(Reason::NoBackend)?;
         // Here and not in `enter`: the stacks of nested calls add up.
-        let keeps = env.way_to_backend(slot, &backend)?.interface == 0;
+        new.keeps = backend.is_direct() || env.way_to_backend(slot, &backend)?.interface == 0;
         new.old = if index == NONE { twin } else { index };
-        new.backend = slot;
-        new.keeps = keeps;
         let (entered, reason) = unpack(enter(env, new));
         if let Some(reason) = reason {
             return Err(reason);
@@ -357,7 +400,7 @@ pub(crate) fn find<E: Forward>(
 /// Notes the packet in its flow. False: the flow can't go on, as its endpoint is gone, or about to
 /// go, and the packet begins a new connection over the same ports.
 #[inline(always)]
-fn go_on<E: Forward>(env: &E, index: u32, flags: u8, now: u32) -> bool {
+fn go_on<E: Forward>(env: &E, index: u32, flags: u8, now: u32, vip: &VipValue) -> bool {
     let Some(flow) = env.flow(index) else { return false };
     let Some(backend) = env.backend(flow.backend) else { return false };
     let opening = flow.protocol == TCP && flags & (SYN | ACK) == SYN;
@@ -365,7 +408,17 @@ fn go_on<E: Forward>(env: &E, index: u32, flags: u8, now: u32) -> bool {
     if backend.generation != flow.generation || (opening && old && backend.draining != 0) {
         return false;
     }
-    let stamp = refresh(env, index, &flow, after_client, flags, now);
+    // Packets to this VIP are not, or no longer, sent as they are.
+    let direct = backend.is_direct();
+    if direct && vip.flags & VIP_DIRECT == 0 {
+        return false;
+    }
+    // Nobody sees the replies: a client that goes on was answered.
+    let after = |phase, flags| {
+        let answered = direct && matches!(phase, Phase::Opening);
+        after_client(if answered { Phase::Answered } else { phase }, flags)
+    };
+    let stamp = refresh(env, index, &flow, after, flags, now);
     let mark = Mark(mark_of(env, index));
     let told = mark.told(stamp, now);
     // Without a tag it is being written.
@@ -413,7 +466,7 @@ fn entered<E: Forward>(env: &E, new: &Pending) -> Result<u32, Reason> {
     }
     env.write_mark(index, 0);
     env.write_flow(index, new, backend.generation);
-    if new.keeps {
+    if new.keeps && !backend.is_direct() {
         env.keep(backend.port);
     }
     if !new.keeps && !take_port(env, hash, index, &backend, now) {
@@ -462,16 +515,34 @@ fn room<E: Forward>(env: &E, hash: u64, now: u32) -> u32 {
     room
 }
 
-/// The ring's word on a new flow.
+/// The ring's word on a flow that is not in the table.
 #[inline(always)]
-fn choose<E: Forward>(env: &E, hash: u64, vip: &VipValue, ends: &Ends) -> Option<u32> {
+fn choose<E: Forward>(env: &E, new: &Pending, flags: u8, vip: &VipValue) -> Option<u32> {
+    let entry = entry(env, new.hash, vip, &new.ends)?;
+    if !entry.remembers() {
+        return entry.now();
+    }
+    let begins = if new.protocol == TCP {
+        flags & (SYN | ACK) == SYN
+    } else {
+        // Who was silent for as long as this began anew.
+        ((env.now() / NANOSECONDS) as u32).wrapping_sub(env.changed(vip.slot)) > DATAGRAMS_KEPT
+    };
+    entry.choice(begins)
+}
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// Where the ring's word on a flow is.
+#[inline(always)]
+fn entry<E: Forward>(env: &E, hash: u64, vip: &VipValue, ends: &Ends) -> Option<Entry> {
     let hash = if vip.flags & VIP_AFFINITY != 0 { flow::hash(&ends.source, 0, 0) } else { hash };
     let service = env.service(vip.slot)?;
     if service.size == 0 {
         return None;
     }
     let at = (((hash >> 32) * service.size as u64) >> 32) as u32;
-    env.ring(service.first + at / RING_CHUNK as u32, at % RING_CHUNK as u32)?.checked_sub(1)
+    env.ring(service.first + at / RING_CHUNK as u32, at % RING_CHUNK as u32)
 }
 
 /// Finds a port at the endpoint that no other flow has.

@@ -11,6 +11,7 @@ use std::vec::Vec;
 
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 
+use crate::direct_fixtures;
 use crate::fixtures::Host;
 use crate::flow::{self, Flow, PORT_FACTOR, WAYS};
 use crate::forward::{Forward, Pending};
@@ -25,6 +26,7 @@ use crate::packet::{TCP, UDP};
 use crate::ranges::{self, RangeKey, SLOT_BITS};
 use crate::rare::Work;
 use crate::reason::Reason;
+use crate::ring::Entry;
 use crate::too_big::Answers;
 use crate::verdict::{Action, Verdict, mapped, words};
 
@@ -88,6 +90,8 @@ pub struct Content {
     pub backends: Vec<BackendValue>,
     /// Prefixes of clients: their lengths and keys.
     pub ranges: Vec<(u32, RangeKey)>,
+    /// Addresses of nodes, and whose they are.
+    pub nodes: Vec<([u32; 4], u32)>,
 }
 
 /// Ports of the VIPs: two endpoints; the same with affinity; an endpoint that the kernel delivers to; none.
@@ -105,8 +109,14 @@ pub const CLOSED: u16 = 85;
 
 /// The content of the maps.
 pub fn content() -> Content {
-    let mut content =
-        Content { vips: vec![], services: vec![], chunks: vec![], backends: vec![], ranges: vec![] };
+    let mut content = Content {
+        vips: vec![],
+        services: vec![],
+        chunks: vec![],
+        backends: vec![],
+        ranges: vec![],
+        nodes: vec![],
+    };
     let mut slot = FIRST_SLOT;
     for v6 in [false, true] {
         for protocol in [TCP, UDP] {
@@ -146,6 +156,7 @@ pub fn content() -> Content {
             }
         }
     }
+    direct_fixtures::add(&mut content);
     content
 }
 
@@ -156,9 +167,12 @@ pub struct Tables {
     marks: RefCell<Vec<Marks>>,
     ports: RefCell<Vec<u64>>,
     answers: RefCell<Answers>,
+    pending: RefCell<Pending>,
     fragments: RefCell<HashMap<FragmentKey, FragmentValue>>,
     /// The time in ticks.
     pub now: u32,
+    /// When rings changed, in seconds.
+    pub changed: u32,
 }
 
 impl Default for Tables {
@@ -167,8 +181,8 @@ impl Default for Tables {
         let (flows, ports) =
             (vec![Flow::default(); size].into(), vec![0; size * PORT_FACTOR as usize].into());
         let marks = vec![Marks([0; WAYS as usize]); size / WAYS as usize].into();
-        let (answers, fragments) = Default::default();
-        Self { content: content(), flows, marks, ports, answers, fragments, now: 1000 }
+        let (answers, pending, fragments) = Default::default();
+        Self { content: content(), flows, marks, ports, answers, pending, fragments, now: 1000, changed: 0 }
     }
 }
 
@@ -189,8 +203,26 @@ impl Forward for Host {
         self.l4.content.backends.get(slot as usize).copied()
     }
 
-    fn ring(&self, chunk: u32, at: u32) -> Option<u32> {
-        self.l4.content.chunks.get(chunk as usize)?.0.get(at as usize).copied()
+    fn ring(&self, chunk: u32, at: u32) -> Option<Entry> {
+        self.l4.content.chunks.get(chunk as usize)?.0.get(at as usize).copied().map(Entry)
+    }
+
+    fn changed(&self, _slot: u32) -> u32 {
+        self.l4.changed
+    }
+
+    fn node(&self, address: &[u32; 4]) -> Option<u32> {
+        self.l4.content.nodes.iter().find(|(other, _)| other == address).map(|(_, role)| *role)
+    }
+
+    fn widen<const N: usize>(&self) -> bool {
+        self.frame.borrow_mut().splice(..0, [0; N]);
+        true
+    }
+
+    fn narrow<const N: usize>(&self) -> bool {
+        let mut frame = self.frame.borrow_mut();
+        frame.len() >= N && frame.drain(..N).len() == N
     }
 
     fn mask(&self) -> u32 {
@@ -225,7 +257,7 @@ impl Forward for Host {
     }
 
     fn pending(&self) -> Option<impl DerefMut<Target = Pending>> {
-        Some(Box::new(Pending::default()))
+        Some(self.l4.pending.borrow_mut())
     }
 
     fn write_flow(&self, index: u32, new: &Pending, generation: u32) {
@@ -270,7 +302,9 @@ impl Forward for Host {
         let near = [mapped(BACKENDS4[2]), words(BACKENDS6[2])].contains(&backend.address);
         let source = if backend.address[0] == 0 { mapped(NODE4) } else { words(NODE6) };
         let interface = if near { 0 } else { 7 };
-        Ok(Box::new(WayValue { interface, macs: macs(), source, mtu: MTU, ..WayValue::default() }))
+        let distant = [mapped(direct_fixtures::DISTANT4), words(direct_fixtures::DISTANT6)];
+        let gateway = distant.contains(&backend.address).into();
+        Ok(Box::new(WayValue { interface, macs: macs(), source, mtu: MTU, gateway, ..WayValue::default() }))
     }
 
     fn way_to_client(
@@ -375,8 +409,12 @@ pub(crate) fn frame(from: End<'_>, to: End<'_>, kind: Kind) -> Vec<u8> {
     out
 }
 
-/// The table. Each step's outcome depends on those before.
-pub fn steps() -> Vec<Step> {
+/// The table, with what is rare and what goes as it is. Each step's outcome depends on those before.
+pub fn all_steps() -> impl Iterator<Item = Step> {
+    steps().into_iter().chain(crate::rare_fixtures::steps()).chain(direct_fixtures::steps())
+}
+
+fn steps() -> Vec<Step> {
     let mut steps = Vec::new();
     for v6 in [false, true] {
         let pick = |four: &'static [u8], six: &'static [u8]| if v6 { six } else { four };
@@ -467,7 +505,7 @@ mod tests {
     #[test]
     fn the_host_takes_every_step() {
         let mut host = host();
-        for step in steps().into_iter().chain(crate::rare_fixtures::steps()) {
+        for step in all_steps() {
             host.frame = step.frame.clone().into();
             assert_eq!(judge(&host), step.verdict, "{}", step.description);
             if step.verdict.action != Action::Drop {

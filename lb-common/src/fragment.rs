@@ -15,7 +15,7 @@ use crate::env::Env;
 use crate::flow::{self, is_reply_port};
 use crate::forward::{self, Ends, Forward, drop};
 use crate::icmp::write;
-use crate::maps::{VIP_FORWARD, VipKey, VipValue, WayValue};
+use crate::maps::{VIP_DIRECT, VIP_FORWARD, VipKey, VipValue, WayValue};
 use crate::mark;
 use crate::nat::Change;
 use crate::packet::{FRAGMENT, Packet, UDP};
@@ -176,6 +176,9 @@ fn choose<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Option<Result
     };
     if vip.flags & VIP_FORWARD == 0 {
         return None;
+    }
+    if vip.flags & VIP_DIRECT != 0 {
+        return Some(Err(Reason::ForwardUnusual));
     }
     let packet = Packet { ip: 14, transport: 0, end: 0, protocol: UDP, v6: V6 };
     if env.tuning().flags != 0 {

@@ -5,7 +5,8 @@
 //! ```text
 //! frame ─► packet (headers) ─► verdict (VIP? hello? which counter?) ─► hello (server name) ─► Verdict
 //!                                                                     └─► refuse (an answer in its place)
-//!                                                                    ├─► forward (endpoint, flow, nat)
+//!                                                                    ├─► forward (endpoint, flow, nat; direct)
+//!                                                                    ├─► tunnel (packets in packets, to forward)
 //!                                                                    ├─► cookie (handshake, class)
 //!                                                                    └─► rare (icmp, fragment, too_big)
 //! ```
@@ -21,6 +22,7 @@ pub mod maps;
 pub mod reason;
 
 pub mod cookie;
+pub mod direct;
 pub mod flow;
 pub mod forward;
 pub mod fragment;
@@ -33,9 +35,11 @@ pub mod packet;
 pub mod ranges;
 pub mod rare;
 pub mod refuse;
+pub mod ring;
 pub mod source;
 pub mod too_big;
 pub mod trace;
+pub mod tunnel;
 pub mod verdict;
 pub mod vips;
 
@@ -43,6 +47,8 @@ pub mod vips;
 pub mod cookie_fixtures;
 #[cfg(test)]
 mod corpus;
+#[cfg(any(test, feature = "fixtures"))]
+pub mod direct_fixtures;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixtures;
 #[cfg(any(test, feature = "fixtures"))]

@@ -4,6 +4,10 @@
 /// The ring of a Service with many backends. A prime, as all sizes.
 pub const RING: u32 = 65_537;
 
+/// The ring of every Service whose packets go as they are, whatever its backends: that a flow's entry is
+/// always the same one is what [`crate::ring`] rests on. A hundred entries each for 160 backends.
+pub const DIRECT_RING: u32 = 16_381;
+
 /// Ring sizes and up to how many units of weight they are for: a hundred entries for each keep
 /// the shares within about one per cent of even (section 5.3 of the paper).
 const SIZES: [(u32, u32); 3] = [(509, 5), (4_093, 40), (RING, u32::MAX)];
@@ -157,7 +161,7 @@ mod tests {
         for (weight, expect) in [(1, 509), (5, 509), (6, 4_093), (40, 4_093), (41, RING), (10_000, RING)] {
             assert_eq!(size(weight), expect, "{weight}");
         }
-        for (size, _) in SIZES {
+        for size in SIZES.map(|(size, _)| size).into_iter().chain([DIRECT_RING]) {
             assert!((2..size).take_while(|n| n * n <= size).all(|n| size % n != 0), "{size}");
         }
     }

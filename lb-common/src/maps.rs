@@ -18,8 +18,10 @@ pub const PROGRAM_ADMIT: u32 = 0;
 pub const PROGRAM_LOOK: u32 = 1;
 /// Where the one is that does [`crate::rare::judge`].
 pub const PROGRAM_RARE: u32 = 2;
+/// Where the one is that does [`crate::tunnel::judge`].
+pub const PROGRAM_TUNNEL: u32 = 3;
 /// How many programs there are.
-pub const PROGRAMS_LEN: u32 = 3;
+pub const PROGRAMS_LEN: u32 = 4;
 /// Server names, exact and wildcard each. Three times the 5,000 Ingresses that Sluice is tested
 /// with; names beyond it are served all the same, just not counted by name.
 pub const MAX_NAMES: u32 = 16_384;
@@ -69,7 +71,7 @@ pub struct VipValue {
     /// Its index in the VIP counters.
     pub slot: u32,
     /// [`VIP_OBSERVE_SNI`], [`VIP_FILTER_SNI`], [`VIP_STEER`]; or [`VIP_FORWARD`], [`VIP_AFFINITY`],
-    /// [`VIP_RANGES`].
+    /// [`VIP_RANGES`], [`VIP_DIRECT`].
     pub flags: u32,
 }
 
@@ -87,6 +89,8 @@ pub const VIP_AFFINITY: u32 = 8;
 pub const VIP_STEER: u32 = 16;
 /// Only clients that [`crate::ranges`] lists are let in. Only together with [`VIP_FORWARD`].
 pub const VIP_RANGES: u32 = 32;
+/// Packets go to endpoints on other nodes as they are: [`crate::direct`]. Only together with [`VIP_FORWARD`].
+pub const VIP_DIRECT: u32 = 64;
 
 /// Connections whose TLS ends here, and all of which nothing better is known.
 pub const CLASS_TERMINATE: u32 = 0;
@@ -124,12 +128,15 @@ pub const MAX_L4_FLOWS: u32 = 131_072;
 pub const MAX_BACKENDS: u32 = 16_384;
 /// Ring entries in a chunk, which is what the daemon writes at once.
 pub const RING_CHUNK: usize = 128;
-/// Chunks of rings: 8 MiB, room for 4,000 small Services or 31 with the largest ring.
+/// Chunks of rings: 8 MiB, room for 4,000 small Services, 127 whose packets go as they are, or 31 with the
+/// largest ring.
 pub const MAX_RING_CHUNKS: u32 = 16_384;
 /// Prefixes of clients, of all VIPs together. Each takes about 100 bytes once it is there.
 pub const MAX_RANGES: u32 = 131_072;
 /// Datagrams whose fragments are on their way, in both directions.
 pub const MAX_FRAGMENTS: u32 = 16_384;
+/// Addresses of nodes: each has one or two.
+pub const MAX_NODES: u32 = 16_384;
 /// Interfaces with the program on them.
 pub const MAX_UPLINKS: u32 = 64;
 /// One for each port that an endpoint may have.
@@ -147,7 +154,7 @@ pub struct ServiceValue {
     pub size: u32,
 }
 
-/// A part of a ring: slots of endpoints plus one.
+/// A part of a ring: [`crate::ring::Entry`]s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct RingChunk(pub [u32; RING_CHUNK]);
@@ -160,13 +167,34 @@ pub struct BackendValue {
     pub address: [u32; 4],
     /// Its port, network order.
     pub port: u16,
-    /// The IP protocol; 0: the slot is free.
+    /// The IP protocol of packets that are written anew for it; [`DIRECT_L2`], [`DIRECT_IPIP`] or
+    /// [`DIRECT_GUE`] where they go as they are, the port being 0 then; 0: the slot is free.
     pub protocol: u8,
     /// 1: takes no new connections.
     pub draining: u8,
     /// Rises whenever the slot gets another endpoint.
     pub generation: u32,
 }
+
+/// Packets go as they are, with its MAC: it is in the same segment.
+pub const DIRECT_L2: u8 = 253;
+/// Packets go as they are, in an IP packet.
+pub const DIRECT_IPIP: u8 = 254;
+/// Packets go as they are, in a UDP datagram.
+pub const DIRECT_GUE: u8 = 255;
+
+impl BackendValue {
+    /// Whether packets go there as they are.
+    #[inline(always)]
+    pub const fn is_direct(&self) -> bool {
+        self.protocol >= DIRECT_L2
+    }
+}
+
+/// What is known of an address: it is one of this node's.
+pub const NODE_SELF: u32 = 1;
+/// It is another node's, who may send packets in packets.
+pub const NODE_PEER: u32 = 2;
 
 /// A way to an endpoint that a CPU remembers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -186,8 +214,8 @@ pub struct WayValue {
     pub source: [u32; 4],
     /// The longest packet that it takes, in bytes from the IP header on.
     pub mtu: u32,
-    /// Always 0.
-    pub zero: u32,
+    /// Not 0: somebody else is between, whose MAC it is.
+    pub gateway: u32,
 }
 
 /// Counters of one VIP on one CPU.
@@ -358,7 +386,7 @@ const fn layout<K, V>(name: &'static str, entries: u32) -> MapLayout {
 }
 
 /// The maps that live on between two runs of the daemon.
-pub const MAPS: [MapLayout; 25] = [
+pub const MAPS: [MapLayout; 27] = [
     layout::<u32, VipChunk>("VIPS", CHUNKS),
     layout::<u32, VipCounters>("VIP_COUNTERS", MAX_VIPS),
     layout::<u32, ReasonCounters>("REASONS", 1),
@@ -371,7 +399,11 @@ pub const MAPS: [MapLayout; 25] = [
     layout::<u32, Tuning>("TUNING", 1),
     layout::<u32, u32>("CPU_WORKER", MAX_CLASSES * MAX_CPUS),
     layout::<u32, u32>("SOCKETS", 2 * MAX_WORKERS),
-    layout::<u32, ServiceValue>("L4_SERVICES", MAX_VIPS),
+    // Behind the rings of all endpoints, at the same places, those of this node's.
+    layout::<u32, ServiceValue>("L4_SERVICES", 2 * MAX_VIPS),
+    // When each VIP's ring changed last, in the kernel's monotonic seconds.
+    layout::<u32, u32>("L4_CHANGED", MAX_VIPS),
+    layout::<[u32; 4], u32>("L4_NODES", MAX_NODES),
     layout::<u32, RingChunk>("L4_RINGS", MAX_RING_CHUNKS),
     layout::<u32, BackendValue>("L4_BACKENDS", MAX_BACKENDS),
     layout::<u32, Flow>("L4_FLOWS", MAX_L4_FLOWS),
@@ -390,7 +422,7 @@ pub const MAPS: [MapLayout; 25] = [
 ];
 
 /// Raise it when the meaning of a map's bytes changes and their number does not.
-const MEANING: u64 = 3;
+const MEANING: u64 = 4;
 
 /// Names the layout of all of [`MAPS`] (FNV-1a over names and sizes). Kept in the one-element map
 /// [`LAYOUT_MAP`]: pinned maps of another layout are replaced, never reused.

@@ -26,7 +26,7 @@ use crate::verdict::{Action, Verdict, mapped, words};
 /// The error's kind.
 #[derive(Clone, Copy)]
 enum Error {
-    TooBig,
+    TooBig(u32),
     TimeExceeded,
     Unreachable,
     Echo,
@@ -93,9 +93,9 @@ fn error(from: End<'_>, to: End<'_>, kind: Error, quoted: &[u8], control: bool) 
                 header.dscp = IpDscp::try_new(48).expect("six bits");
             }
             let kind = match kind {
-                Error::TooBig => {
+                Error::TooBig(mtu) => {
                     Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::FragmentationNeeded {
-                        next_hop_mtu: MTU as u16,
+                        next_hop_mtu: mtu as u16,
                     })
                 }
                 Error::TimeExceeded => {
@@ -112,7 +112,7 @@ fn error(from: End<'_>, to: End<'_>, kind: Error, quoted: &[u8], control: bool) 
         _ => {
             let sixteen = |a: &[u8]| a.try_into().expect("sixteen");
             let kind = match kind {
-                Error::TooBig => Icmpv6Type::PacketTooBig { mtu: MTU },
+                Error::TooBig(mtu) => Icmpv6Type::PacketTooBig { mtu },
                 Error::TimeExceeded => Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded),
                 Error::Unreachable => Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port),
                 Error::Echo => Icmpv6Type::EchoRequest(etherparse::IcmpEchoHeader { id: 1, seq: 2 }),
@@ -122,6 +122,11 @@ fn error(from: End<'_>, to: End<'_>, kind: Error, quoted: &[u8], control: bool) 
     };
     written.expect("a Vec takes everything");
     out
+}
+
+/// What the sender of a frame is told that was too big.
+pub(crate) fn told(from: End<'_>, to: End<'_>, mtu: u32, big: &[u8]) -> Vec<u8> {
+    error(to, from, Error::TooBig(mtu), &big[14..14 + QUOTED], true)
 }
 
 /// A datagram with so many bytes in it.
@@ -226,7 +231,7 @@ fn errors(place: Place, steps: &mut Vec<Step>) {
             pass,
             Some(frame(client, kept, first)),
         );
-        for kind in [Error::TooBig, Error::TimeExceeded, Error::Unreachable] {
+        for kind in [Error::TooBig(MTU), Error::TimeExceeded, Error::Unreachable] {
             // As much as is quoted at least, and all.
             for length in [header + 8, header + 16, usize::MAX] {
                 let quote = |from, to| {
@@ -274,7 +279,7 @@ fn too_big(place: Place, steps: &mut Vec<Step>) {
         let fits = datagram(from, to, most);
         step(steps, "one that just fits", fits, reason, OUT, Some(datagram(new_from, new_to, most)));
         let big = datagram(from, to, most + 1);
-        let told = error(to, from, Error::TooBig, &big[14..14 + QUOTED], true);
+        let told = error(to, from, Error::TooBig(MTU), &big[14..14 + QUOTED], true);
         step(steps, "one that is too big", big, Reason::TooBig, Action::Send, Some(told));
     }
     // The kernel cuts or answers what it delivers itself.
@@ -318,7 +323,7 @@ fn fragments(place: Place, steps: &mut Vec<Step>) {
     step(steps, "to no VIP", nobody, Reason::Fragment, pass, None);
     let most = MTU as usize / 8 * 8;
     let big = pieces(client, vip, 10, 2 * most, most).remove(0);
-    let told = error(vip, client, Error::TooBig, &big[14..14 + QUOTED], true);
+    let told = error(vip, client, Error::TooBig(MTU), &big[14..14 + QUOTED], true);
     step(steps, "a fragment that is too big", big, Reason::TooBig, Action::Send, Some(told));
     // The client's other flow goes elsewhere, perhaps; each datagram's fragments stay together.
     for source in 47_010..47_014 {

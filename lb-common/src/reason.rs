@@ -105,11 +105,20 @@ pub enum Reason {
     FragmentForwarded,
     /// A fragment of an endpoint's UDP reply: back to the client.
     FragmentReturned,
+    /// To a VIP whose packets go as they are: in a packet of this node's to another one.
+    Tunnelled,
+    /// In another node's packet, to a VIP whose packets go as they are: taken out, on to an endpoint of this
+    /// node.
+    Decapsulated,
+    /// The same from somebody who is none of the nodes that are known: passed to the local stack.
+    TunnelForeign,
+    /// To a VIP whose packets get other MACs only, and its endpoint is not in the same segment: dropped.
+    NotAdjacent,
 }
 
 impl Reason {
     /// All of them, by index.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 50] = [
         Self::NotIp,
         Self::Truncated,
         Self::Malformed,
@@ -156,6 +165,10 @@ impl Reason {
         Self::TooBigUnanswered,
         Self::FragmentForwarded,
         Self::FragmentReturned,
+        Self::Tunnelled,
+        Self::Decapsulated,
+        Self::TunnelForeign,
+        Self::NotAdjacent,
     ];
 
     /// The counter's name in JSON, metrics and tables.
@@ -207,6 +220,10 @@ impl Reason {
             Self::TooBigUnanswered => "too_big_unanswered",
             Self::FragmentForwarded => "fragment_forwarded",
             Self::FragmentReturned => "fragment_returned",
+            Self::Tunnelled => "tunnelled",
+            Self::Decapsulated => "decapsulated",
+            Self::TunnelForeign => "tunnel_foreign",
+            Self::NotAdjacent => "not_adjacent",
         }
     }
 }

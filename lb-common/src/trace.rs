@@ -114,8 +114,16 @@ impl Event {
 
 impl Action {
     /// All of them, by index.
-    pub const ALL: [Self; 7] =
-        [Self::Pass, Self::Drop, Self::Send, Self::Redirect, Self::Admit, Self::Look, Self::Rare];
+    pub const ALL: [Self; 8] = [
+        Self::Pass,
+        Self::Drop,
+        Self::Send,
+        Self::Redirect,
+        Self::Admit,
+        Self::Look,
+        Self::Rare,
+        Self::Unwrap,
+    ];
 
     /// The action's name in JSON and tables.
     pub const fn name(self) -> &'static str {
@@ -127,6 +135,7 @@ impl Action {
             Self::Admit => "admit",
             Self::Look => "look",
             Self::Rare => "rare",
+            Self::Unwrap => "unwrap",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What becomes of a frame.
 
+use crate::direct::{self, GUE_PORT};
 use crate::env::{Bytes, Env};
 use crate::flow::is_reply_port;
 use crate::forward::{self, Forward};
@@ -9,7 +10,7 @@ use crate::maps::{
     TUNE_COOKIES, VIP_FILTER_SNI, VIP_FORWARD, VIP_OBSERVE_SNI, VIP_STEER, VipKey, VipValue, name_class,
     name_slot,
 };
-use crate::packet::{self, ACK, FIN, Packet, RST, SYN, TCP};
+use crate::packet::{self, ACK, FIN, Packet, RST, SYN, TCP, UDP};
 use crate::ranges;
 use crate::rare;
 use crate::reason::Reason;
@@ -38,6 +39,8 @@ pub enum Action {
     /// To [`crate::rare::judge`], which counts it. Where there is no such program, the frame is passed, or
     /// dropped if it is too big.
     Rare,
+    /// To [`crate::tunnel::judge`], which counts it. Where there is no such program: on to the local stack.
+    Unwrap,
 }
 
 /// What is done with a frame, and why.
@@ -47,6 +50,26 @@ pub struct Verdict {
     pub reason: Reason,
     /// What is done.
     pub action: Action,
+}
+
+impl Verdict {
+    /// As one number that is not 0. BPF functions return nothing larger but by way of their caller's stack,
+    /// and whether the verifier allows that depends on what LLVM leaves in a register.
+    #[inline(always)]
+    pub const fn packed(self) -> u32 {
+        (self.reason as u32 + 1) << 8 | self.action as u32
+    }
+
+    /// From [`Self::packed`].
+    #[inline(always)]
+    pub fn unpacked(packed: u32) -> Self {
+        let reason = Reason::ALL.get((packed >> 8) as usize - 1).copied();
+        let action = Action::ALL.get((packed & 0xff) as usize).copied();
+        match (reason, action) {
+            (Some(reason), Some(action)) => Self { reason, action },
+            _ => drop(Reason::Malformed),
+        }
+    }
 }
 
 /// A first byte of TLS alerts.
@@ -88,9 +111,10 @@ pub fn judge<E: Forward>(env: &E) -> Verdict {
     let verdict = match arrival {
         Ok(arrival) => arrived(env, &arrival),
         Err(reason) if rare::is_rare(reason) => Verdict { reason, action: Action::Rare },
+        Err(Reason::OtherProtocol) => Verdict { reason: Reason::OtherProtocol, action: Action::Unwrap },
         Err(reason) => pass(reason),
     };
-    if verdict.action != Action::Admit && verdict.action != Action::Rare {
+    if !matches!(verdict.action, Action::Admit | Action::Rare | Action::Unwrap) {
         env.count(verdict.reason);
     }
     verdict
@@ -154,7 +178,12 @@ fn arrived<E: Forward>(env: &E, arrival: &Arrival) -> Verdict {
         VipKey { address: *address, port: u16::from_ne_bytes(*port), protocol: packet.protocol, zero: 0 };
     let Some(vip) = env.vip(&key) else {
         let reply = arrival.usual() && is_reply_port(u16::from_be(key.port));
-        return if reply { returned(env, arrival) } else { pass(Reason::NotVip) };
+        let unwrap = key.port == GUE_PORT.to_be() && packet.protocol == UDP;
+        return match reply {
+            true => returned(env, arrival),
+            false if unwrap => Verdict { reason: Reason::NotVip, action: Action::Unwrap },
+            false => pass(Reason::NotVip),
+        };
     };
     if packet.protocol == TCP && source::is_bogus(*flags) {
         return drop(Reason::BogusFlags);
@@ -169,7 +198,11 @@ fn arrived<E: Forward>(env: &E, arrival: &Arrival) -> Verdict {
     }
     env.count_vip(vip.slot, packet.end as u32, opening);
     if vip.flags & VIP_FORWARD != 0 {
-        return forwarded(env, arrival, &vip);
+        let packed = match forwarded(env, arrival, &vip) {
+            AS_IT_IS => direct::send(env, packet),
+            packed => packed,
+        };
+        return Verdict::unpacked(packed);
     }
     let admits = vip.flags & VIP_STEER != 0 || rules & TUNE_COOKIES != 0;
     if admits && packet.protocol == TCP && arrival.usual() {
@@ -205,16 +238,20 @@ fn to_stack<E: Env>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verd
     pass(Reason::Vip)
 }
 
-/// To a VIP in forward mode. Out of line for the same reason as [`unusual`].
+/// In place of a packed verdict: the packet goes as it is.
+const AS_IT_IS: u32 = 0;
+
+/// To a VIP in forward mode: [`Verdict::packed`], or [`AS_IT_IS`]. Out of line for the same reason as
+/// [`unusual`].
 #[inline(never)]
-fn forwarded<E: Forward>(env: &E, arrival: &Arrival, vip: &VipValue) -> Verdict {
+fn forwarded<E: Forward>(env: &E, arrival: &Arrival, vip: &VipValue) -> u32 {
     if !arrival.usual() {
-        return Verdict { reason: Reason::ForwardUnusual, action: Action::Drop };
+        return drop(Reason::ForwardUnusual).packed();
     }
     if ranges::asked(vip.flags) && !ranges::admit(env, &arrival.packet, vip.slot) {
-        return drop(Reason::SourceOutside);
+        return drop(Reason::SourceOutside).packed();
     }
-    forward::to_endpoint(env, &arrival.packet, arrival.flags, vip)
+    forward::to_endpoint(env, &arrival.packet, arrival.flags, vip).map_or(AS_IT_IS, Verdict::packed)
 }
 
 /// Maybe an endpoint's reply.

@@ -8,7 +8,7 @@ use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC,
     bpf_fib_lookup as Query, xdp_md,
 };
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_redirect};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_redirect, bpf_xdp_adjust_head};
 use aya_ebpf::maps::lpm_trie::Key;
 use lb_common::flow::{Flow, WAYS as FLOWS_OF_BUCKET};
 use lb_common::forward::{Forward, Pending};
@@ -18,13 +18,14 @@ use lb_common::mark::Marks;
 use lb_common::ranges::{RangeKey, SLOT_BITS};
 use lb_common::rare::Work;
 use lb_common::reason::Reason;
+use lb_common::ring::Entry;
 use lb_common::too_big::Answers;
 use lb_common::verdict::{Action, mapped};
 
 use crate::frame::Kernel;
 use crate::maps::{
-    ANSWERS, FRAGMENTS, L4_BACKENDS, L4_FLOWS, L4_KEPT, L4_MARKS, L4_PORTS, L4_RANGES, L4_RINGS, L4_SERVICES,
-    PENDING, RARE, UPLINKS, WAY_BACK, WAYS, opaque,
+    ANSWERS, FRAGMENTS, L4_BACKENDS, L4_CHANGED, L4_FLOWS, L4_KEPT, L4_MARKS, L4_NODES, L4_PORTS, L4_RANGES,
+    L4_RINGS, L4_SERVICES, PENDING, RARE, UPLINKS, WAY_BACK, WAYS, opaque,
 };
 use crate::rehearse;
 
@@ -62,9 +63,32 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     }
 
     #[inline(always)]
-    fn ring(&self, chunk: u32, at: u32) -> Option<u32> {
+    fn ring(&self, chunk: u32, at: u32) -> Option<Entry> {
         let chunk = L4_RINGS.get(chunk)?;
-        Some(chunk.0[opaque(at) as usize & (RING_CHUNK - 1)])
+        Some(Entry(chunk.0[opaque(at) as usize & (RING_CHUNK - 1)]))
+    }
+
+    #[inline(always)]
+    fn changed(&self, slot: u32) -> u32 {
+        L4_CHANGED.get(slot).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn node(&self, address: &[u32; 4]) -> Option<u32> {
+        // SAFETY: a torn read is impossible, values are four aligned bytes and replaced whole.
+        unsafe { L4_NODES.get(address) }.copied()
+    }
+
+    #[inline(always)]
+    fn widen<const N: usize>(&self) -> bool {
+        // SAFETY: the helper checks the room; packet pointers are made anew for each access.
+        unsafe { bpf_xdp_adjust_head(self.context(), -(N as i32)) == 0 }
+    }
+
+    #[inline(always)]
+    fn narrow<const N: usize>(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { bpf_xdp_adjust_head(self.context(), N as i32) == 0 }
     }
 
     #[inline(always)]
@@ -292,6 +316,7 @@ fn learn(context: *mut xdp_md, slot: u32, backend: &BackendValue, known: &mut Wa
     }
     known.interface = if UPLINKS.get_ptr(query.ifindex).is_some() { query.ifindex } else { 0 };
     known.macs = macs(&query);
+    known.gateway = !is_next_hop(&query, &backend.address) as u32;
     // SAFETY: the kernel filled the family's own part.
     known.source = unsafe {
         if query.family == AF_INET {
@@ -357,6 +382,19 @@ fn query(to: &[u32; 4]) -> Query {
         query.__bindgen_anon_4.ipv6_dst = *to;
     }
     query
+}
+
+/// Whether the answer's next hop is whom it was asked for: the kernel writes a gateway in its place.
+#[inline(always)]
+fn is_next_hop(answer: &Query, to: &[u32; 4]) -> bool {
+    // SAFETY: integers; the family's own part is what was asked with, or the kernel's.
+    unsafe {
+        if answer.family == AF_INET {
+            answer.__bindgen_anon_4.ipv4_dst == to[3]
+        } else {
+            answer.__bindgen_anon_4.ipv6_dst == *to
+        }
+    }
 }
 
 #[inline(always)]

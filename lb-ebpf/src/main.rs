@@ -3,7 +3,7 @@
 //! `sluice` (XDP) judges every frame of the NIC, `steer` (sk_lookup) gives each new connection to
 //! a VIP to the worker of the CPU that it arrived on, `empty` is what benchmarks compare with. Where
 //! TCP handshakes are XDP's, `sluice` goes on to `admit`, and `ingress` (tc) has the stack take over.
-//! `rare` judges ICMP errors, fragments and what is too big. `traced` takes `sluice`'s place while
+//! `rare` judges ICMP errors, fragments and what is too big, `tunnel` packets in other nodes' packets. `traced` takes `sluice`'s place while
 //! somebody watches, `rehearsal` judges made-up frames.
 #![no_std]
 #![no_main]
@@ -27,6 +27,7 @@ mod rare;
 mod rehearse;
 mod steer;
 mod trace;
+mod tunnel;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_get_numa_node_id;
@@ -58,6 +59,9 @@ fn carry_out(context: &XdpContext, verdict: Verdict) -> u32 {
     if verdict.action == Action::Rare {
         rare::go_on(context, verdict);
     }
+    if verdict.action == Action::Unwrap {
+        tunnel::go_on(context, verdict);
+    }
     action(verdict)
 }
 
@@ -82,7 +86,7 @@ pub fn look(context: XdpContext) -> u32 {
 #[inline(always)]
 fn action(verdict: Verdict) -> u32 {
     match verdict.action {
-        Action::Pass | Action::Admit | Action::Look => XDP_PASS,
+        Action::Pass | Action::Admit | Action::Look | Action::Unwrap => XDP_PASS,
         Action::Rare if verdict.reason != Reason::TooBig => XDP_PASS,
         Action::Drop | Action::Rare => XDP_DROP,
         Action::Send => XDP_TX,

@@ -8,9 +8,10 @@ use lb_common::forward::Pending;
 use lb_common::fragment::{FragmentKey, FragmentValue};
 use lb_common::maps::{
     BackendValue, FlowKey, FlowState, HELLO_LEN, KEPT_PORTS, MAX_ADMISSIONS, MAX_BACKENDS, MAX_BUDGETS,
-    MAX_CLASSES, MAX_CPUS, MAX_FLOWS, MAX_FRAGMENTS, MAX_L4_FLOWS, MAX_NAMES, MAX_RANGES, MAX_RING_CHUNKS,
-    MAX_SOURCES, MAX_SYN_OPTIONS, MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey, PROGRAMS_LEN, REASON_SLOTS,
-    ReasonCounters, RingChunk, ServiceValue, Tuning, VipCounters, VipKey, VipValue, WAY_SLOTS, WayValue,
+    MAX_CLASSES, MAX_CPUS, MAX_FLOWS, MAX_FRAGMENTS, MAX_L4_FLOWS, MAX_NAMES, MAX_NODES, MAX_RANGES,
+    MAX_RING_CHUNKS, MAX_SOURCES, MAX_SYN_OPTIONS, MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey, PROGRAMS_LEN,
+    REASON_SLOTS, ReasonCounters, RingChunk, ServiceValue, Tuning, VipCounters, VipKey, VipValue, WAY_SLOTS,
+    WayValue,
 };
 use lb_common::mark::Marks;
 use lb_common::ranges::RangeKey;
@@ -52,7 +53,11 @@ pub static CPU_WORKER: Array<u32> = Array::with_max_entries(MAX_CLASSES * MAX_CP
 #[map]
 pub static SOCKETS: SockMap = SockMap::with_max_entries(2 * MAX_WORKERS, 0);
 #[map]
-pub static L4_SERVICES: Array<ServiceValue> = Array::with_max_entries(MAX_VIPS, 0);
+pub static L4_SERVICES: Array<ServiceValue> = Array::with_max_entries(2 * MAX_VIPS, 0);
+#[map]
+pub static L4_CHANGED: Array<u32> = Array::with_max_entries(MAX_VIPS, 0);
+#[map]
+pub static L4_NODES: HashMap<[u32; 4], u32> = HashMap::with_max_entries(MAX_NODES, BPF_F_NO_PREALLOC);
 #[map]
 pub static L4_RINGS: Array<RingChunk> = Array::with_max_entries(MAX_RING_CHUNKS, 0);
 #[map]

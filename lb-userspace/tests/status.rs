@@ -537,6 +537,9 @@ async fn rights_are_enough_and_none_is_in_vain() {
     server.apply(
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "d", "name": "headers"}}),
     );
+    let mut tunnel = service("tunnel");
+    tunnel["metadata"]["annotations"] = json!({"sluice.dev/forwarding": "dsr-ipip"});
+    server.apply(tunnel);
     // More objects than there are watches of single ones, and a server that offers no streams: lists
     // and gets are of use, too.
     server.offer_streams(false);

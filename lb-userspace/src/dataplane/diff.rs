@@ -1,6 +1,7 @@
 //! The writes that turn one map image into another, in an order that never shows a half.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use lb_common::maps::MAX_NAMES;
 use serde::Serialize;
@@ -29,6 +30,10 @@ pub enum Op {
     DeleteService(Vip),
     /// An endpoint is gone, and its connections with it.
     DeleteBackend(Backend),
+    /// Makes a node's address known; true: this one's.
+    SetNode(IpAddr, bool),
+    /// It is no node's any more.
+    DeleteNode(IpAddr),
     /// Stops counting a wildcard.
     DeleteWildcard(String),
     /// Stops counting a server name.
@@ -90,8 +95,12 @@ fn services_that_come(have: &Forwarding, want: &Forwarding) -> impl Iterator<Ite
     let backends = want.backends.iter().filter(|(backend, takes)| have.backends.get(backend) != Some(takes));
     let services = want.services.iter().filter(|(vip, service)| have.services.get(vip) != Some(service));
     let gone = have.backends.keys().filter(|backend| !want.backends.contains_key(backend));
-    backends
-        .map(|(backend, takes)| Op::SetBackend(*backend, *takes))
+    let nodes = want.nodes.iter().filter(|(address, own)| have.nodes.get(address) != Some(own));
+    let strangers = have.nodes.keys().filter(|address| !want.nodes.contains_key(address));
+    nodes
+        .map(|(address, own)| Op::SetNode(*address, *own))
+        .chain(strangers.copied().map(Op::DeleteNode))
+        .chain(backends.map(|(backend, takes)| Op::SetBackend(*backend, *takes)))
         .chain(services.map(|(vip, service)| Op::SetService(*vip, service.clone())))
         .chain(gone.copied().map(Op::DeleteBackend))
 }
@@ -110,13 +119,15 @@ pub fn apply(ops: &[Op], image: &mut MapImage) {
             Op::SetService(vip, service) => drop(image.forward.services.insert(*vip, service.clone())),
             Op::DeleteService(vip) => drop(image.forward.services.remove(vip)),
             Op::DeleteBackend(backend) => drop(image.forward.backends.remove(backend)),
+            Op::SetNode(address, own) => drop(image.forward.nodes.insert(*address, *own)),
+            Op::DeleteNode(address) => drop(image.forward.nodes.remove(address)),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
     use proptest::prelude::*;
 
@@ -141,9 +152,11 @@ mod tests {
         prop::collection::btree_map(vip(), (targets, any::<bool>()), 0..6).prop_map(|services| {
             let mut forwarding = Forwarding::default();
             for (vip, (targets, affinity)) in services {
-                let backend = |address: &SocketAddr| Backend { address: *address, transport: vip.transport };
-                forwarding.backends.extend(targets.iter().map(|address| (backend(address), affinity)));
-                forwarding.services.insert(vip, Service { targets, affinity, sources: None });
+                let service = Service { targets, affinity, ..Service::default() };
+                forwarding
+                    .backends
+                    .extend(service.backends(vip.transport).map(|backend| (backend, affinity)));
+                forwarding.services.insert(vip, service);
             }
             forwarding
         })
@@ -184,12 +197,10 @@ mod tests {
             let mut state = a.clone();
             for op in diff(&a, &b) {
                 apply(std::slice::from_ref(&op), &mut state);
-                let Forwarding { backends, services } = &state.forward;
+                let Forwarding { backends, services, .. } = &state.forward;
                 for (vip, service) in services {
-                    let there = |target: &SocketAddr| {
-                        backends.contains_key(&Backend { address: *target, transport: vip.transport })
-                    };
-                    prop_assert!(service.targets.iter().all(there), "{:?}", op);
+                    let mut all = service.backends(vip.transport);
+                    prop_assert!(all.all(|one| backends.contains_key(&one)), "{:?}", op);
                 }
             }
         }

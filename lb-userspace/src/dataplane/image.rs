@@ -1,6 +1,7 @@
 //! The map image: what the kernel's maps shall hold, as plain data.
 
 pub mod forward;
+pub mod ring;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -22,7 +22,7 @@ pub use canary::{Canary, CanaryHeader, CanaryValue};
 pub use care::{Care, CircuitLimits, Ejection, HealthCheck, Probe};
 pub use cluster::{Cluster, ClusterKey, Endpoint, PortRef, Via};
 pub use issue::{Issue, IssueReason, Severity};
-pub use l4::L4Service;
+pub use l4::{Delivery, Direct, End, L4Service, Nodes};
 pub use listener::{Listener, Protocol, SniMode, Transport, Vip};
 pub use name::{HostPattern, InvalidHost, ObjectKey, ObjectRef};
 pub use policy::*;

@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{
-    Cluster, ClusterKey, HostPattern, Issue, L4Service, Listener, ProxyProtocol, TlsConfig, VirtualHost,
+    Cluster, ClusterKey, HostPattern, Issue, L4Service, Listener, Nodes, ProxyProtocol, TlsConfig,
+    VirtualHost,
 };
 
 /// Everything that decides which route a request takes. Changes rarely; endpoints aren't in it.
@@ -29,6 +30,9 @@ pub struct Snapshot {
     /// VIPs in forward mode, sorted by VIP, one each.
     #[serde(skip_serializing_if = "is_empty")]
     pub services: Arc<[L4Service]>,
+    /// The nodes that may send each other packets in packets; nobody, where no Service asks for that.
+    #[serde(skip_serializing_if = "is_nobody")]
+    pub nodes: Arc<Nodes>,
     /// Hosts and routes.
     pub routing: Arc<Routing>,
     /// Every cluster that a route names is here; unchanged clusters keep their `Arc`.
@@ -63,6 +67,7 @@ impl Snapshot {
             generation: 0,
             listeners: Arc::new([]),
             services: Arc::new([]),
+            nodes: Arc::default(),
             routing: Arc::default(),
             clusters: OrdMap::new(),
             tls: Arc::default(),
@@ -71,6 +76,10 @@ impl Snapshot {
             issues: Arc::new([]),
         }
     }
+}
+
+fn is_nobody(nodes: &Nodes) -> bool {
+    *nodes == Nodes::default()
 }
 
 fn is_empty(services: &[L4Service]) -> bool {

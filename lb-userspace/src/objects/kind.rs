@@ -6,7 +6,7 @@ use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking:
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::slim::Slim;
-use super::{Ingress, Service, Slice};
+use super::{Ingress, Node, Service, Slice};
 use crate::model::{ObjectKey, ObjectRef};
 
 /// Declares [`Kind`], [`Object`] and their conversions from one list, so that no kind is forgotten in one
@@ -76,6 +76,7 @@ kinds! {
     Endpoints: core::Endpoints => core::Endpoints, "A Service's endpoints in the old form, read where there are no slices.", "v1", true;
     Secret: core::Secret => core::Secret, "Certificates.", "v1", true;
     ConfigMap: core::ConfigMap => core::ConfigMap, "Settings.", "v1", true;
+    Node: core::Node => Node, "Where packets in packets go, read where a Service asks for those.", "v1", false;
 }
 
 /// One object of any kind that Sluice reads: what is read of it. Clones share it.

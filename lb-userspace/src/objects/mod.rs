@@ -7,6 +7,7 @@ mod balancer;
 mod ingress;
 mod kind;
 mod metadata;
+mod node;
 mod parse;
 mod references;
 mod service;
@@ -21,6 +22,7 @@ pub use ingress::{
 };
 pub use kind::{Kind, Object};
 pub use metadata::{AnnotationMap, Metadata};
+pub use node::Node;
 pub use parse::{Parsed, parse};
 pub use references::{
     ANNOTATION_PREFIXES, Reference, is_name, parameters_of, references_of, references_of_settings,
@@ -31,6 +33,10 @@ pub use store::{ObjectMap, Objects, differing};
 
 /// The label by which an EndpointSlice names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// The annotation of a Service of ours that says how its packets get to endpoints: `nat` (also without it),
+/// `dsr-l2`, `dsr-ipip` or `dsr-gue`.
+pub const FORWARDING: &str = "sluice.dev/forwarding";
 
 /// An error with all of its causes, each once.
 pub fn with_causes(error: &dyn std::error::Error) -> String {

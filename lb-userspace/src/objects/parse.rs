@@ -200,6 +200,7 @@ fn typed(kind: Kind, document: Value) -> Result<Object, WrongField> {
         Kind::Endpoints => read::<core::Endpoints>(document, kind),
         Kind::Secret => read::<core::Secret>(document, kind),
         Kind::ConfigMap => read::<core::ConfigMap>(document, kind),
+        Kind::Node => read::<core::Node>(document, kind),
     }
 }
 

@@ -6,7 +6,7 @@ use k8s_openapi::api::networking::v1::{self as networking, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::metadata::is_read;
-use super::{Ingress, Service, Slice};
+use super::{Ingress, Node, Service, Slice};
 
 /// An object of the API, before it is kept.
 pub(super) trait Slim {
@@ -37,6 +37,14 @@ impl Slim for EndpointSlice {
     type Kept = Slice;
 
     fn slim(self) -> Slice {
+        (&self).into()
+    }
+}
+
+impl Slim for core::Node {
+    type Kept = Node;
+
+    fn slim(self) -> Node {
         (&self).into()
     }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret};
 use k8s_openapi::api::networking::v1::IngressClass;
 
 use super::kind::Form;
-use super::{Ingress, Kind, Object, Service, Slice};
+use super::{Ingress, Kind, Node, Object, Service, Slice};
 use crate::model::ObjectKey;
 
 /// Objects of one kind in the order of their keys. A clone is one pointer; a change of it copies
@@ -37,6 +37,8 @@ pub struct Objects {
     pub secrets: ObjectMap<Secret>,
     /// ConfigMaps.
     pub config_maps: ObjectMap<ConfigMap>,
+    /// Nodes; the namespace is empty.
+    pub nodes: ObjectMap<Node>,
 }
 
 impl Objects {
@@ -53,6 +55,7 @@ impl Objects {
             Form::Endpoints(o) => put(&mut self.endpoints, key, o),
             Form::Secret(o) => put(&mut self.secrets, key, o),
             Form::ConfigMap(o) => put(&mut self.config_maps, key, o),
+            Form::Node(o) => put(&mut self.nodes, key, o),
         }
     }
 
@@ -85,6 +88,7 @@ impl Objects {
             Kind::Endpoints => self.endpoints.remove(key).is_some(),
             Kind::Secret => self.secrets.remove(key).is_some(),
             Kind::ConfigMap => self.config_maps.remove(key).is_some(),
+            Kind::Node => self.nodes.remove(key).is_some(),
         }
     }
 
@@ -116,6 +120,7 @@ impl Objects {
             Kind::Endpoints => Box::new(self.endpoints.keys()),
             Kind::Secret => Box::new(self.secrets.keys()),
             Kind::ConfigMap => Box::new(self.config_maps.keys()),
+            Kind::Node => Box::new(self.nodes.keys()),
         };
         keys.cloned()
     }
@@ -130,16 +135,17 @@ impl Objects {
             Kind::Endpoints => self.endpoints.contains_key(key),
             Kind::Secret => self.secrets.contains_key(key),
             Kind::ConfigMap => self.config_maps.contains_key(key),
+            Kind::Node => self.nodes.contains_key(key),
         }
     }
 
-    /// The object's `metadata.uid`, as far as it is kept: EndpointSlices are without.
+    /// The object's `metadata.uid`, as far as it is kept: EndpointSlices and Nodes are without.
     pub fn uid(&self, kind: Kind, key: &ObjectKey) -> Option<&str> {
         let metadata = match kind {
             Kind::Ingress => return self.ingresses.get(key)?.metadata.uid.as_deref(),
             Kind::Service => return self.services.get(key)?.metadata.uid.as_deref(),
             Kind::IngressClass => &self.classes.get(key)?.metadata,
-            Kind::EndpointSlice => return None,
+            Kind::EndpointSlice | Kind::Node => return None,
             Kind::Endpoints => &self.endpoints.get(key)?.metadata,
             Kind::Secret => &self.secrets.get(key)?.metadata,
             Kind::ConfigMap => &self.config_maps.get(key)?.metadata,
@@ -183,6 +189,7 @@ impl Objects {
             + self.endpoints.len()
             + self.secrets.len()
             + self.config_maps.len()
+            + self.nodes.len()
     }
 
     /// Whether nothing is kept.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::forwarding::{self, Placed};
 use super::report::issue;
 use super::sources::sources;
-use crate::model::{Issue, IssueReason, L4Service, Listener, ObjectKey, Severity, Transport, Vip};
+use crate::model::{Delivery, Issue, IssueReason, L4Service, Listener, ObjectKey, Severity, Transport, Vip};
 use crate::objects::{
     Objects, SERVICE_NAME_LABEL, Service, ServiceKind, ServicePort, Slice, SliceAddress, excerpt,
 };
@@ -70,6 +71,12 @@ impl L4Services {
         owners.into_values().cloned().collect()
     }
 
+    /// Those whose packets go as they are, and so by the addresses of nodes.
+    pub(super) fn direct(&self) -> Vec<ObjectKey> {
+        let is_direct = |known: &Known| known.services.iter().any(|service| service.direct.is_some());
+        self.known.iter().filter(|(_, known)| is_direct(known)).map(|(key, _)| key.clone()).collect()
+    }
+
     /// What is wrong with them, but for conflicts.
     pub(super) fn issues(&self) -> impl Iterator<Item = &Issue> {
         self.known.values().flat_map(|known| &known.issues)
@@ -121,7 +128,9 @@ fn read(objects: &Objects, key: &ObjectKey, service: &Service, node: Option<&str
             false
         }
     };
+    let here = node;
     let node = node.filter(|_| local);
+    let delivery = forwarding::delivery(key, service, &mut known.issues);
     let sources = sources(key, service, &mut known.issues);
     for (p, port) in service.ports.iter().enumerate() {
         let field = format!("spec.ports[{p}]");
@@ -140,6 +149,12 @@ fn read(objects: &Objects, key: &ObjectKey, service: &Service, node: Option<&str
             continue;
         };
         let endpoints = Endpoints::read(objects, key, port, transport, node);
+        if let Some(by) = delivery {
+            let mut doubts = Vec::new();
+            forwarding::doubts(key, by, objects, here, &endpoints.ready, &mut doubts);
+            doubts.retain(|doubt| !known.issues.contains(doubt));
+            known.issues.extend(doubts);
+        }
         if endpoints.is_empty() && !addresses.is_empty() {
             let message = if let Some(node) = node.filter(|_| endpoints.elsewhere) {
                 format!(
@@ -159,17 +174,20 @@ fn read(objects: &Objects, key: &ObjectKey, service: &Service, node: Option<&str
         }
         for address in &addresses {
             let vip = Vip { address: *address, port: number, transport };
-            let of_family = |all: &BTreeSet<SocketAddr>| {
-                all.iter().filter(|one| one.is_ipv4() == address.is_ipv4()).copied().collect()
-            };
+            let of_family =
+                |all: &Placed| all.keys().filter(|one| one.is_ipv4() == address.is_ipv4()).copied().collect();
+            let Endpoints { ready, draining, .. } = &endpoints;
+            let direct =
+                |by: Delivery| forwarding::direct(by, objects, here, ready, draining, address.is_ipv4());
             known.services.push(L4Service {
                 vip,
                 service: key.clone(),
-                targets: of_family(&endpoints.ready),
-                draining: of_family(&endpoints.draining),
+                targets: of_family(ready),
+                draining: of_family(draining),
                 affinity,
                 local,
                 sources: sources.as_ref().map(|all| of_networks(all, address)),
+                direct: delivery.map(direct),
             });
         }
     }
@@ -235,8 +253,8 @@ fn addresses(key: &ObjectKey, service: &Service, issues: &mut Vec<Issue>) -> BTr
 
 #[derive(Default)]
 struct Endpoints {
-    ready: BTreeSet<SocketAddr>,
-    draining: BTreeSet<SocketAddr>,
+    ready: Placed,
+    draining: Placed,
     /// There are some on other nodes, which are not asked.
     elsewhere: bool,
 }
@@ -256,10 +274,10 @@ impl Endpoints {
             found.add(slice, port, transport, node);
         }
         let Self { ready, draining, .. } = &mut found;
-        draining.retain(|address| !ready.contains(address));
+        draining.retain(|address, _| !ready.contains_key(address));
         for v4 in [true, false] {
-            if !ready.iter().any(|address| address.is_ipv4() == v4) {
-                ready.extend(draining.extract_if(.., |address| address.is_ipv4() == v4));
+            if !ready.keys().any(|address| address.is_ipv4() == v4) {
+                ready.extend(draining.extract_if(.., |address, _| address.is_ipv4() == v4));
             }
         }
         found
@@ -280,9 +298,9 @@ impl Endpoints {
                 if node.is_some_and(|node| endpoint.node.as_deref() != Some(node)) {
                     self.elsewhere |= endpoint.ready;
                 } else if endpoint.ready {
-                    self.ready.insert(address);
+                    self.ready.insert(address, endpoint.node.clone());
                 } else if endpoint.serving && endpoint.terminating {
-                    self.draining.insert(address);
+                    self.draining.insert(address, endpoint.node.clone());
                 }
             }
         }

@@ -17,6 +17,7 @@ mod care;
 mod class;
 mod clusters;
 mod config_map;
+mod forwarding;
 mod ingress;
 mod l4;
 mod member;

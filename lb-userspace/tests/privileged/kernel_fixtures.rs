@@ -7,7 +7,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use lb_common::fixtures::{self, Host, NAME, SUFFIX};
-use lb_common::maps::{NameKey, PROGRAM_RARE, ReasonCounters, Tuning};
+use lb_common::maps::{NameKey, PROGRAM_RARE, PROGRAM_TUNNEL, ReasonCounters, Tuning};
 use lb_common::reason::Reason;
 use lb_common::verdict::Action;
 use sluice::dataplane::kernel::{VipTable, load};
@@ -17,7 +17,7 @@ use crate::need_root;
 const fn code(action: Action) -> u32 {
     match action {
         Action::Drop => 1,
-        Action::Pass | Action::Admit | Action::Look | Action::Rare => 2,
+        Action::Pass | Action::Admit | Action::Look | Action::Rare | Action::Unwrap => 2,
         Action::Send => 3,
         Action::Redirect => 4,
     }
@@ -44,23 +44,25 @@ fn loaded() -> Ebpf {
     programs
 }
 
-/// Puts the program in place that judges rare frames. Gives the number of its verified instructions.
-pub fn add_rare(programs: &mut Ebpf) -> u32 {
-    let rare: &mut Xdp = programs.program_mut("rare").expect("program").try_into().expect("XDP");
-    rare.load().expect("verifier");
-    let verified = rare.info().expect("info").verified_instruction_count().expect("kernel tells");
-    let fd = rare.fd().expect("loaded").try_clone().expect("a descriptor");
+/// Puts a program in place that `sluice` goes on to. Gives the number of its verified instructions.
+pub fn add_next(programs: &mut Ebpf, name: &str, place: u32) -> u32 {
+    let program: &mut Xdp = programs.program_mut(name).expect("program").try_into().expect("XDP");
+    program.load().expect("verifier");
+    let verified = program.info().expect("info").verified_instruction_count().expect("kernel tells");
+    let fd = program.fd().expect("loaded").try_clone().expect("a descriptor");
     let map = programs.map_mut("PROGRAMS").expect("map");
     let mut next = ProgramArray::try_from(map).expect("program array");
-    next.set(PROGRAM_RARE, &fd, 0).expect("set");
+    next.set(place, &fd, 0).expect("set");
     verified
 }
 
 /// The table lives on in the kernel: the programs hold it.
 fn fill_vips(programs: &mut Ebpf) {
     program(programs).load().expect("verifier");
-    let rare = add_rare(programs);
-    assert!(rare < 400_000, "{rare} verified instructions leave no room to grow");
+    for (name, place) in [("rare", PROGRAM_RARE), ("tunnel", PROGRAM_TUNNEL)] {
+        let verified = add_next(programs, name, place);
+        assert!(verified < 400_000, "{name}: {verified} verified instructions leave no room to grow");
+    }
     let mut table = VipTable::take(programs).expect("table");
     for (key, value) in fixtures::vips() {
         table.insert(&key, value).expect("insert");

@@ -5,18 +5,18 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use lb_common::direct_fixtures::{DISTANT4, DISTANT6};
 use lb_common::forward_fixtures::{
     self as fixtures, BACKENDS4, BACKENDS6, CLIENT4, CLIENT6, NODE_MAC, NODE4, NODE6, PEER_MAC,
 };
-use lb_common::maps::{BackendValue, RingChunk, ServiceValue};
+use lb_common::maps::{BackendValue, PROGRAM_RARE, PROGRAM_TUNNEL, RingChunk, ServiceValue};
 use lb_common::ranges::RangeKey;
-use lb_common::rare_fixtures;
 use lb_common::verdict::Action;
 use nix::net::if_::if_nametoindex;
 use sluice::dataplane::kernel::{VipTable, load};
 use std::net::IpAddr;
 
-use crate::kernel_fixtures::add_rare;
+use crate::kernel_fixtures::add_next;
 use crate::kernel_node::{Node, ip};
 
 const XDP_DROP: u32 = 1;
@@ -49,13 +49,19 @@ fn network() {
         let lladdr = mac(PEER_MAC);
         ip(&["neigh", "add", &address.to_string(), "lladdr", &lladdr, "dev", nic, "nud", "permanent"]);
     }
+    for (distant, router) in
+        [(IpAddr::from(DISTANT4), IpAddr::from(BACKENDS4[0])), (DISTANT6.into(), BACKENDS6[0].into())]
+    {
+        ip(&["route", "add", &distant.to_string(), "via", &router.to_string(), "dev", "nic"]);
+    }
 }
 
 /// The program with the fixtures' tables, loaded but not attached.
 fn loaded() -> Ebpf {
     let mut programs = load(None, false).expect("load");
     program(&mut programs).load().expect("verifier");
-    println!("verified for rare frames: {}", add_rare(&mut programs));
+    println!("verified for rare frames: {}", add_next(&mut programs, "rare", PROGRAM_RARE));
+    println!("for packets in packets: {}", add_next(&mut programs, "tunnel", PROGRAM_TUNNEL));
     let mut uplinks: HashMap<_, u32, u32> =
         programs.take_map("UPLINKS").expect("map").try_into().expect("hash map");
     uplinks.insert(if_nametoindex("nic").expect("nic"), 1, 0).expect("insert");
@@ -79,6 +85,11 @@ fn loaded() -> Ebpf {
     for (bits, key) in content.ranges {
         ranges.insert(&Key::new(bits, key), 1, 0).expect("insert");
     }
+    let mut nodes: HashMap<_, [u32; 4], u32> =
+        programs.take_map("L4_NODES").expect("map").try_into().expect("hash map");
+    for (address, role) in content.nodes {
+        nodes.insert(address, role, 0).expect("insert");
+    }
     let mut backends: Array<_, BackendValue> =
         programs.take_map("L4_BACKENDS").expect("map").try_into().expect("array");
     for (at, backend) in (0..).zip(content.backends) {
@@ -99,14 +110,14 @@ fn the_loaded_program_takes_every_step() {
     let info = program(&mut programs).info().expect("info");
     let verified = info.verified_instruction_count().expect("kernel tells");
     println!("verified instructions: {verified}");
-    for step in fixtures::steps().into_iter().chain(rare_fixtures::steps()) {
-        let mut out = vec![0; step.frame.len() + 64];
+    for step in fixtures::all_steps() {
+        let mut out = vec![0; step.frame.len() + 256];
         let mut options = TestRunOptions::new();
         options.data_in = Some(&step.frame);
         options.data_out = Some(&mut out);
         let result = program(&mut programs).test_run(options).expect("test run");
         let expect = match step.verdict.action {
-            Action::Pass | Action::Admit | Action::Look | Action::Rare => XDP_PASS,
+            Action::Pass | Action::Admit | Action::Look | Action::Rare | Action::Unwrap => XDP_PASS,
             Action::Drop => XDP_DROP,
             Action::Send => XDP_TX,
             Action::Redirect => XDP_REDIRECT,

@@ -46,7 +46,7 @@ impl Place {
         for (endpoint, number) in endpoints.iter().zip(1u8..) {
             endpoint.run(None, || checksums::are_whole("eth0"));
             far.push(endpoint.run(None, || listen_to_redirects("eth0")));
-            serve(endpoint, number);
+            serve(endpoint, number, PORT);
             // The node learns who its neighbours are.
             for address in [format!("10.9.{number}.2:{PORT}"), format!("[fd00:9:{number}::2]:{PORT}")] {
                 let address = address.parse().expect("an address");
@@ -85,7 +85,7 @@ pub fn forwarding(numbers: &[u8]) -> MapImage {
             };
             let targets: BTreeSet<_> = numbers.iter().map(|number| target(*number)).collect();
             for number in [1, 2] {
-                let backend = Backend { address: target(number), transport };
+                let backend = Backend::Endpoint { address: target(number), transport };
                 forward.backends.insert(backend, numbers.contains(&number));
             }
             let vip = Vip { address: vip.parse().expect("an address"), port: 80, transport };
@@ -100,16 +100,19 @@ pub struct Talk(pub TcpStream);
 
 impl Talk {
     pub fn open(place: &Place, vip: &str) -> Self {
-        let address = SocketAddr::new(vip.parse().expect("an address"), 80);
-        let stream = place.client.run(None, || TcpStream::connect_timeout(&address, PATIENCE));
-        let stream = stream.unwrap_or_else(|error| {
+        Self::connect(&place.client, vip).unwrap_or_else(|error| {
             panic!("{vip}: {error}; {:?}", place.dataplane.counters().expect("counters").verdicts)
-        });
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        Self(stream)
+        })
     }
 
-    fn say(&mut self) -> String {
+    pub fn connect(client: &Client, vip: &str) -> std::io::Result<Self> {
+        let address = SocketAddr::new(vip.parse().expect("an address"), 80);
+        let stream = client.run(None, || TcpStream::connect_timeout(&address, PATIENCE))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self(stream))
+    }
+
+    pub fn say(&mut self) -> String {
         self.0.write_all(b"?").expect("sent");
         let mut answer = [0; 64];
         self.0.read_exact(&mut answer).expect("an answer");
@@ -119,22 +122,27 @@ impl Talk {
 
 /// One question and its answer over UDP.
 fn ask(place: &Place, vip: &str) -> String {
-    let any = if vip.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
-    let socket = place.client.run(None, || UdpSocket::bind(any)).expect("a socket");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    socket.send_to(b"?", SocketAddr::new(vip.parse().expect("an address"), 80)).expect("sent");
-    let mut answer = [0; 64];
-    let (length, _) = socket.recv_from(&mut answer).unwrap_or_else(|error| {
+    question(&place.client, vip).unwrap_or_else(|error| {
         panic!("{vip}: {error}; {:?}", place.dataplane.counters().expect("counters").verdicts)
-    });
-    String::from_utf8_lossy(&answer[..length]).trim().to_owned()
+    })
+}
+
+/// The same of any client.
+pub fn question(client: &Client, vip: &str) -> std::io::Result<String> {
+    let any = if vip.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = client.run(None, || UdpSocket::bind(any))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.send_to(b"?", SocketAddr::new(vip.parse().expect("an address"), 80))?;
+    let mut answer = [0; 64];
+    let (length, _) = socket.recv_from(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer[..length]).trim().to_owned())
 }
 
 /// An endpoint that answers with its number and the address of who asks.
-fn serve(endpoint: &Client, number: u8) {
+pub fn serve(endpoint: &Client, number: u8, port: u16) {
     let (tcp, udp) = endpoint.run(None, || {
-        let tcp = TcpListener::bind(("::", PORT)).expect("a listener");
-        (tcp, UdpSocket::bind(("::", PORT)).expect("a socket"))
+        let tcp = TcpListener::bind(("::", port)).expect("a listener");
+        (tcp, UdpSocket::bind(("::", port)).expect("a socket"))
     });
     let answer = move |peer: SocketAddr| format!("{:<64}", format!("{number} {}", peer.ip().to_canonical()));
     std::thread::spawn(move || {
@@ -158,7 +166,7 @@ fn serve(endpoint: &Client, number: u8) {
 }
 
 /// A veth takes redirected frames while there is a program at its end, too.
-fn listen_to_redirects(interface: &str) -> Ebpf {
+pub fn listen_to_redirects(interface: &str) -> Ebpf {
     let mut programs = load(None, false).expect("load");
     let program: &mut Xdp = programs.program_mut("empty").expect("program").try_into().expect("XDP");
     program.load().expect("verifier");
@@ -355,14 +363,13 @@ fn alter(image: &mut MapImage, random: &mut fastrand::Rng) {
                     lengths.map(|length| IpNet::new_assert([10, 0, 0, 0].into(), length)).collect()
                 };
                 let sources = random.bool().then(|| networks(random));
-                image.forward.services.insert(vip, Service { targets, affinity: random.bool(), sources });
+                let affinity = random.bool();
+                image.forward.services.insert(vip, Service { targets, affinity, sources, direct: None });
             }
         }
     }
     let forward = &mut image.forward;
-    let asked = forward.services.iter().flat_map(|(vip, service)| {
-        service.targets.iter().map(|target| Backend { address: *target, transport: vip.transport })
-    });
+    let asked = forward.services.iter().flat_map(|(vip, service)| service.backends(vip.transport));
     // Now and then one drains before it goes.
     let kept = forward.backends.keys().filter(|_| random.u8(..) > 0).copied();
     let drain: Vec<_> = kept.collect();

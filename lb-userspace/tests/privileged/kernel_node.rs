@@ -108,6 +108,36 @@ impl Drop for Node {
     }
 }
 
+impl Node {
+    /// A pod of an endpoint that is a node itself: `10.77.N.2` and `fd00:77:N::2`.
+    pub fn add_pod(&self, host: &Client, number: u8) -> Client {
+        let name = format!("{}p{number}", self.name);
+        ip(&["netns", "add", &name]);
+        let pod = Client { name };
+        host.run(None, || {
+            for (key, value) in [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")] {
+                std::fs::write(format!("/proc/sys/net/{key}"), value).expect("sysctl");
+            }
+            ip(&["link", "set", "lo", "up"]);
+            ip(&["link", "add", "pod", "type", "veth", "peer", "name", "eth0", "netns", &pod.name]);
+            ip(&["addr", "add", &format!("10.77.{number}.1/24"), "dev", "pod"]);
+            ip(&["addr", "add", &format!("fd00:77:{number}::1/64"), "dev", "pod", "nodad"]);
+            ip(&["link", "set", "pod", "up"]);
+        });
+        for command in [
+            format!("addr add 10.77.{number}.2/24 dev eth0"),
+            format!("addr add fd00:77:{number}::2/64 dev eth0 nodad"),
+            "link set eth0 up".into(),
+            format!("route add default via 10.77.{number}.1"),
+            format!("route add default via fd00:77:{number}::1"),
+        ] {
+            let command: Vec<_> = command.split(' ').collect();
+            ip(&[&["-n", pod.name.as_str()], &command[..]].concat());
+        }
+        pod
+    }
+}
+
 /// The client's namespace.
 pub struct Client {
     name: String,

@@ -25,7 +25,10 @@ fn forward(place: &mut Place) {
         for port in [CLOSED, GONE, ECHO] {
             let address: IpAddr = endpoint.parse().expect("an address");
             let target = SocketAddr::new(address, 8000 + port);
-            image.forward.backends.insert(Backend { address: target, transport: Transport::Udp }, true);
+            image
+                .forward
+                .backends
+                .insert(Backend::Endpoint { address: target, transport: Transport::Udp }, true);
             let vip = Vip { address: vip.parse().expect("an address"), port, transport: Transport::Udp };
             let service = Service { targets: BTreeSet::from([target]), ..Service::default() };
             image.forward.services.insert(vip, service);

@@ -5,6 +5,7 @@ mod checksums;
 mod e2e;
 mod filter;
 mod kernel;
+mod kernel_direct;
 mod kernel_fixtures;
 mod kernel_forward;
 mod kernel_forwarding;

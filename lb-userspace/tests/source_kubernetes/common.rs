@@ -64,6 +64,7 @@ pub fn names(update: &Update) -> BTreeSet<String> {
     all.extend(objects.slices().keys().map(|key| format!("slice {}", key.name)));
     all.extend(objects.secrets.keys().map(|key| format!("secret {}", key.name)));
     all.extend(objects.config_maps.keys().map(|key| format!("map {}", key.name)));
+    all.extend(objects.nodes.keys().map(|key| format!("node {}", key.name)));
     all
 }
 

@@ -7,5 +7,6 @@ mod api_server;
 mod bad_input;
 mod common;
 mod lists;
+mod nodes;
 mod outages;
 mod singles;

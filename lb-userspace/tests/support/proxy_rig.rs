@@ -176,6 +176,7 @@ impl Rig {
         Arc::new(Snapshot {
             generation: self.generation,
             services: Arc::new([]),
+            nodes: Arc::default(),
             listeners: Arc::new([listener(self.http, Protocol::Http), listener(self.https, Protocol::Https)]),
             routing,
             clusters: self.clusters.clone().into_iter().collect(),

@@ -210,8 +210,8 @@ pub struct RouteView {
 pub struct Backend {
     /// namespace/service:port, or namespace/service at the VIP.
     pub cluster: String,
-    /// What is spoken with the endpoints; `forward` where packets are sent on as they are, `forward-local`
-    /// where they are, to endpoints of this node only.
+    /// What is spoken with the endpoints; `forward` where packets are sent on, `forward-local` where they
+    /// are, to endpoints of this node only, `dsr-ipip` and the like where endpoints answer by themselves.
     pub protocol: String,
     /// Requests sent to it since start; `None` where packets are sent on.
     pub requests: Option<u64>,
@@ -368,7 +368,12 @@ fn forwarded(service: &model::L4Service) -> Backend {
     let draining = service.draining.iter().map(|address| view(address, true));
     Backend {
         cluster: format!("{} at {}", service.service, service.vip),
-        protocol: if service.local { "forward-local" } else { "forward" }.to_owned(),
+        protocol: match &service.direct {
+            Some(direct) => direct.by.name(),
+            None if service.local => "forward-local",
+            None => "forward",
+        }
+        .to_owned(),
         requests: None,
         health: None,
         endpoints: targets.chain(draining).collect(),

@@ -187,6 +187,7 @@ mod tests {
             affinity: false,
             local: false,
             sources: None,
+            direct: None,
         };
         Snapshot {
             listeners: Arc::new([

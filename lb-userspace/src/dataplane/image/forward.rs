@@ -6,25 +6,49 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use lb_common::maglev::{self, Member};
-use lb_common::maps::{MAX_BACKENDS, MAX_RANGES, MAX_RING_CHUNKS, MAX_VIPS, RING_CHUNK};
+use lb_common::maps::{MAX_BACKENDS, MAX_NODES, MAX_RANGES, MAX_RING_CHUNKS, MAX_VIPS, RING_CHUNK};
 use serde::Serialize;
 
 use super::VipEntry;
-use crate::model::{L4Service, Snapshot, Transport, Vip};
+use crate::model::{Delivery, Direct, End, L4Service, Snapshot, Transport, Vip};
 
-/// An endpoint of VIPs in forward mode.
+/// Who gets packets to VIPs in forward mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Backend {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// The protocol.
-    pub transport: Transport,
+pub enum Backend {
+    /// An endpoint that packets are written anew for.
+    Endpoint {
+        /// Where it listens.
+        address: SocketAddr,
+        /// The protocol.
+        transport: Transport,
+    },
+    /// A node or an endpoint that gets them as they are.
+    End {
+        /// Its address.
+        address: IpAddr,
+        /// What is put around them.
+        by: Delivery,
+    },
+}
+
+impl Backend {
+    /// Its address.
+    pub fn ip(&self) -> IpAddr {
+        match self {
+            Self::Endpoint { address, .. } => address.ip(),
+            Self::End { address, .. } => *address,
+        }
+    }
 }
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, transport } = self;
-        Vip { address: address.ip(), port: address.port(), transport: *transport }.fmt(f)
+        match *self {
+            Self::Endpoint { address, transport } => {
+                Vip { address: address.ip(), port: address.port(), transport }.fmt(f)
+            }
+            Self::End { address, by } => write!(f, "{address} {}", by.name()),
+        }
     }
 }
 
@@ -37,35 +61,93 @@ impl Serialize for Backend {
 /// What the kernel shall know of a VIP in forward mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Service {
-    /// Endpoints in its ring.
+    /// Endpoints that packets are written anew for: all of them, or this node's.
     pub targets: BTreeSet<SocketAddr>,
     /// Whether a client's connections all go to one of them.
     pub affinity: bool,
     /// The networks of clients that are let in; `None`: everybody is.
     pub sources: Option<BTreeSet<IpNet>>,
+    /// Packets to others than [`Self::targets`] go as they are; `None`: there are no others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direct: Option<Ends>,
+}
+
+/// Who gets packets as they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ends {
+    /// What is put around them.
+    pub by: Delivery,
+    /// Nodes, and endpoints that are on none.
+    pub ends: BTreeMap<IpAddr, Share>,
+    /// Who takes no new connections and keeps those it has.
+    pub draining: BTreeSet<Backend>,
+}
+
+/// A part of a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// How many endpoints that take new connections there are.
+    pub endpoints: u32,
+    /// They are [`Service::targets`].
+    pub here: bool,
 }
 
 impl Service {
-    /// The ring: each entry is an index into [`Self::targets`] as they are sorted. Empty without
+    /// The ring of [`Self::targets`]: each entry is an index into them as they are sorted. Empty without
     /// targets. It depends on nothing but the targets, so every node has the same.
     pub fn ring(&self) -> Vec<u32> {
-        if self.targets.is_empty() {
+        let size = if self.targets.is_empty() { 0 } else { maglev::size(self.targets.len() as u32) };
+        self.ring_of(size)
+    }
+
+    /// All who get packets.
+    pub fn backends(&self, transport: Transport) -> impl Iterator<Item = Backend> {
+        let endpoint = move |address: &SocketAddr| Backend::Endpoint { address: *address, transport };
+        let direct = self.direct.iter().flat_map(|Ends { by, ends, .. }| {
+            let elsewhere = ends.iter().filter(|(_, share)| !share.here);
+            elsewhere.map(|(address, _)| Backend::End { address: *address, by: *by })
+        });
+        self.targets.iter().map(endpoint).chain(direct)
+    }
+
+    /// The ring of all of them: each entry is an index into [`Self::backends`]. Every node has the same,
+    /// but for who they are that share what is a node's own.
+    pub fn whole_ring(&self) -> Vec<u32> {
+        const HERE: u32 = u32::MAX - 1;
+        let Some(Ends { ends, .. }) = &self.direct else { return self.ring() };
+        let mut elsewhere = self.targets.len() as u32..;
+        let member = |(address, share): (&IpAddr, &Share)| {
+            let value = if share.here { HERE } else { elsewhere.next().unwrap_or(HERE) };
+            Member { identity: identity(&SocketAddr::new(*address, 0)), weight: share.endpoints, value }
+        };
+        let members: Vec<_> = ends.iter().map(member).collect();
+        let mut ring = vec![0; maglev::DIRECT_RING as usize];
+        if !maglev::fill(&mut ring, &members, &mut vec![0; members.len()]) {
             return Vec::new();
         }
+        if ring.contains(&HERE) {
+            let here = self.ring_of(maglev::DIRECT_RING);
+            for (entry, here) in ring.iter_mut().zip(here).filter(|(entry, _)| **entry == HERE) {
+                *entry = here;
+            }
+        }
+        ring
+    }
+
+    fn ring_of(&self, size: u32) -> Vec<u32> {
         let targets = self.targets.iter().zip(0..);
         let members: Vec<_> =
             targets.map(|(target, value)| Member { identity: identity(target), weight: 1, value }).collect();
-        let mut ring = vec![0; maglev::size(members.len() as u32) as usize];
+        let mut ring = vec![0; size as usize];
         maglev::fill(&mut ring, &members, &mut vec![0; members.len()]);
         ring
     }
 
-    /// How many chunks the ring takes.
+    /// How many chunks the rings take.
     pub fn chunks(&self) -> usize {
-        if self.targets.is_empty() {
-            return 0;
-        }
-        (maglev::size(self.targets.len() as u32) as usize).div_ceil(RING_CHUNK)
+        let here = if self.targets.is_empty() { 0 } else { maglev::size(self.targets.len() as u32) };
+        let whole = if self.direct.is_some() { maglev::DIRECT_RING } else { 0 };
+        (here as usize).div_ceil(RING_CHUNK) + (whole as usize).div_ceil(RING_CHUNK)
     }
 }
 
@@ -88,6 +170,8 @@ pub struct Forwarding {
     /// VIPs.
     #[serde(serialize_with = "services")]
     pub services: BTreeMap<Vip, Service>,
+    /// Addresses of nodes, and whether they are this one's.
+    pub nodes: BTreeMap<IpAddr, bool>,
 }
 
 impl Forwarding {
@@ -100,14 +184,11 @@ impl Forwarding {
         // So are lists of clients.
         let mut ranges = MAX_RANGES as usize / 2;
         for one in snapshot.services.iter().filter(|one| !proxied.contains_key(&one.vip)) {
-            let service = Service {
-                targets: one.targets.iter().copied().collect(),
-                affinity: one.affinity,
-                sources: one.sources.as_deref().map(|all| all.iter().copied().collect()),
-            };
+            let service = service(one);
             let listed = service.sources.as_ref().map_or(0, BTreeSet::len);
+            let backends = service.backends(one.vip.transport).count() + one.draining.len();
             let fits = forwarding.services.len() + proxied.len() < MAX_VIPS as usize
-                && forwarding.backends.len() + one.targets.len() + one.draining.len() < MAX_BACKENDS as usize;
+                && forwarding.backends.len() + backends < MAX_BACKENDS as usize;
             if !fits || service.chunks() > chunks || listed > ranges {
                 continue;
             }
@@ -115,19 +196,49 @@ impl Forwarding {
             ranges -= listed;
             forwarding.add(one, service);
         }
+        if forwarding.services.values().any(|service| service.direct.is_some()) {
+            let own = snapshot.nodes.own.iter().map(|address| (*address, true));
+            let peers = snapshot.nodes.peers.iter().map(|address| (*address, false));
+            forwarding.nodes = peers.chain(own).take(MAX_NODES as usize).collect();
+        }
         forwarding
     }
 
     fn add(&mut self, one: &L4Service, service: Service) {
-        let backend = |address: &SocketAddr| Backend { address: *address, transport: one.vip.transport };
-        for address in one.draining.iter() {
-            self.backends.entry(backend(address)).or_insert(false);
+        let transport = one.vip.transport;
+        let endpoint = |address: &SocketAddr| Backend::Endpoint { address: *address, transport };
+        let draining = match &service.direct {
+            Some(direct) => direct.draining.clone(),
+            None => one.draining.iter().map(endpoint).collect(),
+        };
+        for backend in draining {
+            self.backends.entry(backend).or_insert(false);
         }
-        for address in &service.targets {
-            self.backends.insert(backend(address), true);
-        }
+        self.backends.extend(service.backends(transport).map(|backend| (backend, true)));
         self.services.insert(one.vip, service);
     }
+}
+
+fn service(one: &L4Service) -> Service {
+    let mut service = Service {
+        targets: one.targets.iter().copied().collect(),
+        affinity: one.affinity,
+        sources: one.sources.as_deref().map(|all| all.iter().copied().collect()),
+        direct: None,
+    };
+    let Some(Direct { by, ends }) = &one.direct else { return service };
+    let here = ends.iter().filter(|end| end.here);
+    service.targets = here.clone().flat_map(|end| end.targets.iter().copied()).collect();
+    let transport = one.vip.transport;
+    let drains = |address: &SocketAddr| Backend::Endpoint { address: *address, transport };
+    let mut draining: BTreeSet<_> = here.flat_map(|end| end.draining.iter().map(drains)).collect();
+    let empty = ends.iter().filter(|end| !end.here && end.targets.is_empty());
+    draining.extend(empty.map(|end| Backend::End { address: end.address, by: *by }));
+    let share = |end: &End| Share { endpoints: end.targets.len() as u32, here: end.here };
+    let ends = ends.iter().filter(|end| !end.targets.is_empty());
+    let ends = ends.map(|end| (end.address, share(end))).collect();
+    service.direct = Some(Ends { by: *by, ends, draining });
+    service
 }
 
 fn backends<S: serde::Serializer>(backends: &BTreeMap<Backend, bool>, s: S) -> Result<S::Ok, S::Error> {
@@ -154,6 +265,7 @@ mod tests {
             affinity: false,
             local: false,
             sources: None,
+            direct: None,
         }
     }
 

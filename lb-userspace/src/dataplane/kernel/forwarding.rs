@@ -4,6 +4,9 @@
 //! names it with one write of eight bytes. The place of the old one, like the slot of an endpoint
 //! that is gone, rests until the next [`Forwarding::wake`], since a program that runs at this moment
 //! may have read what led there.
+//!
+//! A VIP whose packets go as they are has two rings: one of all, with its history, and one of this node's
+//! endpoints, for packets that other nodes sent here.
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,22 +15,30 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
 use lb_common::maps::{
-    BackendValue, MAX_BACKENDS, MAX_RING_CHUNKS, RING_CHUNK, RingChunk, ServiceValue, VIP_AFFINITY,
+    BackendValue, DIRECT_GUE, DIRECT_IPIP, DIRECT_L2, MAX_BACKENDS, MAX_RING_CHUNKS, MAX_VIPS, RING_CHUNK,
+    RingChunk, ServiceValue, VIP_AFFINITY, VIP_DIRECT, VipValue,
 };
+use lb_common::ring::Entry;
+use nix::time::{ClockId, clock_gettime};
 
-use super::tables::vip_key;
+use super::tables::{address, address_key};
 use super::{KernelError, take};
-use crate::dataplane::image::forward::{Backend, Service};
-use crate::model::{Transport, Vip};
+use crate::dataplane::image::forward::{Backend, Ends, Service, Share};
+use crate::dataplane::image::ring::History;
+use crate::model::{Delivery, Transport, Vip};
 
 const SERVICES: &str = "L4_SERVICES";
 const RINGS: &str = "L4_RINGS";
 const BACKENDS: &str = "L4_BACKENDS";
+const CHANGED: &str = "L4_CHANGED";
 
 pub(super) struct Forwarding {
     services: Array<MapData, ServiceValue>,
     rings: Array<MapData, RingChunk>,
     backends: Array<MapData, BackendValue>,
+    changed: Array<MapData, u32>,
+    /// Of VIPs whose packets go as they are, by slot.
+    histories: BTreeMap<u32, History>,
     /// Endpoints by their slots, and whether they take new connections.
     slots: BTreeMap<Backend, (u32, bool)>,
     free_slots: BTreeSet<u32>,
@@ -44,6 +55,8 @@ impl Forwarding {
             services: take(programs, SERVICES)?,
             rings: take(programs, RINGS)?,
             backends: take(programs, BACKENDS)?,
+            changed: take(programs, CHANGED)?,
+            histories: BTreeMap::new(),
             slots: BTreeMap::new(),
             free_slots: BTreeSet::new(),
             used: vec![false; MAX_RING_CHUNKS as usize],
@@ -52,14 +65,14 @@ impl Forwarding {
         };
         for slot in 0..MAX_BACKENDS {
             let value = all.value(slot)?;
-            let known = backend(&value).filter(|backend| !all.slots.contains_key(backend));
+            let known = backend_of(&value).filter(|backend| !all.slots.contains_key(backend));
             match known {
                 Some(backend) => drop(all.slots.insert(backend, (slot, value.draining == 0))),
                 None => drop(all.free_slots.insert(slot)),
             }
         }
-        for slot in vips {
-            let place = all.place(*slot)?;
+        for slot in vips.iter().flat_map(|slot| [*slot, slot + MAX_VIPS]) {
+            let place = all.place(slot)?;
             all.mark(place, true);
         }
         Ok(all)
@@ -75,7 +88,7 @@ impl Forwarding {
 
     /// Keeps the kernel from forgetting the next hops of endpoints.
     pub(super) fn keep_neighbours(&self) {
-        let addresses: BTreeSet<_> = self.slots.keys().map(|backend| backend.address.ip()).collect();
+        let addresses: BTreeSet<_> = self.slots.keys().map(Backend::ip).collect();
         ask_for_neighbours(addresses);
     }
 
@@ -84,7 +97,7 @@ impl Forwarding {
         let mut backends = BTreeMap::new();
         for slot in 0..MAX_BACKENDS {
             let value = self.value(slot)?;
-            if let Some(backend) = backend(&value) {
+            if let Some(backend) = backend_of(&value) {
                 backends.insert(backend, value.draining == 0);
             }
         }
@@ -96,24 +109,54 @@ impl Forwarding {
         self.slots.iter().map(|(backend, (_, takes))| (*backend, *takes)).collect()
     }
 
-    /// What the kernel has of a VIP in forward mode, but for its clients; `None`: its ring is not what it should be.
-    pub(super) fn service(&self, slot: u32, flags: u32) -> Result<Option<Service>, KernelError> {
-        let affinity = flags & VIP_AFFINITY != 0;
-        let ring = self.ring(self.place(slot)?)?;
-        let mut targets = BTreeMap::new();
-        for slot in ring.iter().copied().collect::<BTreeSet<_>>() {
-            let Some(backend) = slot.checked_sub(1).map(|slot| self.value(slot)).transpose()? else {
+    /// What the kernel has of a VIP in forward mode, but for its clients; `None`: its ring is not what it
+    /// should be. `known`: as this process wrote it.
+    pub(super) fn service(
+        &self,
+        vip: &Vip,
+        value: VipValue,
+        known: Option<&Service>,
+    ) -> Result<Option<Service>, KernelError> {
+        let affinity = value.flags & VIP_AFFINITY != 0;
+        let ring: Vec<_> = self.ring(value.slot)?.into_iter().map(Entry::now).collect();
+        if value.flags & VIP_DIRECT == 0 {
+            let targets = self.targets(&ring)?;
+            let service = targets.map(|targets| Service { targets, affinity, ..Service::default() });
+            return Ok(service.filter(|service| self.leads_to(service, vip, &ring, service.ring())));
+        }
+        // Of an end's share nothing is left in a ring that could be read from it.
+        if let Some(known) = known.filter(|known| known.direct.is_some()) {
+            let here: Vec<_> = self.ring(value.slot + MAX_VIPS)?.into_iter().map(Entry::now).collect();
+            let same = self.leads_to(known, vip, &ring, known.whole_ring())
+                && self.leads_to(known, vip, &here, known.ring());
+            if same {
+                return Ok(Some(Service { affinity, sources: None, ..known.clone() }));
+            }
+        }
+        let ends = BTreeMap::from([(vip.address, Share { endpoints: 0, here: false })]);
+        let direct = Ends { by: Delivery::Ipip, ends, draining: BTreeSet::new() };
+        Ok(Some(Service { affinity, direct: Some(direct), ..Service::default() }))
+    }
+
+    /// The endpoints in a ring; `None`: somebody else is in it.
+    fn targets(&self, ring: &[Option<u32>]) -> Result<Option<BTreeSet<SocketAddr>>, KernelError> {
+        let mut targets = BTreeSet::new();
+        for slot in ring.iter().collect::<BTreeSet<_>>() {
+            let backend = slot.map(|slot| self.value(slot)).transpose()?;
+            let Some(Backend::Endpoint { address, .. }) = backend.and_then(|value| backend_of(&value)) else {
                 return Ok(None);
             };
-            let Some(backend) = self::backend(&backend) else { return Ok(None) };
-            targets.insert(backend.address, slot);
+            targets.insert(address);
         }
-        let service = Service { targets: targets.keys().copied().collect(), affinity, sources: None };
-        let slots: Vec<_> = targets.into_values().collect();
-        let expected = service.ring();
-        let same = expected.len() == ring.len()
-            && expected.iter().zip(&ring).all(|(index, slot)| slots[*index as usize] == *slot);
-        Ok(same.then_some(service))
+        Ok(Some(targets))
+    }
+
+    /// Whether a ring of slots is the one that a Service should have.
+    fn leads_to(&self, service: &Service, vip: &Vip, ring: &[Option<u32>], expected: Vec<u32>) -> bool {
+        let slot = |backend| self.slots.get(&backend).map(|(slot, _)| *slot);
+        let slots: Vec<_> = service.backends(vip.transport).map(slot).collect();
+        expected.len() == ring.len()
+            && expected.iter().zip(ring).all(|(index, at)| at.is_some() && slots[*index as usize] == *at)
     }
 
     pub(super) fn set_backend(&mut self, backend: &Backend, takes: bool) -> Result<(), KernelError> {
@@ -122,22 +165,22 @@ impl Forwarding {
             None => (self.free_slots.pop_first().ok_or(KernelError::Full(BACKENDS))?, false),
         };
         let old = self.value(slot)?;
-        let key = vip_key(&Vip {
-            address: backend.address.ip(),
-            port: backend.address.port(),
-            transport: backend.transport,
-        });
+        let (port, protocol) = match backend {
+            Backend::Endpoint { address, transport: Transport::Tcp } => (address.port(), 6),
+            Backend::Endpoint { address, transport: Transport::Udp } => (address.port(), 17),
+            Backend::End { by, .. } => (0, delivery(*by)),
+        };
         let value = BackendValue {
-            address: key.address,
-            port: key.port,
-            protocol: key.protocol,
+            address: address_key(backend.ip()),
+            port: port.to_be(),
+            protocol,
             draining: u8::from(!takes),
             generation: if known { old.generation } else { old.generation.wrapping_add(1) },
         };
         self.backends.set(slot, value, 0).map_err(KernelError::map(BACKENDS))?;
         self.slots.insert(*backend, (slot, takes));
         if !known {
-            ask_for_neighbours([backend.address.ip()]);
+            ask_for_neighbours([backend.ip()]);
         }
         Ok(())
     }
@@ -152,7 +195,7 @@ impl Forwarding {
         Ok(())
     }
 
-    /// Writes the ring of the VIP in this slot. `known`: it had one before.
+    /// Writes the rings of the VIP in this slot. `known`: it had some before.
     pub(super) fn set_service(
         &mut self,
         vip: &Vip,
@@ -160,18 +203,46 @@ impl Forwarding {
         service: &Service,
         known: bool,
     ) -> Result<(), KernelError> {
-        let mut slots = Vec::with_capacity(service.targets.len());
-        for address in &service.targets {
-            let backend = Backend { address: *address, transport: vip.transport };
-            let (slot, _) = self.slots.get(&backend).ok_or(KernelError::Full(BACKENDS))?;
-            slots.push(slot + 1);
-        }
-        let ring: Vec<_> = service.ring().into_iter().map(|index| slots[index as usize]).collect();
+        let slot_of = |backend| match self.slots.get(&backend) {
+            Some((slot, _)) => Ok(*slot),
+            None => Err(KernelError::Full(BACKENDS)),
+        };
+        let slots: Vec<_> = service.backends(vip.transport).map(slot_of).collect::<Result<_, _>>()?;
+        let of = |ring: Vec<u32>| -> Vec<_> { ring.into_iter().map(|at| slots[at as usize]).collect() };
+        let plain = |ring: Vec<u32>| ring.into_iter().map(|slot| Entry::new(slot, None, false)).collect();
+        let Some(direct) = &service.direct else {
+            let ring: Vec<_> = plain(of(service.ring()));
+            self.histories.remove(&slot);
+            self.write(slot, &ring, known)?;
+            return self.write(slot + MAX_VIPS, &[], known);
+        };
+        let (ring, here): (_, Vec<_>) = (of(service.whole_ring()), plain(of(service.ring())));
+        let draining = direct.draining.iter().filter_map(|backend| self.slots.get(backend));
+        let alive: BTreeSet<_> = slots.iter().copied().chain(draining.map(|(slot, _)| *slot)).collect();
+        let mut history = match self.histories.remove(&slot) {
+            Some(history) => history,
+            None if known => History::of(self.ring(slot)?, &alive),
+            None => History::default(),
+        };
+        history.follow(&ring, &alive);
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| time.tv_sec() as u32);
+        self.changed.set(slot, now, 0).map_err(KernelError::map(CHANGED))?;
+        self.write(slot + MAX_VIPS, &here, known)?;
+        self.write(slot, history.entries(), known)?;
+        self.histories.insert(slot, history);
+        Ok(())
+    }
+
+    /// Writes a ring, and then where it is.
+    fn write(&mut self, slot: u32, ring: &[Entry], known: bool) -> Result<(), KernelError> {
         let old = if known { self.place(slot)? } else { ServiceValue::default() };
-        let place = ServiceValue { first: self.room(service.chunks())?, size: ring.len() as u32 };
+        let first = if ring.is_empty() { 0 } else { self.room(ring.len().div_ceil(RING_CHUNK))? };
+        let place = ServiceValue { first, size: ring.len() as u32 };
         for (chunk, part) in (place.first..).zip(ring.chunks(RING_CHUNK)) {
             let mut value = RingChunk([0; RING_CHUNK]);
-            value.0[..part.len()].copy_from_slice(part);
+            for (to, entry) in value.0.iter_mut().zip(part) {
+                *to = entry.0;
+            }
             self.rings.set(chunk, value, 0).map_err(KernelError::map(RINGS))?;
         }
         self.services.set(slot, place, 0).map_err(KernelError::map(SERVICES))?;
@@ -182,10 +253,9 @@ impl Forwarding {
 
     /// The VIP in this slot has no ring any more.
     pub(super) fn delete_service(&mut self, slot: u32) -> Result<(), KernelError> {
-        let old = self.place(slot)?;
-        self.services.set(slot, ServiceValue::default(), 0).map_err(KernelError::map(SERVICES))?;
-        self.resting_chunks.push(old);
-        Ok(())
+        self.histories.remove(&slot);
+        self.write(slot, &[], true)?;
+        self.write(slot + MAX_VIPS, &[], true)
     }
 
     fn place(&self, slot: u32) -> Result<ServiceValue, KernelError> {
@@ -196,11 +266,12 @@ impl Forwarding {
         self.backends.get(&slot, 0).map_err(KernelError::map(BACKENDS))
     }
 
-    fn ring(&self, place: ServiceValue) -> Result<Vec<u32>, KernelError> {
+    fn ring(&self, slot: u32) -> Result<Vec<Entry>, KernelError> {
+        let place = self.place(slot)?;
         let mut ring = Vec::with_capacity(place.size as usize);
         for chunk in chunks(place) {
             let value = self.rings.get(&(chunk as u32), 0).map_err(KernelError::map(RINGS))?;
-            ring.extend(value.0);
+            ring.extend(value.0.map(Entry));
         }
         ring.truncate(place.size as usize);
         Ok(ring)
@@ -247,16 +318,24 @@ fn chunks(place: ServiceValue) -> std::ops::Range<usize> {
     first..first + (place.size as usize).div_ceil(RING_CHUNK)
 }
 
-fn backend(value: &BackendValue) -> Option<Backend> {
+fn backend_of(value: &BackendValue) -> Option<Backend> {
+    let ip = address(&value.address);
     let transport = match value.protocol {
         6 => Transport::Tcp,
         17 => Transport::Udp,
-        _ => return None,
+        other => {
+            let all = [Delivery::L2, Delivery::Ipip, Delivery::Gue];
+            let by = all.into_iter().find(|by| delivery(*by) == other)?;
+            return Some(Backend::End { address: ip, by });
+        }
     };
-    let mut octets = [0; 16];
-    for (part, word) in octets.chunks_mut(4).zip(value.address) {
-        part.copy_from_slice(&word.to_ne_bytes());
+    Some(Backend::Endpoint { address: SocketAddr::new(ip, u16::from_be(value.port)), transport })
+}
+
+const fn delivery(by: Delivery) -> u8 {
+    match by {
+        Delivery::L2 => DIRECT_L2,
+        Delivery::Ipip => DIRECT_IPIP,
+        Delivery::Gue => DIRECT_GUE,
     }
-    let address = IpAddr::from(octets).to_canonical();
-    Some(Backend { address: SocketAddr::new(address, u16::from_be(value.port)), transport })
 }

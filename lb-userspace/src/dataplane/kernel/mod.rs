@@ -11,6 +11,7 @@ mod forwarding;
 mod handshakes;
 mod links;
 mod logs;
+mod nodes;
 mod occupant;
 mod pins;
 mod ranges;
@@ -131,6 +132,8 @@ impl std::fmt::Display for Difference {
             Op::SetService(vip, _) => write!(f, "VIPS: {vip} is missing, or its ring is another one"),
             Op::DeleteService(vip) => write!(f, "VIPS: {vip} should not be there"),
             Op::DeleteBackend(backend) => write!(f, "L4_BACKENDS: {backend} should not be there"),
+            Op::SetNode(address, _) => write!(f, "L4_NODES: {address} is missing, or another node's"),
+            Op::DeleteNode(address) => write!(f, "L4_NODES: {address} should not be there"),
         }
     }
 }
@@ -299,12 +302,14 @@ impl Dataplane {
                 | Op::AddWildcard(..)
                 | Op::SetVip(..)
                 | Op::SetBackend(..)
+                | Op::SetNode(..)
                 | Op::SetService(..) => applied.set += 1,
                 Op::DeleteName(_)
                 | Op::DeleteWildcard(_)
                 | Op::DeleteVip(_)
                 | Op::DeleteService(_)
-                | Op::DeleteBackend(_) => applied.deleted += 1,
+                | Op::DeleteBackend(_)
+                | Op::DeleteNode(_) => applied.deleted += 1,
             }
         }
         self.steers = steers;

@@ -10,12 +10,13 @@ use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use lb_common::maps::{
-    MAX_NAMES, MAX_VIPS, NameKey, ReasonCounters, VIP_AFFINITY, VIP_FILTER_SNI, VIP_FORWARD, VIP_OBSERVE_SNI,
-    VIP_RANGES, VIP_STEER, VipCounters, VipKey, VipValue, name_class, name_slot, name_value,
+    MAX_NAMES, MAX_VIPS, NameKey, ReasonCounters, VIP_AFFINITY, VIP_DIRECT, VIP_FILTER_SNI, VIP_FORWARD,
+    VIP_OBSERVE_SNI, VIP_RANGES, VIP_STEER, VipCounters, VipKey, VipValue, name_class, name_slot, name_value,
 };
 use lb_common::reason::Reason;
 
 use super::forwarding::Forwarding;
+use super::nodes::Nodes;
 use super::ranges::Ranges;
 use super::{Counters, KernelError, NameCount, VipCount, VipTable, take};
 use crate::dataplane::diff::Op;
@@ -32,6 +33,7 @@ pub(super) struct Tables {
     reasons: PerCpuArray<MapData, ReasonCounters>,
     forwarding: Forwarding,
     ranges: Ranges,
+    nodes: Nodes,
     /// Of VIPs in forward mode, as this process wrote them.
     services: BTreeMap<Vip, Service>,
     free_vips: BTreeSet<u32>,
@@ -47,6 +49,7 @@ impl Tables {
         let mut tables = Self {
             forwarding: Forwarding::take(programs, &forwarded)?,
             ranges: Ranges::take(programs, &forwarded)?,
+            nodes: Nodes::take(programs)?,
             services: BTreeMap::new(),
             vips,
             vip_counters: take(programs, "VIP_COUNTERS")?,
@@ -94,6 +97,7 @@ impl Tables {
             forward: forward::Forwarding {
                 backends: self.forwarding.backends()?,
                 services: self.read_services()?,
+                nodes: self.nodes.read()?,
             },
         })
     }
@@ -115,7 +119,11 @@ impl Tables {
             vips: proxied.map(|(key, value)| (vip(&key), entry(value))).collect(),
             names: names("NAMES", &self.names)?,
             wildcards: names("WILDCARDS", &self.wildcards)?,
-            forward: forward::Forwarding { backends: self.forwarding.known_backends(), services },
+            forward: forward::Forwarding {
+                backends: self.forwarding.known_backends(),
+                services,
+                nodes: self.nodes.read()?,
+            },
         })
     }
 
@@ -123,12 +131,13 @@ impl Tables {
         let mut services = BTreeMap::new();
         let mut ranges = self.ranges.read()?;
         for (key, value) in self.vips.entries()? {
+            let vip = vip(&key);
             if is_forwarded(&value)
-                && let Some(mut service) = self.forwarding.service(value.slot, value.flags)?
+                && let Some(mut service) = self.forwarding.service(&vip, value, self.services.get(&vip))?
             {
                 let listed = value.flags & VIP_RANGES != 0;
                 service.sources = listed.then(|| ranges.remove(&value.slot).unwrap_or_default());
-                services.insert(vip(&key), service);
+                services.insert(vip, service);
             }
         }
         Ok(services)
@@ -139,9 +148,12 @@ impl Tables {
             Op::SetVip(vip, entry) => self.set_vip(vip, *entry),
             Op::SetBackend(backend, takes) => self.forwarding.set_backend(backend, *takes),
             Op::DeleteBackend(backend) => self.forwarding.delete_backend(backend),
+            Op::SetNode(address, own) => self.nodes.set(*address, *own),
+            Op::DeleteNode(address) => self.nodes.delete(*address),
             Op::SetService(vip, service) => {
                 let flag = |on, flag| if on { flag } else { 0 };
                 let flags = VIP_FORWARD
+                    | flag(service.direct.is_some(), VIP_DIRECT)
                     | flag(service.affinity, VIP_AFFINITY)
                     | flag(service.sources.is_some(), VIP_RANGES);
                 let nobody = BTreeSet::new();
@@ -324,25 +336,34 @@ fn is_forwarded(value: &VipValue) -> bool {
 }
 
 pub(super) fn vip_key(vip: &Vip) -> VipKey {
-    let address = match vip.address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
-    };
     let protocol = match vip.transport {
         Transport::Tcp => 6,
         Transport::Udp => 17,
     };
-    let address = lb_common::verdict::words(address.octets());
-    VipKey { address, port: vip.port.to_be(), protocol, zero: 0 }
+    VipKey { address: address_key(vip.address), port: vip.port.to_be(), protocol, zero: 0 }
+}
+
+/// An address as keys have it.
+pub(super) fn address_key(address: IpAddr) -> [u32; 4] {
+    let address = match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    lb_common::verdict::words(address.octets())
+}
+
+/// The address in a key.
+pub(super) fn address(key: &[u32; 4]) -> IpAddr {
+    let mut octets = [0; 16];
+    for (part, word) in octets.chunks_mut(4).zip(key) {
+        part.copy_from_slice(&word.to_ne_bytes());
+    }
+    Ipv6Addr::from(octets).to_canonical()
 }
 
 fn vip(key: &VipKey) -> Vip {
-    let mut octets = [0; 16];
-    for (part, word) in octets.chunks_mut(4).zip(key.address) {
-        part.copy_from_slice(&word.to_ne_bytes());
-    }
     Vip {
-        address: Ipv6Addr::from(octets).to_canonical(),
+        address: address(&key.address),
         port: u16::from_be(key.port),
         transport: if key.protocol == 17 { Transport::Udp } else { Transport::Tcp },
     }

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::core::Status;
@@ -184,6 +184,7 @@ fn typed(kind: Kind, text: &str) -> Result<Object, serde_json::Error> {
         Kind::Endpoints => read::<Endpoints>(text),
         Kind::Secret => read::<Secret>(text),
         Kind::ConfigMap => read::<ConfigMap>(text),
+        Kind::Node => read::<Node>(text),
     }
 }
 

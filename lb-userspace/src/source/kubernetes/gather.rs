@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::api::Collection;
 use super::decode::Event;
+use super::nodes::Nodes;
 use super::reflector::{Change, Told};
 use super::singles::Singles;
 use super::{KINDS, Settings, Starter};
@@ -36,6 +37,7 @@ pub struct Gatherer {
     /// Objects that can't be read.
     bad: BTreeMap<ObjectRef, Issue>,
     singles: Singles,
+    nodes: Nodes,
     synced: bool,
     since: Option<i64>,
 }
@@ -57,6 +59,7 @@ impl Gatherer {
             Update { objects: Arc::default(), issues: Vec::new(), synced: false, health: Health::Ok };
         let (sender, receiver) = watch::channel(update);
         let settings = starter.settings.clone();
+        let nodes = Nodes::new(starter.clone());
         let mut singles = Singles::new(starter);
         let of_settings =
             [(Kind::Secret, &settings.default_certificate), (Kind::ConfigMap, &settings.config_map)];
@@ -71,6 +74,7 @@ impl Gatherer {
             collections: BTreeMap::new(),
             bad: BTreeMap::new(),
             singles,
+            nodes,
             synced: false,
             since: None,
         };
@@ -107,7 +111,8 @@ impl Gatherer {
 
     /// How long to wait for single objects, if there are any to wait for.
     fn patience(&self) -> Option<Duration> {
-        let waits = self.all_listed() && !self.singles.all_answered();
+        let nodes = self.nodes.are_awaited() && !self.listed(&Collection::all(Kind::Node));
+        let waits = self.all_listed() && (nodes || !self.singles.all_answered());
         waits.then_some(if self.synced { SINGLE_PATIENCE } else { FIRST_PATIENCE })
     }
 
@@ -124,6 +129,9 @@ impl Gatherer {
         let named = what.named.clone().map(|key| (what.kind, key));
         if named.as_ref().is_some_and(|one| !self.singles.wants(one)) {
             // Sent before its reflector was ended.
+            return false;
+        }
+        if what.kind == Kind::Node && !self.nodes.are_asked_for() {
             return false;
         }
         let state = self.collections.entry(what.clone()).or_default();
@@ -170,7 +178,8 @@ impl Gatherer {
             Event::Named(key, _) | Event::Deleted(key) => key.clone(),
             Event::Bad(issue) => issue.object.key.clone(),
         };
-        if !KINDS.contains(&what.kind) && !self.singles.wants(&(what.kind, key.clone())) {
+        let all = KINDS.contains(&what.kind) || what.kind == Kind::Node;
+        if !all && !self.singles.wants(&(what.kind, key.clone())) {
             return false;
         }
         if let Some(seen) = self.collections.get_mut(what).and_then(|state| state.listing.as_mut()) {
@@ -193,6 +202,7 @@ impl Gatherer {
         let before = self.named_by(kind, &key);
         let changed = self.objects.insert(object);
         self.follow(&before, &self.named_by(kind, &key));
+        self.look_for_nodes(kind, &key);
         self.bad.remove(&ObjectRef { kind: kind.name(), key }).is_some() | changed
     }
 
@@ -200,6 +210,7 @@ impl Gatherer {
         let before = self.named_by(kind, key);
         let changed = self.objects.remove(kind, key);
         self.follow(&before, &[]);
+        self.look_for_nodes(kind, key);
         self.bad.remove(&ObjectRef { kind: kind.name(), key: key.clone() }).is_some() | changed
     }
 
@@ -211,6 +222,19 @@ impl Gatherer {
                 self.remove(one.0, &one.1);
                 self.collections.remove(&Collection::one(one.0, one.1.clone()));
             }
+        }
+    }
+
+    /// A Service may ask for nodes now, or no longer.
+    fn look_for_nodes(&mut self, kind: Kind, key: &ObjectKey) {
+        if kind != Kind::Service {
+            return;
+        }
+        let service = self.objects.services.get(key);
+        if self.nodes.look_at(key, service.map(|service| &**service)) {
+            self.objects.nodes.clear();
+            self.collections.remove(&Collection::all(Kind::Node));
+            self.bad.retain(|object, _| object.kind != Kind::Node.name());
         }
     }
 
@@ -274,6 +298,7 @@ impl Gatherer {
             self.synced = true;
             // Whoever has not answered by now does not hold up the changes to come.
             self.singles.give_up();
+            self.nodes.give_up();
         }
         // Before that, half a state would only be misread.
         let objects = if self.synced { Arc::new(self.objects.clone()) } else { Arc::default() };

@@ -27,10 +27,11 @@ mod api;
 mod backoff;
 mod decode;
 mod gather;
+mod nodes;
 mod reflector;
 mod singles;
 
-/// The kinds of which all objects are read.
+/// The kinds of which all objects are read, besides nodes where they are asked for.
 const KINDS: [Kind; 4] = [Kind::IngressClass, Kind::Ingress, Kind::Service, Kind::EndpointSlice];
 
 /// How the API is read. The defaults suit clusters of any size.
@@ -117,8 +118,8 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
 /// Watches the API. Returns at once; the first update that is `synced` holds the first lists of all kinds.
 ///
 /// Runs on the tokio runtime it is called in until the receiver is dropped. Needs the verbs `list`
-/// and `watch` on Ingresses, IngressClasses, Services and EndpointSlices, and on the Secrets and
-/// ConfigMaps that they name; see [`singles`] for clusters that name very many, which take `get` too.
+/// and `watch` on Ingresses, IngressClasses, Services and EndpointSlices, on Nodes where a Service asks for
+/// packets in packets, and on the Secrets and ConfigMaps that they name; see [`singles`] for clusters that name very many, which take `get` too.
 pub fn watch(client: Client, settings: Settings) -> watch::Receiver<Update> {
     // Each may hold a page of a list.
     let (changes, changed) = mpsc::channel(16);

@@ -17,6 +17,7 @@ use super::annotations::Annotations;
 use super::class::Classes;
 use super::clusters::Clusters;
 use super::config_map::cluster_settings;
+use super::forwarding;
 use super::ingress::Rank;
 use super::l4::L4Services;
 use super::member::Member;
@@ -26,7 +27,7 @@ use super::shared::Shared;
 use super::standin::StandIns;
 use super::tls::TlsHosts;
 use crate::model::{
-    HostPattern, Issue, IssueReason, ObjectKey, RoutePolicy, Routing, Severity, Snapshot, TlsConfig,
+    HostPattern, Issue, IssueReason, Nodes, ObjectKey, RoutePolicy, Routing, Severity, Snapshot, TlsConfig,
     Unavailable, VirtualHost,
 };
 use crate::objects::Objects;
@@ -104,6 +105,7 @@ struct Work {
     tls: bool,
     issues: bool,
     l4: bool,
+    nodes: bool,
 }
 
 /// Names the node's settings among the users of clusters.
@@ -160,6 +162,15 @@ impl Translator {
             services = keep(&previous.services, self.l4.services(&listeners, &mut self.l4_conflicts));
             work.issues = true;
         }
+        let mut nodes = Arc::clone(&previous.nodes);
+        if work.l4 || work.nodes || self.made.is_none() {
+            let now = if services.iter().any(|service| service.direct.is_some()) {
+                forwarding::nodes(&self.objects, self.settings.node.as_deref())
+            } else {
+                Nodes::default()
+            };
+            nodes = if *nodes == now { nodes } else { Arc::new(now) };
+        }
         if work.issues || self.made.is_none() {
             self.issues = keep(&previous.issues, self.all_issues());
         }
@@ -170,6 +181,7 @@ impl Translator {
             generation: previous.generation,
             listeners: keep(&previous.listeners, listeners),
             services,
+            nodes,
             routing: self.routing.clone(),
             clusters: self.clusters.served(),
             tls: self.tls.as_ref().map(|tls| tls.config.clone()).unwrap_or_default(),
@@ -252,6 +264,7 @@ fn keep<T: PartialEq>(old: &Arc<[T]>, new: Vec<T>) -> Arc<[T]> {
 fn differs(a: &Snapshot, b: &Snapshot) -> bool {
     !Arc::ptr_eq(&a.listeners, &b.listeners)
         || !Arc::ptr_eq(&a.services, &b.services)
+        || !Arc::ptr_eq(&a.nodes, &b.nodes)
         || !Arc::ptr_eq(&a.routing, &b.routing)
         || !Arc::ptr_eq(&a.tls, &b.tls)
         || a.trusted_proxies != b.trusted_proxies

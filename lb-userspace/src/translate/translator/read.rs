@@ -29,6 +29,12 @@ impl Translator {
             work.l4 |= self.l4.read(&self.objects, &service, self.settings.node.as_deref());
             self.clusters.touch(service);
         }
+        if differing(&before.nodes, &self.objects.nodes).next().is_some() {
+            work.nodes = true;
+            for service in self.l4.direct() {
+                work.l4 |= self.l4.read(&self.objects, &service, self.settings.node.as_deref());
+            }
+        }
         for key in references.difference(&ingresses) {
             self.refer(key, work);
         }

@@ -1,0 +1,172 @@
+//! Packets in packets that another node sent here, see [`crate::direct`]: they are taken out and go to an
+//! endpoint of this node.
+//!
+//! Taken out is only what a node of the cluster sent to one of this node's addresses and what is for a VIP
+//! whose packets are sent that way. Everything else in packets is passed as it came: other people use the
+//! same protocols. What was taken out is never put in again, so two nodes that differ over a ring can't
+//! throw a packet to and fro.
+//!
+//! ```text
+//! node A ─► [IP A ► B [ client ► VIP ]] ─► node B: client ► VIP ─► a pod there ─► reply, straight to the client
+//! ```
+
+use crate::direct::{GUE_PORT, IN_IPV4, IN_IPV6, UDP_HEADER, V4, V6};
+use crate::forward::{self, Forward};
+use crate::maps::{MAX_VIPS, NODE_PEER, NODE_SELF, VIP_DIRECT, VIP_RANGES, VipKey, VipValue};
+use crate::packet::{self, ACK, IPV4, IPV6, SYN, TCP, UDP};
+use crate::ranges;
+use crate::reason::Reason;
+use crate::verdict::{Action, Verdict, mapped, pass, words};
+
+/// Judges a frame that may have a packet in its packet, and counts it. Whoever carries out
+/// [`crate::verdict::Action::Unwrap`] goes on here.
+#[inline(always)]
+pub fn judge<E: Forward>(env: &E) -> Verdict {
+    let verdict = taken_out(env).unwrap_or_else(|| pass(plain(env)));
+    if verdict.action != Action::Rare {
+        env.count(verdict.reason);
+    }
+    verdict
+}
+
+/// What frames count as that hold nothing of ours.
+#[inline(always)]
+fn plain<E: Forward>(env: &E) -> Reason {
+    if packet::shape(env).is_some() { Reason::NotVip } else { Reason::OtherProtocol }
+}
+
+/// `None`: it holds no packet to a VIP.
+#[inline(always)]
+fn taken_out<E: Forward>(env: &E) -> Option<Verdict> {
+    let (source, target, protocol) = match u16::from_be_bytes(env.near(12)?) {
+        IPV4 => {
+            let head = env.near::<10>(14)?;
+            let whole = u16::from_be_bytes([head[6], head[7]]) & 0x3fff == 0;
+            if head[0] != 0x45 || !whole {
+                return None;
+            }
+            (mapped(env.near(26)?), mapped(env.near(30)?), head[9])
+        }
+        IPV6 => {
+            let [next, _] = env.near::<2>(20)?;
+            (words(env.near(22)?), words(env.near(38)?), next)
+        }
+        _ => return None,
+    };
+    if env.node(&target)? != NODE_SELF {
+        return None;
+    }
+    let over_v4 = crate::direct::is_v4(&target);
+    let vip = match (over_v4, protocol) {
+        (true, IN_IPV4 | IN_IPV6) => inside::<E, V4>(env, protocol == IN_IPV6),
+        (false, IN_IPV4 | IN_IPV6) => inside::<E, V6>(env, protocol == IN_IPV6),
+        (true, UDP) => behind_udp::<E, V4>(env),
+        (false, UDP) => behind_udp::<E, V6>(env),
+        _ => None,
+    }?;
+    // Whoever is no node could speak to pods in any client's name.
+    if env.node(&source) != Some(NODE_PEER) {
+        return Some(pass(Reason::TunnelForeign));
+    }
+    let v6 = vip.v6;
+    let narrowed = match (over_v4, protocol) {
+        (true, UDP) => narrow::<E, { V4 + UDP_HEADER }>(env, v6),
+        (true, _) => narrow::<E, V4>(env, v6),
+        (false, UDP) => narrow::<E, { V6 + UDP_HEADER }>(env, v6),
+        (false, _) => narrow::<E, V6>(env, v6),
+    };
+    if !narrowed {
+        return Some(forward::drop(Reason::Truncated));
+    }
+    Some(arrived(env, vip.value))
+}
+
+/// To a VIP.
+struct Inside {
+    value: VipValue,
+    v6: bool,
+}
+
+/// The VIP that the packet inside is to. `None`: it is to none that is sent to in packets.
+#[inline(always)]
+fn inside<E: Forward, const OVER: usize>(env: &E, v6: bool) -> Option<Inside> {
+    let key = if v6 { key_v6::<E, OVER>(env) } else { key_v4::<E, OVER>(env) }?;
+    let value = env.vip(&key)?;
+    if value.flags & VIP_DIRECT == 0 { None } else { Some(Inside { value, v6 }) }
+}
+
+/// The same behind GUE's UDP header, whose variant is the inner version.
+#[inline(always)]
+fn behind_udp<E: Forward, const IP: usize>(env: &E) -> Option<Inside> {
+    // A constant in a constant's place: the sum of a parameter is none.
+    match IP {
+        V4 => behind::<E, V4, { V4 + UDP_HEADER }>(env),
+        _ => behind::<E, V6, { V6 + UDP_HEADER }>(env),
+    }
+}
+
+#[inline(always)]
+fn behind<E: Forward, const IP: usize, const OVER: usize>(env: &E) -> Option<Inside> {
+    if u16::from_be_bytes(env.near(14 + IP + 2)?) != GUE_PORT {
+        return None;
+    }
+    let [first, _] = env.near::<2>(14 + OVER)?;
+    match first >> 4 {
+        4 => inside::<E, OVER>(env, false),
+        6 => inside::<E, OVER>(env, true),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn key_v4<E: Forward, const OVER: usize>(env: &E) -> Option<VipKey> {
+    let [version, _, _, _, _, _, f0, f1, _, protocol] = env.near::<10>(14 + OVER)?;
+    let whole = u16::from_be_bytes([f0, f1]) & 0x3fff == 0;
+    if version != 0x45 || !whole || (protocol != TCP && protocol != UDP) {
+        return None;
+    }
+    let port = u16::from_ne_bytes(env.near(14 + OVER + 22)?);
+    Some(VipKey { address: mapped(env.near(14 + OVER + 16)?), port, protocol, zero: 0 })
+}
+
+#[inline(always)]
+fn key_v6<E: Forward, const OVER: usize>(env: &E) -> Option<VipKey> {
+    let [version, _, _, _, _, _, protocol, _] = env.near::<8>(14 + OVER)?;
+    if version >> 4 != 6 || (protocol != TCP && protocol != UDP) {
+        return None;
+    }
+    let port = u16::from_ne_bytes(env.near(14 + OVER + 42)?);
+    Some(VipKey { address: words(env.near(14 + OVER + 24)?), port, protocol, zero: 0 })
+}
+
+/// Takes the headers around the packet away, and puts an Ethernet header in front of it.
+#[inline(always)]
+fn narrow<E: Forward, const OVER: usize>(env: &E, v6: bool) -> bool {
+    let Some(macs) = env.near::<12>(0) else { return false };
+    let kind = if v6 { IPV6 } else { IPV4 };
+    env.narrow::<OVER>() && env.set(0, macs) && env.set(12, kind.to_be_bytes())
+}
+
+/// The packet, as if it had come like this, to endpoints of this node only.
+#[inline(always)]
+fn arrived<E: Forward>(env: &E, vip: VipValue) -> Verdict {
+    let Some(packet) = packet::shape(env) else { return forward::drop(Reason::ForwardUnusual) };
+    let flags = match (packet.protocol, packet.v6) {
+        (TCP, true) => env.near::<1>(67),
+        (TCP, false) => env.near::<1>(47),
+        _ => Some([0]),
+    };
+    let Some([flags]) = flags else { return forward::drop(Reason::Truncated) };
+    env.count_vip(vip.slot, packet.end as u32, packet.protocol == TCP && flags & (SYN | ACK) == SYN);
+    if ranges::asked(vip.flags) && !ranges::admit(env, &packet, vip.slot) {
+        return forward::drop(Reason::SourceOutside);
+    }
+    // The ring of this node's endpoints lies behind those of all.
+    let here = VipValue { slot: vip.slot + MAX_VIPS, flags: vip.flags & !(VIP_DIRECT | VIP_RANGES) };
+    // Never as it is, to a VIP without the flag.
+    let verdict = forward::to_endpoint(env, &packet, flags, &here);
+    let verdict = verdict.unwrap_or(forward::drop(Reason::NoBackend));
+    let reason =
+        if verdict.reason as u32 == Reason::Forwarded as u32 { Reason::Decapsulated } else { verdict.reason };
+    Verdict { reason, ..verdict }
+}
