@@ -6,6 +6,7 @@ use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::XdpContext;
+use lb_common::env::Frame as _;
 use lb_common::forward::Forward as _;
 use lb_common::nat::fold;
 use lb_common::verdict;
@@ -36,6 +37,23 @@ pub fn clients(context: XdpContext) -> u32 {
     dress(&frame);
     action(verdict::judge(&frame))
 }
+
+/// The same, where `sluice` has put an IPv4 header around the packet of the run before: it is taken away
+/// first, which what `sluice` costs is a call too high for.
+#[xdp(frags)]
+pub fn wrapped(context: XdpContext) -> u32 {
+    const AROUND: usize = 20;
+    let frame = Kernel::<false>::new(&context);
+    // The Ethernet header that was there is gone with it.
+    if frame.linear() > PACKET && (!frame.narrow::<AROUND>() || !frame.set(12, [8, 0])) {
+        return XDP_DROP;
+    }
+    dress(&frame);
+    action(verdict::judge(&frame))
+}
+
+/// The length of the frames here.
+const PACKET: u32 = 128;
 
 /// Only makes the packet: what `clients` costs without `sluice`.
 #[xdp(frags)]

@@ -7,7 +7,8 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap};
 use lb_common::flow::{Flow, Phase, Stamp};
 use lb_common::maps::{
-    BackendValue, MAX_L4_FLOWS, RING_CHUNK, RingChunk, ServiceValue, VIP_FORWARD, VipKey, VipValue,
+    BackendValue, DIRECT_IPIP, MAX_L4_FLOWS, RING_CHUNK, RingChunk, ServiceValue, VIP_DIRECT, VIP_FORWARD,
+    VipKey, VipValue,
 };
 use lb_common::reason::Reason;
 use lb_common::verdict::mapped;
@@ -34,7 +35,20 @@ struct Case {
     vips: u32,
     /// And how many of them the clients go to.
     targets: u32,
+    /// Packets go as they are, in a packet.
+    direct: bool,
     must: Option<f64>,
+}
+
+impl Case {
+    /// The program that measures it.
+    const fn program(&self) -> &'static str {
+        if self.direct { "wrapped" } else { "clients" }
+    }
+
+    const fn counts(&self) -> Reason {
+        if self.direct { Reason::Tunnelled } else { Reason::Forwarded }
+    }
 }
 
 const ONE: Case = Case {
@@ -43,10 +57,13 @@ const ONE: Case = Case {
     clients: 1,
     vips: 1,
     targets: 1,
+    direct: false,
     must: Some(60.0),
 };
 
-const CASES: [Case; 9] = [
+const DIRECT: Case = Case { name: "as it is, 1 flow", direct: true, ..ONE };
+
+const CASES: [Case; 13] = [
     ONE,
     Case { name: "the same, 100 VIPs", vips: 100, ..ONE },
     Case { name: "the same, 1,000 VIPs", vips: 1_000, ..ONE },
@@ -69,6 +86,10 @@ const CASES: [Case; 9] = [
     },
     Case { name: "each packet a new flow", clients: 0, must: Some(150.0), ..ONE },
     Case { name: "the same, the largest table", flows: 1 << 22, clients: 0, must: None, ..ONE },
+    DIRECT,
+    Case { name: "as it is, 100,000 flows", clients: 100_000, must: Some(100.0), ..DIRECT },
+    Case { name: "as it is, 1,000,000 flows", clients: 1_000_000, must: Some(150.0), ..DIRECT },
+    Case { name: "as it is, each packet a new flow", clients: 0, must: Some(150.0), ..DIRECT },
 ];
 
 /// Measures all cases.
@@ -78,21 +99,22 @@ pub fn measure(report: &mut Report) -> Result<()> {
         let sizes =
             Sizes { flows: case.flows, clients: case.clients, targets: case.targets, ..Sizes::default() };
         let mut programs = load_sized(None, false, &sizes)?;
-        for name in ["clients", "dressing", "empty"] {
+        let own = case.program();
+        for name in [own, "dressing", "empty"] {
             program(&mut programs, name)?;
         }
-        fill(&mut programs, case.vips, 6)?;
+        fill(&mut programs, case.vips, 6, case.direct)?;
         let frame = frame(6);
         // Every client several times before it counts, before and after its endpoint's answer.
         for _ in 0..2 {
-            run(&mut programs, "clients", &frame, PACKETS.max(case.clients * 5))?;
+            run(&mut programs, own, &frame, PACKETS.max(case.clients * 5))?;
             answer(&mut programs, case)?;
         }
         let (mut empty, mut bare, mut whole) = (Samples::default(), Samples::default(), Samples::default());
         for _ in 0..ROUNDS {
             empty.add(run(&mut programs, "empty", &frame, PACKETS)?);
             bare.add(run(&mut programs, "dressing", &frame, PACKETS)?);
-            whole.add(run(&mut programs, "clients", &frame, PACKETS)?);
+            whole.add(run(&mut programs, own, &frame, PACKETS)?);
         }
         check(&programs, case)?;
         report.cost(case.name, &whole, &bare, &empty, case.must);
@@ -102,7 +124,7 @@ pub fn measure(report: &mut Report) -> Result<()> {
 
 /// Makes all connections ones that their endpoints have answered.
 fn answer(programs: &mut Ebpf, case: &Case) -> Result<()> {
-    if case.clients == 0 {
+    if case.clients == 0 || case.direct {
         return Ok(());
     }
     let mut flows: Array<_, Flow> = programs.map_mut("L4_FLOWS").ok_or("no L4_FLOWS")?.try_into()?;
@@ -120,7 +142,7 @@ fn answer(programs: &mut Ebpf, case: &Case) -> Result<()> {
 fn check(programs: &Ebpf, case: &Case) -> Result<()> {
     let counted = reasons(programs)?;
     let all: u64 = counted.iter().map(|(_, count)| count).sum();
-    let forwarded = counted.iter().find(|(reason, _)| *reason == Reason::Forwarded).map_or(0, |(_, n)| *n);
+    let forwarded = counted.iter().find(|(reason, _)| *reason == case.counts()).map_or(0, |(_, n)| *n);
     // A million new flows a second fill any table: what finds no room is dropped.
     if (forwarded as f64) < 0.95 * all as f64 {
         let counted: Vec<_> = counted.iter().map(|(reason, count)| (reason.name(), count)).collect();
@@ -146,8 +168,8 @@ pub fn frame(protocol: u8) -> Vec<u8> {
     frame
 }
 
-/// So many VIPs, all with the same endpoints.
-pub fn fill(programs: &mut Ebpf, vips: u32, protocol: u8) -> Result<()> {
+/// So many VIPs, all with the same endpoints. `direct`: who get packets as they are.
+pub fn fill(programs: &mut Ebpf, vips: u32, protocol: u8, direct: bool) -> Result<()> {
     let mut uplinks: HashMap<_, u32, u32> = programs.take_map("UPLINKS").ok_or("no UPLINKS")?.try_into()?;
     for name in [IN, OUT] {
         uplinks.insert(if_nametoindex(name)?, 1, 0)?;
@@ -162,7 +184,7 @@ pub fn fill(programs: &mut Ebpf, vips: u32, protocol: u8) -> Result<()> {
         let value = BackendValue {
             address: mapped(address),
             port: 8080u16.to_be(),
-            protocol,
+            protocol: if direct { DIRECT_IPIP } else { protocol },
             draining: 0,
             generation: 1,
         };
@@ -183,7 +205,8 @@ pub fn fill(programs: &mut Ebpf, vips: u32, protocol: u8) -> Result<()> {
     for slot in 0..vips {
         let [_, _, high, low] = slot.to_be_bytes();
         let key = VipKey { address: mapped([203, 0, high, low]), port: 80u16.to_be(), protocol, zero: 0 };
-        table.insert(&key, VipValue { slot, flags: VIP_FORWARD })?;
+        let flags = VIP_FORWARD | if direct { VIP_DIRECT } else { 0 };
+        table.insert(&key, VipValue { slot, flags })?;
         services.set(slot, ServiceValue { first: 0, size: ring.len() as u32 }, 0)?;
     }
     Ok(())

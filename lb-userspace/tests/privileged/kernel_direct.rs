@@ -68,7 +68,8 @@ impl Cluster {
             let pod = node.add_pod(&host, number);
             serve(&pod, number, PORT);
             let pins = node.pin_dir.with_file_name(format!("{}h{number}", node.name));
-            let settings = Settings { interface: vec!["eth0".into()], pin_dir: pins.clone(), ..node.settings() };
+            let settings =
+                Settings { interface: vec!["eth0".into()], pin_dir: pins.clone(), ..node.settings() };
             let dataplane = host.run(None, || Dataplane::open(settings)).expect("open");
             // Neighbours get to know each other, as they do by keep_neighbours.
             for v6 in [false, true] {

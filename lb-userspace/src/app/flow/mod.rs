@@ -101,6 +101,8 @@ pub fn explain(
         let ends = sides(&Head(&last.frame)).ends;
         socket(&ends.target, ends.target_port)
     });
+    // By its MAC alone, an endpoint can't be told.
+    let endpoint = endpoint.filter(|endpoint| *endpoint != question.to);
     let stays = judged.iter().all(|(_, rehearsed)| rehearsed.action == Action::Pass);
     let (tls, proxy) = match (listener, &question.sni) {
         (Some(listener), Some(name)) if stays && listener.protocol == Protocol::Https => {
@@ -109,7 +111,7 @@ pub fn explain(
         _ => (None, None),
     };
     let next = match last {
-        Some(last) if last.action != Action::Pass || endpoint.is_some() => words::sent(last, endpoint),
+        Some(last) if last.action != Action::Pass || is_sent(last.reason) => words::sent(last, endpoint),
         _ => match listener {
             Some(listener) => words::taken(listener, proxy, &question),
             None if service.is_some() => words::without_xdp().to_owned(),
@@ -126,6 +128,11 @@ pub fn explain(
         next,
         question,
     }
+}
+
+/// Whether a packet goes to an endpoint, by whatever way.
+fn is_sent(reason: Reason) -> bool {
+    matches!(reason, Reason::Forwarded | Reason::Tunnelled)
 }
 
 fn listener<'a>(question: &Question, snapshot: &'a Snapshot) -> Option<&'a Listener> {
@@ -249,6 +256,13 @@ mod tests {
             ),
             (Udp, "198.51.100.20:53", None, Some((Action::Send, Reason::Forwarded)), "10.9.1.2:53 answers"),
             (Udp, "198.51.100.20:53", None, pass(Reason::Forwarded), "10.9.1.2:53 answers"),
+            (
+                Udp,
+                "198.51.100.20:53",
+                None,
+                Some((Action::Redirect, Reason::Tunnelled)),
+                "takes the packet out",
+            ),
             (Udp, "198.51.100.20:53", None, None, "only XDP forwards"),
         ] {
             let got = check(transport, to, sni, says);

@@ -27,6 +27,10 @@ pub fn meaning(reason: Reason) -> &'static str {
         Reason::PortsFull => "no port at the endpoint is free",
         Reason::NoRoute => "the node has no route to the endpoint, or does not forward (`sluice doctor`)",
         Reason::NoNeighbour => "the MAC of the endpoint's next hop is not known yet",
+        Reason::Tunnelled => {
+            "a VIP in forward mode, in a packet to an endpoint's node (sluice.dev/forwarding)"
+        }
+        Reason::NotAdjacent => "the endpoint is not in the node's own segment, as dsr-l2 asks for",
         Reason::WayChanged => "the way to the endpoint changed since the connection began",
         other => other.name(),
     }
@@ -36,6 +40,13 @@ pub fn meaning(reason: Reason) -> &'static str {
 pub fn sent(last: &Rehearsed, endpoint: Option<SocketAddr>) -> String {
     match (endpoint, last.action) {
         (Some(endpoint), _) => format!("{endpoint} answers; XDP gives its replies the VIP's address"),
+        (None, _) if last.reason == Reason::Tunnelled => {
+            "the other node takes the packet out, and an endpoint there answers the client by itself"
+                .to_owned()
+        }
+        (None, _) if last.reason == Reason::Forwarded => {
+            "the endpoint has the VIP as an address of its own, and answers the client by itself".to_owned()
+        }
         (None, Action::Drop) => "nothing more: the packet is dropped".to_owned(),
         (None, _) if last.reason == Reason::SniRefused => {
             "the client gets a TLS alert (unrecognized_name) and the end of the connection".to_owned()
