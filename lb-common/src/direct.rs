@@ -17,8 +17,9 @@
 //! own (RFC 6935, 6936). Its DSCP is the inner one's; congestion marks (ECN) of the way between are lost, as
 //! RFC 6040 has it for ends of which the other one may not know them.
 
-use crate::forward::{Forward, bytes, drop};
-use crate::maps::{DIRECT_GUE, DIRECT_L2, WayValue};
+use crate::flow;
+use crate::forward::{self, Forward, bytes, drop};
+use crate::maps::{DIRECT_GUE, DIRECT_L2, VipValue, WayValue};
 use crate::nat::fold;
 use crate::packet::{IPV4, IPV6, Packet, UDP};
 use crate::reason::Reason;
@@ -52,18 +53,33 @@ struct Inner {
     class: u8,
 }
 
-/// Sends a packet as it is, to whom [`crate::forward::to_endpoint`] has chosen. Out of line, and not called from
-/// there: the stacks of nested calls add up. Gives [`Verdict::packed`].
+/// In place of a packed verdict: the packet's flow may have to be looked for, or is none that is sent as it is.
+pub const UNKNOWN: u32 = 0;
+
+/// Sends a packet of a usual shape as it is: to whom its ring entry says, if that is all that there is to
+/// know, or with `chosen` to whom [`crate::forward::to_endpoint`] has chosen. Gives [`Verdict::packed`], or
+/// [`UNKNOWN`].
+///
+/// Out of line, and not called from there: the stacks of nested calls add up. Once for most packets: each
+/// return costs.
 #[inline(never)]
-pub fn send<E: Forward>(env: &E, packet: &Packet) -> u32 {
-    sent(env, packet).packed()
+pub fn send<E: Forward>(env: &E, packet: &Packet, vip: &VipValue, chosen: bool) -> u32 {
+    let found = if chosen {
+        env.pending().map(|new| (new.backend, new.hash))
+    } else {
+        forward::ends(env, packet.v6).and_then(|ends| {
+            let hash = flow::hash(&ends.source, ends.source_port, packet.protocol);
+            Some((forward::stateless(env, hash, vip, &ends)?, hash))
+        })
+    };
+    match found {
+        Some((slot, hash)) => sent(env, packet, slot, hash).packed(),
+        None => UNKNOWN,
+    }
 }
 
 #[inline(always)]
-fn sent<E: Forward>(env: &E, packet: &Packet) -> Verdict {
-    let Some((slot, hash)) = env.pending().map(|chosen| (chosen.backend, chosen.hash)) else {
-        return drop(Reason::NoBackend);
-    };
+fn sent<E: Forward>(env: &E, packet: &Packet, slot: u32, hash: u64) -> Verdict {
     let Some(backend) = env.backend(slot) else { return drop(Reason::NoBackend) };
     let way = match env.way_to_backend(slot, &backend) {
         Ok(way) => way,

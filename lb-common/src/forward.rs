@@ -177,12 +177,7 @@ pub fn to_endpoint<E: Forward>(env: &E, packet: &Packet, flags: u8, vip: &VipVal
     let hash = flow::hash(&ends.source, ends.source_port, packet.protocol);
     new.hash = hash;
     let direct = vip.flags & VIP_DIRECT != 0;
-    if direct
-        && let Some(entry) = entry(env, hash, vip, &ends)
-        && !entry.remembers()
-        && let Some(slot) = entry.now()
-        && is_direct(env, slot)
-    {
+    if direct && let Some(slot) = stateless(env, hash, vip, &ends) {
         new.backend = slot;
         return None;
     }
@@ -221,6 +216,14 @@ pub fn to_endpoint<E: Forward>(env: &E, packet: &Packet, flags: u8, vip: &VipVal
         return None;
     }
     Some(send(env, packet, slot, &backend, port, &new.ends))
+}
+
+/// The slot that a flow's packets go to as they are whatever the flow table says.
+#[inline(always)]
+pub(crate) fn stateless<E: Forward>(env: &E, hash: u64, vip: &VipValue, ends: &Ends) -> Option<u32> {
+    let entry = entry(env, hash, vip, ends)?;
+    let slot = entry.now()?;
+    if entry.remembers() || !is_direct(env, slot) { None } else { Some(slot) }
 }
 
 #[inline(always)]
@@ -535,7 +538,7 @@ const NANOSECONDS: u64 = 1_000_000_000;
 
 /// Where the ring's word on a flow is.
 #[inline(always)]
-fn entry<E: Forward>(env: &E, hash: u64, vip: &VipValue, ends: &Ends) -> Option<Entry> {
+pub(crate) fn entry<E: Forward>(env: &E, hash: u64, vip: &VipValue, ends: &Ends) -> Option<Entry> {
     let hash = if vip.flags & VIP_AFFINITY != 0 { flow::hash(&ends.source, 0, 0) } else { hash };
     let service = env.service(vip.slot)?;
     if service.size == 0 {
@@ -605,8 +608,9 @@ fn refresh<E: Forward>(
 const V4_TRANSPORT: usize = 34;
 const V6_TRANSPORT: usize = 54;
 
+/// Who sends a packet of a usual shape to whom.
 #[inline(always)]
-fn ends<E: Forward>(env: &E, v6: bool) -> Option<Ends> {
+pub(crate) fn ends<E: Forward>(env: &E, v6: bool) -> Option<Ends> {
     let (source, target, ports) = if v6 {
         (words(env.near::<16>(22)?), words(env.near::<16>(38)?), env.near::<4>(V6_TRANSPORT)?)
     } else {

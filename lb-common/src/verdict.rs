@@ -7,8 +7,8 @@ use crate::forward::{self, Forward};
 use crate::hello::{self, ServerName};
 use crate::maps::{
     CLASS_TERMINATE, FLOW_CLOSING, FLOW_REFUSED, FLOW_SEEN, FlowKey, FlowState, HELLO_LEN, NAME_LEN,
-    TUNE_COOKIES, VIP_FILTER_SNI, VIP_FORWARD, VIP_OBSERVE_SNI, VIP_STEER, VipKey, VipValue, name_class,
-    name_slot,
+    TUNE_COOKIES, VIP_DIRECT, VIP_FILTER_SNI, VIP_FORWARD, VIP_OBSERVE_SNI, VIP_RANGES, VIP_STEER, VipKey,
+    VipValue, name_class, name_slot,
 };
 use crate::packet::{self, ACK, FIN, Packet, RST, SYN, TCP, UDP};
 use crate::ranges;
@@ -198,11 +198,7 @@ fn arrived<E: Forward>(env: &E, arrival: &Arrival) -> Verdict {
     }
     env.count_vip(vip.slot, packet.end as u32, opening);
     if vip.flags & VIP_FORWARD != 0 {
-        let packed = match forwarded(env, arrival, &vip) {
-            AS_IT_IS => direct::send(env, packet),
-            packed => packed,
-        };
-        return Verdict::unpacked(packed);
+        return Verdict::unpacked(forward(env, arrival, &vip));
     }
     let admits = vip.flags & VIP_STEER != 0 || rules & TUNE_COOKIES != 0;
     if admits && packet.protocol == TCP && arrival.usual() {
@@ -236,6 +232,21 @@ fn to_stack<E: Env>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verd
         return observe(env, packet, flags, vip.flags & VIP_FILTER_SNI != 0);
     }
     pass(Reason::Vip)
+}
+
+/// To a VIP in forward mode: [`Verdict::packed`].
+#[inline(always)]
+fn forward<E: Forward>(env: &E, arrival: &Arrival, vip: &VipValue) -> u32 {
+    if vip.flags & (VIP_DIRECT | VIP_RANGES) == VIP_DIRECT && arrival.usual() {
+        let packed = direct::send(env, &arrival.packet, vip, false);
+        if packed != direct::UNKNOWN {
+            return packed;
+        }
+    }
+    match forwarded(env, arrival, vip) {
+        AS_IT_IS => direct::send(env, &arrival.packet, vip, true),
+        packed => packed,
+    }
 }
 
 /// In place of a packed verdict: the packet goes as it is.

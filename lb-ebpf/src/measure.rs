@@ -39,7 +39,7 @@ pub fn clients(context: XdpContext) -> u32 {
 }
 
 /// The same, where `sluice` has put an IPv4 header around the packet of the run before: it is taken away
-/// first, which what `sluice` costs is a call too high for.
+/// first.
 #[xdp(frags)]
 pub fn wrapped(context: XdpContext) -> u32 {
     const AROUND: usize = 20;
@@ -50,6 +50,18 @@ pub fn wrapped(context: XdpContext) -> u32 {
     }
     dress(&frame);
     action(verdict::judge(&frame))
+}
+
+/// As [`dressing`], and besides moves the head of the packet there and back.
+#[xdp(frags)]
+pub fn shifting(context: XdpContext) -> u32 {
+    const AROUND: usize = 20;
+    let frame = Kernel::<false>::new(&context);
+    if !frame.widen::<AROUND>() || !frame.narrow::<AROUND>() || !frame.set(12, [8, 0]) {
+        return XDP_DROP;
+    }
+    dress(&frame);
+    XDP_PASS
 }
 
 /// The length of the frames here.

@@ -49,7 +49,7 @@ pub(super) fn direct(
         for (address, node) in all.iter().filter(|(address, _)| address.is_ipv4() == v4) {
             let is_here = node.is_some() && node.as_deref() == here;
             // Without anything around them, packets get no further than to the endpoint itself.
-            let behind = node.as_deref().filter(|_| by != Delivery::L2 || is_here);
+            let behind = node.as_deref().filter(|_| by != Delivery::L2);
             let known = behind.and_then(|node| objects.nodes.get(&ObjectKey::new("", node)));
             let end = known.and_then(|node| node.address(v4)).unwrap_or(address.ip());
             let group = groups.entry(end).or_default();
