@@ -19,6 +19,7 @@ mod clusters;
 mod config_map;
 mod ingress;
 mod l4;
+mod loops;
 mod member;
 mod merge;
 mod path;
