@@ -450,7 +450,7 @@ const _: () = assert!(size_of::<VipPlace>() == 20 + 4 + 8);
 const _: () = assert!(size_of::<VipValue>() == 8 && size_of::<VipCounters>() == 24);
 const _: () = assert!(size_of::<Tuning>() == 24 && size_of::<ServerKey>() == 16);
 const _: () = assert!(size_of::<FlowKey>() == 32 + 4);
-const _: () = assert!(size_of::<Admission>() == 20 && size_of::<SynOptions>() == 4);
+const _: () = assert!(size_of::<Admission>() == 24 && size_of::<SynOptions>() == 4);
 const _: () = assert!(size_of::<CookieSettings>() == 12);
 const _: () = assert!(size_of::<ServiceValue>() == 8 && size_of::<BackendValue>() == 24);
 

@@ -97,6 +97,12 @@ pub static ADMISSIONS: LruHashMap<FlowKey, Admission> = LruHashMap::with_max_ent
 pub static SYN_OPTIONS: LruHashMap<FlowKey, SynOptions> = LruHashMap::with_max_entries(MAX_SYN_OPTIONS, 0);
 #[map]
 pub static COOKIES: Array<CookieSettings> = Array::with_max_entries(1, 0);
+/// When each listener was last made to believe that it gave cookies. Not pinned: listeners are a daemon's own.
+#[map]
+pub static BELIEVED: Array<u64> = Array::with_max_entries(2 * MAX_WORKERS, 0);
+/// Not 0: a program of ours asks the stack for a socket, so what sk_lookup sees is no packet.
+#[map]
+pub static ASKING: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 /// When a cookie was given last.
 #[map]
 pub static COOKIES_USED: Array<u64> = Array::with_max_entries(1, 0);

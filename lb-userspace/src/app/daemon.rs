@@ -324,7 +324,7 @@ fn start(
     };
     let proxy = Proxy::start(settings, Arc::clone(snapshot))?;
     if let Some(lock) = lock {
-        let steering = Steering::open(args, lock, proxy.sockets(), &snapshot.listeners)
+        let steering = Steering::open(args, lock, proxy.sockets())
             .map_err(|error| DaemonError::Xdp(error.to_string()))?;
         for nic in steering.info().interfaces {
             match nic.mode.as_str() {
