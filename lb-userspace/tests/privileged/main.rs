@@ -14,6 +14,7 @@ mod kernel_node;
 mod kernel_rare;
 mod kernel_restart;
 mod kernel_steering;
+mod quic;
 mod rights;
 mod sni_rig;
 mod steer;

@@ -368,7 +368,12 @@ fn forwarded(service: &model::L4Service) -> Backend {
     let draining = service.draining.iter().map(|address| view(address, true));
     Backend {
         cluster: format!("{} at {}", service.service, service.vip),
-        protocol: if service.local { "forward-local" } else { "forward" }.to_owned(),
+        protocol: [
+            "forward",
+            if service.local { "-local" } else { "" },
+            if service.quic { "-quic" } else { "" },
+        ]
+        .concat(),
         requests: None,
         health: None,
         endpoints: targets.chain(draining).collect(),

@@ -17,6 +17,7 @@ mod ranges;
 mod rare;
 mod rehearse;
 mod rules;
+mod servers;
 mod tables;
 mod tc;
 pub mod vip_routes;
