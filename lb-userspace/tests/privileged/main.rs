@@ -8,6 +8,7 @@ mod kernel;
 mod kernel_fixtures;
 mod kernel_forward;
 mod kernel_forwarding;
+mod kernel_jumbo;
 mod kernel_modes;
 mod kernel_node;
 mod kernel_rare;
