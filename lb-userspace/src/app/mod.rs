@@ -17,6 +17,7 @@ mod explain;
 mod flow;
 mod handover;
 mod health;
+mod memory;
 mod metrics;
 mod publisher;
 mod render;

@@ -23,6 +23,7 @@ mod loops;
 mod member;
 mod merge;
 mod path;
+mod quic;
 mod report;
 mod secrets;
 mod service;
