@@ -59,6 +59,7 @@ mod stream;
 mod streams;
 mod tls;
 mod trace;
+mod trailers;
 mod tunnel;
 mod upgrade;
 mod upstream;

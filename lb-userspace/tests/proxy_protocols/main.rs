@@ -11,6 +11,7 @@ mod heads;
 mod http2;
 mod observed;
 mod proxy_header;
+mod semantics;
 mod sessions;
 mod slow;
 mod smuggling;
