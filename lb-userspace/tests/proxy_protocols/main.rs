@@ -10,6 +10,7 @@ mod frames;
 mod heads;
 mod http2;
 mod observed;
+mod offences;
 mod proxy_header;
 mod semantics;
 mod sessions;
