@@ -30,6 +30,7 @@ pub mod maglev;
 pub mod mark;
 pub mod nat;
 pub mod packet;
+pub mod quic;
 pub mod ranges;
 pub mod rare;
 pub mod refuse;
@@ -47,5 +48,7 @@ mod corpus;
 pub mod fixtures;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod forward_fixtures;
+#[cfg(any(test, feature = "fixtures"))]
+pub mod quic_fixtures;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod rare_fixtures;

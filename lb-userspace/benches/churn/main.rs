@@ -70,7 +70,8 @@ struct Options {
 fn main() {
     let options = Options::parse();
     let machine = Machine::here();
-    let rest = || std::thread::sleep(Duration::from_secs(2));
+    // The daemon gives memory back two seconds after a change.
+    let rest = || std::thread::sleep(Duration::from_secs(3));
     let lookup = if options.no_lookup { Vec::new() } else { lookup::measure() };
 
     let (routes_only, _) = {

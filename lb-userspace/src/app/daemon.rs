@@ -26,6 +26,7 @@ use super::check::now_unix;
 use super::cli::{AccessLog, RunArgs};
 use super::handover::stand_by;
 use super::health::{self, HealthError};
+use super::memory;
 use super::publisher::Publisher;
 use super::settings::{BadSettings, Settings, SourceKind, node_addresses};
 use super::state::State;
@@ -111,7 +112,7 @@ pub async fn run(args: RunArgs) -> Result<(), DaemonError> {
     let settings = Settings::new(&args, &addresses)?;
     let mut stop = Stop::new().map_err(system("can't handle signals"))?;
     raise_file_limit();
-    without_huge_pages();
+    memory::without_huge_pages();
 
     let socket = Socket::open(&args.socket)?;
     let ban = BanRules {
@@ -185,6 +186,9 @@ async fn follow(
             let resting = state.resting.is_on();
             publisher.publish(&update.objects, state.snapshot.load_full(), resting);
         }
+        let freed = tokio::time::sleep(memory::KEPT);
+        tokio::pin!(freed);
+        let mut given_back = false;
         loop {
             tokio::select! {
                 biased;
@@ -192,6 +196,10 @@ async fn follow(
                 changed = updates.changed() => break changed.map_err(|_| DaemonError::SourceEnded)?,
                 _ = resync.tick() => break,
                 () = state.resting.changed() => break,
+                () = &mut freed, if !given_back => {
+                    memory::give_back();
+                    given_back = true;
+                }
                 _ = neighbours.tick() => {
                     if let Some(steering) = state.steering().as_ref() {
                         steering.keep_neighbours();
@@ -336,7 +344,7 @@ fn start(
     };
     let proxy = Proxy::start(settings, Arc::clone(snapshot))?;
     if let Some(lock) = lock {
-        let steering = Steering::open(args, lock, proxy.sockets(), &snapshot.listeners)
+        let steering = Steering::open(args, lock, proxy.sockets())
             .map_err(|error| DaemonError::Xdp(error.to_string()))?;
         for nic in steering.info().interfaces {
             match nic.mode.as_str() {
@@ -376,14 +384,6 @@ fn report(previous: &Snapshot, next: &Snapshot) {
             issues = next.issues.len(),
             "new snapshot"
         );
-    }
-}
-
-/// The allocator asks for pages of 2 MiB, which the kernel fills whole for a few objects: with 5,000
-/// Ingresses that is a third of all memory, for a program that is not bound by address translation.
-fn without_huge_pages() {
-    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
-        tracing::debug!(%error, "can't do without huge pages; memory may be larger");
     }
 }
 

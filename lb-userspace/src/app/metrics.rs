@@ -355,7 +355,7 @@ mod tests {
                     "retry_overflows": 0, "connections": 1, "pending": 0}}},
         }))
         .expect("a status");
-        status.xdp = Some(Xdp { interfaces: Vec::new() });
+        status.xdp = Some(Xdp { interfaces: Vec::new(), steering: None });
         status.publishing = Some(Report { is_leader: true, writes: 9, ..Report::default() });
         status
     }

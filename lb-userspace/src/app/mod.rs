@@ -18,6 +18,7 @@ mod explain;
 mod flow;
 mod handover;
 mod health;
+mod memory;
 mod metrics;
 mod publisher;
 mod render;

@@ -9,7 +9,9 @@ use ipnet::IpNet;
 use lb_common::maps::{CLASS_PASSTHROUGH, CLASS_POOLS, CLASS_TERMINATE};
 
 use super::admin::health_words::{endpoint_state, requests_of, unwell};
-use super::admin::views::{Backend, Host, Issue, Maps, RouteView, Rules, Status, Tuned, Verification, word};
+use super::admin::views::{
+    Backend, Host, Issue, Maps, RouteView, Rules, Status, Steering, Tuned, Verification, word,
+};
 use super::check::Report as CheckReport;
 use super::doctor::{Finding, Level};
 use super::explain::{Explanation, Match};
@@ -55,6 +57,11 @@ pub fn status(status: &Status) -> String {
         Some(xdp) => {
             for nic in &xdp.interfaces {
                 fact("XDP", format!("{} {} (program {})", nic.name, nic.mode, nic.program_id));
+            }
+            match &xdp.steering {
+                Some(Steering::By { version }) => fact("Steering", format!("by server name, {version}")),
+                Some(Steering::Off { why }) => fact("Steering", format!("OFF: {why}")),
+                None => {}
             }
         }
         None => fact("XDP", "off".to_owned()),

@@ -247,7 +247,7 @@ impl Answers for State {
             "/drain" => self.resting.answer(self),
             "/maps/verify" => {
                 let snapshot = self.snapshot.load_full();
-                match self.steering().as_ref().map(|steering| steering.verify(&snapshot)) {
+                match self.steering().as_mut().map(|steering| steering.verify(&snapshot)) {
                     None => self.no_maps(),
                     Some(Ok(differences)) => {
                         Answer::json(&Verification { generation: snapshot.generation, differences })

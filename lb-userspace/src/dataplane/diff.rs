@@ -143,7 +143,7 @@ mod tests {
             for (vip, (targets, affinity)) in services {
                 let backend = |address: &SocketAddr| Backend { address: *address, transport: vip.transport };
                 forwarding.backends.extend(targets.iter().map(|address| (backend(address), affinity)));
-                forwarding.services.insert(vip, Service { targets, affinity, sources: None });
+                forwarding.services.insert(vip, Service { targets, affinity, ..Service::default() });
             }
             forwarding
         })

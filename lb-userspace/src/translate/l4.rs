@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::quic::QuicPorts;
 use super::report::issue;
 use super::sources::sources;
 use crate::model::{Issue, IssueReason, L4Service, Listener, ObjectKey, Severity, Transport, Vip};
@@ -123,6 +124,7 @@ fn read(objects: &Objects, key: &ObjectKey, service: &Service, node: Option<&str
     };
     let node = node.filter(|_| local);
     let sources = sources(key, service, &mut known.issues);
+    let quic = QuicPorts::read(key, service, &mut known.issues);
     for (p, port) in service.ports.iter().enumerate() {
         let field = format!("spec.ports[{p}]");
         let transport = match port.protocol.as_deref() {
@@ -168,6 +170,7 @@ fn read(objects: &Objects, key: &ObjectKey, service: &Service, node: Option<&str
                 targets: of_family(&endpoints.ready),
                 draining: of_family(&endpoints.draining),
                 affinity,
+                quic: transport == Transport::Udp && quic.has(number),
                 local,
                 sources: sources.as_ref().map(|all| of_networks(all, address)),
             });

@@ -22,6 +22,7 @@ mod l4;
 mod member;
 mod merge;
 mod path;
+mod quic;
 mod report;
 mod secrets;
 mod service;

@@ -9,9 +9,10 @@ use lb_common::forward_fixtures::{
     self as fixtures, BACKENDS4, BACKENDS6, CLIENT4, CLIENT6, NODE_MAC, NODE4, NODE6, PEER_MAC,
 };
 use lb_common::maps::{BackendValue, RingChunk, ServiceValue};
+use lb_common::quic::ServerKey;
 use lb_common::ranges::RangeKey;
-use lb_common::rare_fixtures;
 use lb_common::verdict::Action;
+use lb_common::{quic_fixtures, rare_fixtures};
 use nix::net::if_::if_nametoindex;
 use sluice::dataplane::kernel::{VipTable, load};
 use std::net::IpAddr;
@@ -79,6 +80,11 @@ fn loaded() -> Ebpf {
     for (bits, key) in content.ranges {
         ranges.insert(&Key::new(bits, key), 1, 0).expect("insert");
     }
+    let map = programs.take_map("L4_SERVERS").expect("map");
+    let mut servers: HashMap<_, ServerKey, u32> = map.try_into().expect("hash map");
+    for (key, slot) in content.servers {
+        servers.insert(key, slot, 0).expect("insert");
+    }
     let mut backends: Array<_, BackendValue> =
         programs.take_map("L4_BACKENDS").expect("map").try_into().expect("array");
     for (at, backend) in (0..).zip(content.backends) {
@@ -99,7 +105,8 @@ fn the_loaded_program_takes_every_step() {
     let info = program(&mut programs).info().expect("info");
     let verified = info.verified_instruction_count().expect("kernel tells");
     println!("verified instructions: {verified}");
-    for step in fixtures::steps().into_iter().chain(rare_fixtures::steps()) {
+    let more = rare_fixtures::steps().into_iter().chain(quic_fixtures::steps());
+    for step in fixtures::steps().into_iter().chain(more) {
         let mut out = vec![0; step.frame.len() + 64];
         let mut options = TestRunOptions::new();
         options.data_in = Some(&step.frame);

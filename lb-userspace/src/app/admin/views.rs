@@ -94,6 +94,25 @@ pub struct Serving {
 pub struct Xdp {
     /// Each NIC.
     pub interfaces: Vec<Interface>,
+    /// How server names choose the workers; `None`: nobody asks for it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub steering: Option<Steering>,
+}
+
+/// How server names choose the workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Steering {
+    /// They do.
+    By {
+        /// How the stack takes over connections whose handshake XDP did: `v1` or `v2`.
+        version: String,
+    },
+    /// They don't.
+    Off {
+        /// Why, and the remedy.
+        why: String,
+    },
 }
 
 /// XDP on one NIC.
@@ -400,7 +419,12 @@ fn forwarded(service: &model::L4Service) -> Backend {
     let draining = service.draining.iter().map(|address| view(address, true));
     Backend {
         cluster: format!("{} at {}", service.service, service.vip),
-        protocol: if service.local { "forward-local" } else { "forward" }.to_owned(),
+        protocol: [
+            "forward",
+            if service.local { "-local" } else { "" },
+            if service.quic { "-quic" } else { "" },
+        ]
+        .concat(),
         requests: None,
         health: None,
         endpoints: targets.chain(draining).collect(),

@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::check::{CheckArgs, CheckCompat, Origin, Scheme};
 pub use self::explain::{Asked, ExplainArgs};
-pub use self::run::{AccessLog, LogFormat, RunArgs, XdpMode};
+pub use self::run::{AccessLog, LogFormat, RunArgs, SteeringArg, XdpMode};
 pub use self::top::TopArgs;
 pub use self::trace::{TraceArgs, TraceOutput};
 pub use self::vip::{VipAddress, vip_address};

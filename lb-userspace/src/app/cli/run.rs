@@ -207,6 +207,19 @@ pub struct RunArgs {
     /// How XDP attaches; auto takes native and falls back to generic.
     #[arg(long, env = "SLUICE_XDP_MODE", value_name = "MODE", default_value = "auto", help_heading = "XDP")]
     pub xdp_mode: XdpMode,
+    /// How the stack takes over connections whose handshake XDP did, for --sni steer and syn-cookies:
+    /// v2 by a function of the kernel (Linux 6.9), v1 by the kernel's own SYN cookies, which takes
+    /// net.ipv4.tcp_syncookies=2 and net.ipv4.tcp_timestamps=2. Without either, connections are not
+    /// steered.
+    #[arg(
+        long,
+        env = "SLUICE_STEERING",
+        value_name = "HOW",
+        default_value = "auto",
+        conflicts_with = "no_xdp",
+        help_heading = "XDP"
+    )]
+    pub steering: SteeringArg,
     /// Directory on a bpffs where maps and links are pinned.
     #[arg(
         long,
@@ -363,6 +376,17 @@ pub enum AccessLog {
     Off,
     /// Standard output.
     Stdout,
+}
+
+/// How connections are taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SteeringArg {
+    /// V2 where the kernel has it, else v1.
+    Auto,
+    /// By the kernel's own SYN cookies.
+    V1,
+    /// By a function of the kernel.
+    V2,
 }
 
 /// How XDP attaches.

@@ -17,7 +17,7 @@ use lb_common::maps::{
 
 use super::tables::vip_key;
 use super::{KernelError, take};
-use crate::dataplane::image::forward::{Backend, Service};
+use crate::dataplane::image::forward::{Backend, Service, server_id};
 use crate::model::{Transport, Vip};
 
 const SERVICES: &str = "L4_SERVICES";
@@ -96,7 +96,31 @@ impl Forwarding {
         self.slots.iter().map(|(backend, (_, takes))| (*backend, *takes)).collect()
     }
 
-    /// What the kernel has of a VIP in forward mode, but for its clients; `None`: its ring is not what it should be.
+    /// The endpoints that the kernel has in these slots.
+    pub(super) fn endpoints(&self, slots: &BTreeMap<u64, u32>) -> Result<BTreeSet<SocketAddr>, KernelError> {
+        let mut endpoints = BTreeSet::new();
+        for (id, slot) in slots {
+            let found = backend(&self.value(*slot)?);
+            endpoints.extend(found.map(|found| found.address).filter(|found| server_id(found.ip()) == *id));
+        }
+        Ok(endpoints)
+    }
+
+    /// The slots of endpoints, by their server ids.
+    pub(super) fn slots(
+        &self,
+        transport: Transport,
+        endpoints: &BTreeSet<SocketAddr>,
+    ) -> Result<BTreeMap<u64, u32>, KernelError> {
+        let slot = |address: &SocketAddr| {
+            let known = self.slots.get(&Backend { address: *address, transport });
+            let (slot, _) = known.ok_or(KernelError::Full(BACKENDS))?;
+            Ok((server_id(address.ip()), *slot))
+        };
+        endpoints.iter().map(slot).collect()
+    }
+
+    /// What the kernel has of a VIP in forward mode, but for its clients and its endpoints' names; `None`: its ring is not what it should be.
     pub(super) fn service(&self, slot: u32, flags: u32) -> Result<Option<Service>, KernelError> {
         let affinity = flags & VIP_AFFINITY != 0;
         let ring = self.ring(self.place(slot)?)?;
@@ -108,7 +132,7 @@ impl Forwarding {
             let Some(backend) = self::backend(&backend) else { return Ok(None) };
             targets.insert(backend.address, slot);
         }
-        let service = Service { targets: targets.keys().copied().collect(), affinity, sources: None };
+        let service = Service { targets: targets.keys().copied().collect(), affinity, ..Service::default() };
         let slots: Vec<_> = targets.into_values().collect();
         let expected = service.ring();
         let same = expected.len() == ring.len()

@@ -11,12 +11,13 @@ use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use lb_common::maps::{
     MAX_NAMES, MAX_VIPS, NameKey, ReasonCounters, VIP_AFFINITY, VIP_FILTER_SNI, VIP_FORWARD, VIP_OBSERVE_SNI,
-    VIP_RANGES, VIP_STEER, VipCounters, VipKey, VipValue, name_class, name_slot, name_value,
+    VIP_QUIC, VIP_RANGES, VIP_STEER, VipCounters, VipKey, VipValue, name_class, name_slot, name_value,
 };
 use lb_common::reason::Reason;
 
 use super::forwarding::Forwarding;
 use super::ranges::Ranges;
+use super::servers::Servers;
 use super::{Counters, KernelError, NameCount, VipCount, VipTable, take};
 use crate::dataplane::diff::Op;
 use crate::dataplane::image::forward::{self, Service};
@@ -32,6 +33,7 @@ pub(super) struct Tables {
     reasons: PerCpuArray<MapData, ReasonCounters>,
     forwarding: Forwarding,
     ranges: Ranges,
+    servers: Servers,
     /// Of VIPs in forward mode, as this process wrote them.
     services: BTreeMap<Vip, Service>,
     free_vips: BTreeSet<u32>,
@@ -47,6 +49,7 @@ impl Tables {
         let mut tables = Self {
             forwarding: Forwarding::take(programs, &forwarded)?,
             ranges: Ranges::take(programs, &forwarded)?,
+            servers: Servers::take(programs, &forwarded)?,
             services: BTreeMap::new(),
             vips,
             vip_counters: take(programs, "VIP_COUNTERS")?,
@@ -122,12 +125,16 @@ impl Tables {
     fn read_services(&self) -> Result<BTreeMap<Vip, Service>, KernelError> {
         let mut services = BTreeMap::new();
         let mut ranges = self.ranges.read()?;
+        let mut servers = self.servers.read()?;
         for (key, value) in self.vips.entries()? {
             if is_forwarded(&value)
                 && let Some(mut service) = self.forwarding.service(value.slot, value.flags)?
             {
                 let listed = value.flags & VIP_RANGES != 0;
                 service.sources = listed.then(|| ranges.remove(&value.slot).unwrap_or_default());
+                if let Some(slots) = servers.remove(&value.slot).filter(|_| value.flags & VIP_QUIC != 0) {
+                    service.named = self.forwarding.endpoints(&slots)?;
+                }
                 services.insert(vip(&key), service);
             }
         }
@@ -143,12 +150,14 @@ impl Tables {
                 let flag = |on, flag| if on { flag } else { 0 };
                 let flags = VIP_FORWARD
                     | flag(service.affinity, VIP_AFFINITY)
-                    | flag(service.sources.is_some(), VIP_RANGES);
+                    | flag(service.sources.is_some(), VIP_RANGES)
+                    | flag(!service.named.is_empty(), VIP_QUIC);
                 let nobody = BTreeSet::new();
                 let sources = service.sources.as_ref().unwrap_or(&nobody);
                 let (slot, known) = self.vip_slot(vip)?;
                 // The ring first: no packet is to find the VIP without one.
                 self.forwarding.set_service(vip, slot, service, known)?;
+                self.servers.set(slot, self.forwarding.slots(vip.transport, &service.named)?)?;
                 // Who comes is in before the VIP asks, who goes is out after.
                 self.ranges.add(slot, sources)?;
                 self.put_vip(vip, VipValue { slot, flags }, known)?;
@@ -161,6 +170,7 @@ impl Tables {
                 if let Some(value) = self.vips.remove(&vip_key(vip))? {
                     self.forwarding.delete_service(value.slot)?;
                     self.ranges.keep(value.slot, &BTreeSet::new())?;
+                    self.servers.set(value.slot, BTreeMap::new())?;
                     self.free_vips.insert(value.slot);
                 }
                 Ok(())
