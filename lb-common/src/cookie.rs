@@ -13,6 +13,11 @@
 //! Nothing is remembered of a SYN whose client has TCP timestamps: what it said travels in ours, which
 //! the client sends back. For other clients it is, unless SYNs come too fast; those clients then get a
 //! connection without window scaling and selective acknowledgements.
+//!
+//! Kernels before 6.9 can't be told what was agreed upon (V1, [`STACK_CHECKS`]): there the stack takes the
+//! segment for the answer to a cookie of its own, checks it, and reads the rest in the timestamp, whose
+//! lowest bits are therefore laid out as the kernel's own. Which listener makes the socket is sk_lookup's
+//! to say, and that listener has to believe that it gave cookies lately ([`Cookies::listener`]).
 
 use crate::env::Env;
 use crate::hello;
@@ -35,7 +40,7 @@ pub struct CookieSettings {
     pub mss6: u16,
     /// By how many bits its windows are shifted, at most 14.
     pub scale: u32,
-    /// [`OFFER_SCALE`], [`OFFER_SACK`], [`OFFER_STAMPS`].
+    /// [`OFFER_SCALE`], [`OFFER_SACK`], [`OFFER_STAMPS`]; [`STACK_CHECKS`].
     pub offers: u32,
 }
 
@@ -45,6 +50,9 @@ pub const OFFER_SCALE: u32 = 1;
 pub const OFFER_SACK: u32 = 2;
 /// Timestamps are on (`net.ipv4.tcp_timestamps`).
 pub const OFFER_STAMPS: u32 = 4;
+
+/// The stack checks cookies itself and knows of a handshake what its timestamp carries, no more.
+pub const STACK_CHECKS: u32 = 8;
 
 /// What the stack is told of a connection whose handshake it did not see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +77,8 @@ pub struct Admission {
     pub stamps: u8,
     /// Always 0.
     pub zero: u8,
+    /// Where the stack checks cookies, the number of the listener that takes it plus one; else 0.
+    pub listener: u32,
 }
 
 /// What the SYN of a client without timestamps said, as far as we agreed.
@@ -141,6 +151,9 @@ pub trait Cookies: Env {
 
     /// The state of the stack's socket for a connection, a listening one's included; 0: there is none.
     fn socket(&self, packet: &Packet, flow: &FlowKey) -> u32;
+
+    /// Has the listener for a class take cookies that it did not give. Its number plus one; 0: there is none.
+    fn listener(&self, packet: &Packet, class: u32) -> u32;
 
     /// Whether the connection was admitted.
     fn is_admitted(&self, flow: &FlowKey) -> bool;
@@ -330,6 +343,7 @@ fn wanted<E: Cookies>(env: &E, packet: &Packet, flow: &FlowKey, steer: bool) -> 
 #[inline(never)]
 fn agree<E: Cookies>(env: &E, packet: &Packet, flow: &FlowKey, stateless: bool) -> bool {
     let offers = env.settings().offers;
+    let stateless = stateless || offers & STACK_CHECKS != 0;
     let Some([a, b, c, d, s0, s1, s2, s3]) = env.reach::<8>(packet.transport as usize) else { return false };
     let size = nearest(packet.v6, env.get(Variable::Mss));
     let mss = segment_size(packet.v6, size);
@@ -401,7 +415,7 @@ fn write<E: Cookies>(env: &E, packet: &Packet) -> bool {
     sum += add(&first);
     let stored = if stamps {
         let carried = scale & 0xf | (sack & 1) << 4 | (env.get(Variable::Mss) & 3) << 6;
-        let ours = (env.now() / 1_000_000) as u32 & !CARRIED | carried;
+        let ours = stamp((env.now() / 1_000_000) as u32, carried);
         let [o0, o1, o2, o3] = ours.to_be_bytes();
         let [t0, t1, t2, t3] = env.get(Variable::Stamp).to_be_bytes();
         sum += add(&[o0, o1, o2, o3, t0, t1, t2, t3]);
@@ -414,6 +428,13 @@ fn write<E: Cookies>(env: &E, packet: &Packet) -> bool {
         return false;
     }
     swap_macs(env)
+}
+
+/// The last timestamp that carries this and is not ahead of the clock (ms), by which the stack goes on.
+#[inline(always)]
+const fn stamp(now: u32, carried: u32) -> u32 {
+    let stamp = now & !CARRIED | carried;
+    if carried > now & CARRIED { stamp.wrapping_sub(CARRIED + 1) } else { stamp }
 }
 
 /// A packet that is no SYN. `None`: it goes on to the stack, if it is one that steers as it is.
@@ -532,6 +553,9 @@ fn admit<E: Cookies>(env: &E, packet: &Packet, flow: &FlowKey, class: u32) {
         admission.mss = sizes(echo >> 6 & 3);
     } else if let Some(SynOptions { mss, scale, sack }) = env.syn_options(flow) {
         admission = Admission { mss, scale, sack, ..admission };
+    }
+    if env.settings().offers & STACK_CHECKS != 0 {
+        admission.listener = env.listener(packet, class);
     }
     env.admit(flow, &admission);
 }

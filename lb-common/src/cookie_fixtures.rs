@@ -71,6 +71,10 @@ impl Cookies for Host {
         self.handshakes.socket.get()
     }
 
+    fn listener(&self, _packet: &Packet, class: u32) -> u32 {
+        class + 1
+    }
+
     fn is_admitted(&self, flow: &FlowKey) -> bool {
         self.handshakes.admissions.borrow().contains_key(flow)
     }
@@ -124,7 +128,7 @@ mod tests {
     use etherparse::{PacketBuilder, SlicedPacket, TcpOptionElement, TransportSlice};
 
     use super::*;
-    use crate::cookie::{NO_SCALE, judge};
+    use crate::cookie::{NO_SCALE, STACK_CHECKS, judge};
     use crate::env::Env as _;
     use crate::fixtures::{NAME, VIP4, VIP6, client_hello};
     use crate::maps::{TUNE_ALL_COOKIES, TUNE_COOKIES};
@@ -238,6 +242,7 @@ mod tests {
                     sack,
                     stamps,
                     zero: 0,
+                    listener: 0,
                 };
                 assert_eq!(admission, expect, "{what}");
                 // Again, and what follows: the stack's.
@@ -245,6 +250,43 @@ mod tests {
                 let counted = host.counted.borrow();
                 assert_eq!(counted.iter().filter(|one| **one == Reason::HelloExact).count(), 1, "{what}");
             }
+        }
+    }
+
+    #[test]
+    fn where_the_stack_checks_cookies_nothing_is_remembered() {
+        let rows: [(&[TcpOptionElement], &[TcpOptionElement]); 3] = [
+            (&STAMPED, &[WindowScale(7), SelectiveAcknowledgementPermitted]),
+            (&[MaximumSegmentSize(1400), WindowScale(3), SelectiveAcknowledgementPermitted], &[]),
+            (&[], &[]),
+        ];
+        for (options, agreed) in rows {
+            let mut host = host();
+            host.handshakes.settings.offers |= STACK_CHECKS;
+            assert_eq!(run(&mut host, frame(false, "S", 1000, 0, options, b"")).action, Action::Send);
+            let answer = host.frame.borrow().clone();
+            let Some(TransportSlice::Tcp(tcp)) =
+                SlicedPacket::from_ethernet(&answer).expect("whole").transport
+            else {
+                panic!("{options:?}: no TCP")
+            };
+            let told: Vec<_> = tcp.options_iterator().map(|option| option.expect("whole")).collect();
+            for option in [WindowScale(7), SelectiveAcknowledgementPermitted] {
+                assert_eq!(told.contains(&option), agreed.contains(&option), "{options:?}: {told:?}");
+            }
+            // As the kernel reads it (cookie_timestamp_decode): the scale, SACK, no ECN; and never ahead.
+            if let Some(Timestamp(ours, _)) = told.iter().find(|option| matches!(option, Timestamp(..))) {
+                assert_eq!(ours & 0x3f, 9 | 1 << 4, "{ours:#x}");
+                let now = (host.now() / 1_000_000) as u32;
+                assert!(now.wrapping_sub(*ours) <= 0xff, "{ours:#x} at {now:#x}");
+            }
+            assert!(host.handshakes.syn_options.borrow().is_empty());
+
+            let hello = client_hello(Some(NAME), 40);
+            let hello = frame(false, "A", 1001, cookie(1000).wrapping_add(1), &[], &hello);
+            assert_eq!(run(&mut host, hello), is(Reason::Vip, Action::Pass));
+            let admissions = host.handshakes.admissions.borrow();
+            assert_eq!(admissions.values().map(|one| one.listener).collect::<Vec<_>>(), [1]);
         }
     }
 

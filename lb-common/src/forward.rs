@@ -18,10 +18,13 @@ use crate::flow::{
     self, DATAGRAMS_KEPT, Flow, PORT_TRIES, Phase, Stamp, WAYS, after_client, after_endpoint, first_phase,
 };
 use crate::fragment::{FragmentKey, FragmentValue};
-use crate::maps::{BackendValue, RING_CHUNK, ServiceValue, VIP_AFFINITY, VIP_DIRECT, VipValue, WayValue};
+use crate::maps::{
+    BackendValue, RING_CHUNK, ServiceValue, VIP_AFFINITY, VIP_DIRECT, VIP_QUIC, VipValue, WayValue,
+};
 use crate::mark::{self, Mark, Marks};
 use crate::nat::Change;
 use crate::packet::{ACK, FIN, Packet, RST, SYN, TCP};
+use crate::quic::{self, ServerKey};
 use crate::ranges::RangeKey;
 use crate::rare::Work;
 use crate::reason::Reason;
@@ -42,6 +45,9 @@ pub trait Forward: Env {
 
     /// An endpoint.
     fn backend(&self, slot: u32) -> Option<BackendValue>;
+
+    /// The slot of the endpoint with a server id, see [`crate::quic`].
+    fn server(&self, key: &ServerKey) -> Option<u32>;
 
     /// An entry of the rings.
     fn ring(&self, chunk: u32, at: u32) -> Option<Entry>;
@@ -142,6 +148,8 @@ pub struct Pending {
     pub tag: u32,
     /// The slot of its endpoint.
     pub backend: u32,
+    /// The slot plus one of the endpoint that it names itself, see [`crate::quic`]; 0: none.
+    pub named: u32,
     /// The time.
     pub now: u32,
     /// The entry that it takes, whoever has it: of a flow between the same ends that can't go on, or
@@ -177,10 +185,6 @@ pub fn to_endpoint<E: Forward>(env: &E, packet: &Packet, flags: u8, vip: &VipVal
     let hash = flow::hash(&ends.source, ends.source_port, packet.protocol);
     new.hash = hash;
     let direct = vip.flags & VIP_DIRECT != 0;
-    if direct && let Some(slot) = stateless(env, hash, vip, &ends) {
-        new.backend = slot;
-        return None;
-    }
     let tag = mark::tag(hash, &ends);
     if packet.protocol == TCP && flags & (SYN | FIN | RST) == 0 {
         let mark = quick(env, hash, tag, now);
@@ -201,6 +205,7 @@ pub fn to_endpoint<E: Forward>(env: &E, packet: &Packet, flags: u8, vip: &VipVal
     new.tag = tag;
     new.now = now;
     new.protocol = packet.protocol;
+    new.named = if vip.flags & VIP_QUIC != 0 { quic::named(env, packet, vip.slot) } else { 0 };
     let (slot, port) = match settle(env, &mut new, flags, vip) {
         Ok(index) => match env.flow(index) {
             Some(flow) => (flow.backend, flow.port),
@@ -240,10 +245,13 @@ pub(crate) fn settle<E: Forward>(
     flags: u8,
     vip: &VipValue,
 ) -> Result<u32, Reason> {
-    let Pending { hash, tag, now, protocol, .. } = *new;
+    let Pending { hash, tag, now, protocol, named, .. } = *new;
     let (mut index, twin) = find(env, hash, tag, now, protocol, &new.ends);
-    if index == NONE || !go_on(env, index, flags, now, vip) {
-        let slot = choose(env, new, flags, vip).ok_or(Reason::NoBackend)?;
+    if index == NONE || leads_elsewhere(env, index, named) || !go_on(env, index, flags, now, vip) {
+        let slot = match named.checked_sub(1) {
+            Some(slot) => slot,
+            None => choose(env, new, flags, vip).ok_or(Reason::NoBackend)?,
+        };
         new.backend = slot;
         // The last word of a connection that nobody knows makes none.
         if protocol == TCP && flags & RST != 0 {
@@ -429,6 +437,13 @@ fn go_on<E: Forward>(env: &E, index: u32, flags: u8, now: u32, vip: &VipValue) -
         env.swap_mark(index, mark.0, told.0);
     }
     true
+}
+
+/// Whether a packet names another endpoint than its flow's: another connection's packets came by the same
+/// ports before.
+#[inline(always)]
+fn leads_elsewhere<E: Forward>(env: &E, index: u32, named: u32) -> bool {
+    named != 0 && env.flow(index).is_some_and(|flow| flow.backend + 1 != named)
 }
 
 /// No entry. In place of `Option`: what it would hold besides is one more thing for the verifier to

@@ -18,11 +18,12 @@ use crate::forward::{Forward, Pending};
 use crate::fragment::{FragmentKey, FragmentValue};
 use crate::maglev::{self, Member};
 use crate::maps::{
-    BackendValue, RING_CHUNK, RingChunk, ServiceValue, VIP_AFFINITY, VIP_FORWARD, VIP_RANGES, VipKey,
-    VipValue, WayValue,
+    BackendValue, RING_CHUNK, RingChunk, ServiceValue, VIP_AFFINITY, VIP_FORWARD, VIP_QUIC, VIP_RANGES,
+    VipKey, VipValue, WayValue,
 };
 use crate::mark::Marks;
 use crate::packet::{TCP, UDP};
+use crate::quic::{ServerKey, server_id};
 use crate::ranges::{self, RangeKey, SLOT_BITS};
 use crate::rare::Work;
 use crate::reason::Reason;
@@ -92,6 +93,8 @@ pub struct Content {
     pub ranges: Vec<(u32, RangeKey)>,
     /// Addresses of nodes, and whose they are.
     pub nodes: Vec<([u32; 4], u32)>,
+    /// Endpoints that QUIC packets may name, and their slots.
+    pub servers: Vec<(ServerKey, u32)>,
 }
 
 /// Ports of the VIPs: two endpoints; the same with affinity; an endpoint that the kernel delivers to; none.
@@ -107,16 +110,13 @@ pub const LISTED: u16 = 84;
 /// Like [`PORT`], for nobody.
 pub const CLOSED: u16 = 85;
 
+/// One endpoint, while QUIC packets may name two.
+pub const NAMED: u16 = 78;
+
 /// The content of the maps.
 pub fn content() -> Content {
-    let mut content = Content {
-        vips: vec![],
-        services: vec![],
-        chunks: vec![],
-        backends: vec![],
-        ranges: vec![],
-        nodes: vec![],
-    };
+    let (vips, services, chunks, backends, ranges, servers, nodes) = Default::default();
+    let mut content = Content { vips, services, chunks, backends, ranges, servers, nodes };
     let mut slot = FIRST_SLOT;
     for v6 in [false, true] {
         for protocol in [TCP, UDP] {
@@ -126,13 +126,19 @@ pub fn content() -> Content {
                 let port = TARGET_PORT.to_be();
                 content.backends.push(BackendValue { address, port, protocol, draining: 0, generation: 1 });
             }
-            for (port, members) in
-                [(PORT, 0..2), (AFFINE, 0..2), (NEAR, 2..3), (EMPTY, 0..0), (LISTED, 0..2), (CLOSED, 0..2)]
-            {
+            let rings =
+                [(PORT, 0..2), (AFFINE, 0..2), (NEAR, 2..3), (EMPTY, 0..0), (LISTED, 0..2), (CLOSED, 0..2)];
+            for (port, members) in rings.into_iter().chain([(NAMED, 0..1)]) {
                 let address = if v6 { words(VIP6) } else { mapped(VIP4) };
                 let flags = VIP_FORWARD
                     | if port == AFFINE { VIP_AFFINITY } else { 0 }
-                    | if port >= LISTED { VIP_RANGES } else { 0 };
+                    | if port >= LISTED { VIP_RANGES } else { 0 }
+                    | if port == NAMED && protocol == UDP { VIP_QUIC } else { 0 };
+                if flags & VIP_QUIC != 0 {
+                    let ids =
+                        (first..first + 2).map(|n| (server_id(&content.backends[n as usize].address), n));
+                    content.servers.extend(ids.map(|(id, n)| (ServerKey { id, vip: slot, zero: 0 }, n)));
+                }
                 if port == LISTED {
                     // Bits of the slot and the network's; IPv4 is mapped.
                     let (bits, client) = if v6 { (121, words(CLIENT6)) } else { (96 + 25, mapped(CLIENT4)) };
@@ -197,6 +203,10 @@ impl Forward for Host {
 
     fn in_range(&self, key: &RangeKey) -> bool {
         self.l4.content.ranges.iter().any(|(bits, range)| covers(*bits, range, key))
+    }
+
+    fn server(&self, key: &ServerKey) -> Option<u32> {
+        self.l4.content.servers.iter().find(|(other, _)| other == key).map(|(_, slot)| *slot)
     }
 
     fn backend(&self, slot: u32) -> Option<BackendValue> {
@@ -411,7 +421,8 @@ pub(crate) fn frame(from: End<'_>, to: End<'_>, kind: Kind) -> Vec<u8> {
 
 /// The table, with what is rare and what goes as it is. Each step's outcome depends on those before.
 pub fn all_steps() -> impl Iterator<Item = Step> {
-    steps().into_iter().chain(crate::rare_fixtures::steps()).chain(direct_fixtures::steps())
+    let rare = crate::rare_fixtures::steps().into_iter().chain(crate::quic_fixtures::steps());
+    steps().into_iter().chain(rare).chain(direct_fixtures::steps())
 }
 
 fn steps() -> Vec<Step> {

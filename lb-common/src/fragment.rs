@@ -203,6 +203,8 @@ fn enter<E: Forward>(env: &E, work: &mut Work, vip: &VipValue) -> Result<(), Rea
     new.tag = mark::tag(new.hash, &new.ends);
     new.now = work.value.tick;
     new.protocol = UDP;
+    // QUIC is never in fragments (RFC 9000 section 14).
+    new.named = 0;
     let index = forward::settle(env, &mut new, 0, vip)?;
     let flow = env.flow(index).ok_or(Reason::NoFlow)?;
     let backend = env.backend(flow.backend).ok_or(Reason::NoBackend)?;

@@ -32,6 +32,7 @@ pub mod maglev;
 pub mod mark;
 pub mod nat;
 pub mod packet;
+pub mod quic;
 pub mod ranges;
 pub mod rare;
 pub mod refuse;
@@ -53,5 +54,7 @@ pub mod direct_fixtures;
 pub mod fixtures;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod forward_fixtures;
+#[cfg(any(test, feature = "fixtures"))]
+pub mod quic_fixtures;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod rare_fixtures;

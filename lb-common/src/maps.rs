@@ -7,6 +7,7 @@
 use crate::cookie::{Admission, CookieSettings, SynOptions};
 use crate::flow::{Flow, PORT_FACTOR, WAYS};
 use crate::mark::Marks;
+use crate::quic::ServerKey;
 use crate::reason::Reason;
 use crate::vips::{CHUNKS, VipChunk, VipPlace};
 
@@ -71,7 +72,7 @@ pub struct VipValue {
     /// Its index in the VIP counters.
     pub slot: u32,
     /// [`VIP_OBSERVE_SNI`], [`VIP_FILTER_SNI`], [`VIP_STEER`]; or [`VIP_FORWARD`], [`VIP_AFFINITY`],
-    /// [`VIP_RANGES`], [`VIP_DIRECT`].
+    /// [`VIP_RANGES`], [`VIP_DIRECT`], [`VIP_QUIC`].
     pub flags: u32,
 }
 
@@ -91,6 +92,9 @@ pub const VIP_STEER: u32 = 16;
 pub const VIP_RANGES: u32 = 32;
 /// Packets go to endpoints on other nodes as they are: [`crate::direct`]. Only together with [`VIP_FORWARD`].
 pub const VIP_DIRECT: u32 = 64;
+/// Packets go to the endpoint that [`crate::quic`] finds in them, if it does. Only together with
+/// [`VIP_FORWARD`], of UDP.
+pub const VIP_QUIC: u32 = 128;
 
 /// Connections whose TLS ends here, and all of which nothing better is known.
 pub const CLASS_TERMINATE: u32 = 0;
@@ -133,6 +137,8 @@ pub const RING_CHUNK: usize = 128;
 pub const MAX_RING_CHUNKS: u32 = 16_384;
 /// Prefixes of clients, of all VIPs together. Each takes about 100 bytes once it is there.
 pub const MAX_RANGES: u32 = 131_072;
+/// Endpoints that QUIC packets may name, of all VIPs together. Each takes about 100 bytes once it is there.
+pub const MAX_SERVERS: u32 = 65_536;
 /// Datagrams whose fragments are on their way, in both directions.
 pub const MAX_FRAGMENTS: u32 = 16_384;
 /// Addresses of nodes: each has one or two.
@@ -336,6 +342,8 @@ pub const TUNE_ALL_COOKIES: u32 = 8;
 pub const SOURCE_DENY: u32 = 1;
 /// What the list says of a prefix: let in, without a budget.
 pub const SOURCE_ALLOW: u32 = 2;
+/// [`SOURCE_DENY`] for a time: written by the daemon, for what the proxy caught the source at.
+pub const SOURCE_BANNED: u32 = 3;
 
 /// What is known of a connection of a TLS VIP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -386,7 +394,7 @@ const fn layout<K, V>(name: &'static str, entries: u32) -> MapLayout {
 }
 
 /// The maps that live on between two runs of the daemon.
-pub const MAPS: [MapLayout; 27] = [
+pub const MAPS: [MapLayout; 28] = [
     layout::<u32, VipChunk>("VIPS", CHUNKS),
     layout::<u32, VipCounters>("VIP_COUNTERS", MAX_VIPS),
     layout::<u32, ReasonCounters>("REASONS", 1),
@@ -411,6 +419,7 @@ pub const MAPS: [MapLayout; 27] = [
     layout::<u32, u64>("L4_PORTS", MAX_L4_FLOWS * PORT_FACTOR),
     // As in `SOURCES`.
     layout::<[u32; 6], u32>("L4_RANGES", MAX_RANGES),
+    layout::<ServerKey, u32>("L4_SERVERS", MAX_SERVERS),
     layout::<u32, u32>("UPLINKS", MAX_UPLINKS),
     layout::<u32, u32>("L4_KEPT", KEPT_PORTS),
     layout::<FlowKey, Admission>("ADMISSIONS", MAX_ADMISSIONS),
@@ -455,7 +464,7 @@ const fn fnv(hash: u64, word: u64) -> u64 {
 mod pod {
     use super::{
         Admission, BackendValue, CookieSettings, Flow, FlowKey, FlowState, NameKey, ReasonCounters,
-        RingChunk, ServiceValue, SynOptions, Tuning, VipChunk, VipCounters, VipKey, VipValue,
+        RingChunk, ServerKey, ServiceValue, SynOptions, Tuning, VipChunk, VipCounters, VipKey, VipValue,
     };
     use crate::trace::Rule;
 
@@ -466,16 +475,16 @@ mod pod {
         )*};
     }
     pod!(VipKey, VipValue, VipChunk, VipCounters, ReasonCounters, NameKey, FlowKey, FlowState, Tuning);
-    pod!(ServiceValue, RingChunk, BackendValue, Flow, Rule);
+    pod!(ServiceValue, RingChunk, BackendValue, Flow, ServerKey, Rule);
     pod!(Admission, SynOptions, CookieSettings);
 }
 
 const _: () = assert!(size_of::<VipKey>() == 16 + 2 + 1 + 1);
 const _: () = assert!(size_of::<VipPlace>() == 20 + 4 + 8);
 const _: () = assert!(size_of::<VipValue>() == 8 && size_of::<VipCounters>() == 24);
-const _: () = assert!(size_of::<Tuning>() == 24);
+const _: () = assert!(size_of::<Tuning>() == 24 && size_of::<ServerKey>() == 16);
 const _: () = assert!(size_of::<FlowKey>() == 32 + 4);
-const _: () = assert!(size_of::<Admission>() == 20 && size_of::<SynOptions>() == 4);
+const _: () = assert!(size_of::<Admission>() == 24 && size_of::<SynOptions>() == 4);
 const _: () = assert!(size_of::<CookieSettings>() == 12);
 const _: () = assert!(size_of::<ServiceValue>() == 8 && size_of::<BackendValue>() == 24);
 

@@ -234,7 +234,8 @@ fn to_stack<E: Env>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verd
     pass(Reason::Vip)
 }
 
-/// To a VIP in forward mode: [`Verdict::packed`].
+/// To a VIP in forward mode: [`Verdict::packed`]. Where clients are listed, all flows are remembered: what
+/// asks for them is in [`forwarded`], and two calls are as much as there is time for.
 #[inline(always)]
 fn forward<E: Forward>(env: &E, arrival: &Arrival, vip: &VipValue) -> u32 {
     if vip.flags & (VIP_DIRECT | VIP_RANGES) == VIP_DIRECT && arrival.usual() {

@@ -15,6 +15,7 @@ use lb_common::forward::{Forward, Pending};
 use lb_common::fragment::{FragmentKey, FragmentValue};
 use lb_common::maps::{BackendValue, MAX_L4_FLOWS, RING_CHUNK, ServiceValue, WAY_SLOTS, WayValue};
 use lb_common::mark::Marks;
+use lb_common::quic::ServerKey;
 use lb_common::ranges::{RangeKey, SLOT_BITS};
 use lb_common::rare::Work;
 use lb_common::reason::Reason;
@@ -25,7 +26,7 @@ use lb_common::verdict::{Action, mapped};
 use crate::frame::Kernel;
 use crate::maps::{
     ANSWERS, FRAGMENTS, L4_BACKENDS, L4_CHANGED, L4_FLOWS, L4_KEPT, L4_MARKS, L4_NODES, L4_PORTS, L4_RANGES,
-    L4_RINGS, L4_SERVICES, PENDING, RARE, UPLINKS, WAY_BACK, WAYS, opaque,
+    L4_RINGS, L4_SERVERS, L4_SERVICES, PENDING, RARE, UPLINKS, WAY_BACK, WAYS, opaque,
 };
 use crate::rehearse;
 
@@ -60,6 +61,12 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     #[inline(always)]
     fn backend(&self, slot: u32) -> Option<BackendValue> {
         L4_BACKENDS.get(slot).copied()
+    }
+
+    #[inline(always)]
+    fn server(&self, key: &ServerKey) -> Option<u32> {
+        // SAFETY: values are four aligned bytes.
+        unsafe { L4_SERVERS.get(key) }.copied()
     }
 
     #[inline(always)]

@@ -4,19 +4,18 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
-use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::{bpf_map_lookup_elem, bpf_sk_release, bpf_skb_pull_data};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use lb_common::cookie::{Admission, LISTEN, NO_SCALE};
-use lb_common::maps::{FlowKey, MAX_CPUS, TUNE_COOKIES, VIP_FORWARD, VIP_STEER, VipKey};
+use lb_common::maps::{FlowKey, TUNE_COOKIES, VIP_FORWARD, VIP_STEER, VipKey};
 use lb_common::packet::{ACK, IPV4, IPV6, RST, SYN, TCP};
 use lb_common::reason::Reason;
 use lb_common::verdict::{mapped, words};
 
-use crate::admit::socket;
+use crate::admit::{listener, socket};
 use crate::egress::NEXT;
-use crate::maps::{ADMISSIONS, COOKIES, CPU_WORKER, SOCKETS, TUNING, count, vip};
+use crate::maps::{ADMISSIONS, COOKIES, SOCKETS, TUNING, count, vip};
 
 /// `struct bpf_tcp_req_attrs` of the kernel (include/net/tcp.h).
 #[repr(C)]
@@ -137,11 +136,7 @@ fn hand_over(packet: *mut __sk_buff, admission: &Admission, v6: bool) -> bool {
         microseconds: 0,
         reserved: [0; 3],
     };
-    // SAFETY: a helper without arguments.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    let place = admission.class as u32 * MAX_CPUS + cpu;
-    let worker = CPU_WORKER.get(place).or_else(|| CPU_WORKER.get(cpu)).copied().unwrap_or(0);
-    let index = worker * 2 + v6 as u32;
+    let index = listener(admission.class as u32, v6);
     // SAFETY: the key is four bytes, as the map's are; the socket is given back right after.
     unsafe {
         let sockets = (&raw const SOCKETS).cast_mut().cast();

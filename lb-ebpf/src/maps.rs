@@ -9,11 +9,12 @@ use lb_common::fragment::{FragmentKey, FragmentValue};
 use lb_common::maps::{
     BackendValue, FlowKey, FlowState, HELLO_LEN, KEPT_PORTS, MAX_ADMISSIONS, MAX_BACKENDS, MAX_BUDGETS,
     MAX_CLASSES, MAX_CPUS, MAX_FLOWS, MAX_FRAGMENTS, MAX_L4_FLOWS, MAX_NAMES, MAX_NODES, MAX_RANGES,
-    MAX_RING_CHUNKS, MAX_SOURCES, MAX_SYN_OPTIONS, MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey, PROGRAMS_LEN,
-    REASON_SLOTS, ReasonCounters, RingChunk, ServiceValue, Tuning, VipCounters, VipKey, VipValue, WAY_SLOTS,
-    WayValue,
+    MAX_RING_CHUNKS, MAX_SERVERS, MAX_SOURCES, MAX_SYN_OPTIONS, MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey,
+    PROGRAMS_LEN, REASON_SLOTS, ReasonCounters, RingChunk, ServiceValue, Tuning, VipCounters, VipKey,
+    VipValue, WAY_SLOTS, WayValue,
 };
 use lb_common::mark::Marks;
+use lb_common::quic::ServerKey;
 use lb_common::ranges::RangeKey;
 use lb_common::rare::Work;
 use lb_common::reason::Reason;
@@ -63,6 +64,8 @@ pub static L4_RINGS: Array<RingChunk> = Array::with_max_entries(MAX_RING_CHUNKS,
 #[map]
 pub static L4_RANGES: LpmTrie<RangeKey, u32> = LpmTrie::with_max_entries(MAX_RANGES, BPF_F_NO_PREALLOC);
 #[map]
+pub static L4_SERVERS: HashMap<ServerKey, u32> = HashMap::with_max_entries(MAX_SERVERS, BPF_F_NO_PREALLOC);
+#[map]
 pub static L4_BACKENDS: Array<BackendValue> = Array::with_max_entries(MAX_BACKENDS, 0);
 #[map]
 pub static L4_FLOWS: Array<Flow> = Array::with_max_entries(MAX_L4_FLOWS, BPF_F_MMAPABLE);
@@ -98,6 +101,12 @@ pub static ADMISSIONS: LruHashMap<FlowKey, Admission> = LruHashMap::with_max_ent
 pub static SYN_OPTIONS: LruHashMap<FlowKey, SynOptions> = LruHashMap::with_max_entries(MAX_SYN_OPTIONS, 0);
 #[map]
 pub static COOKIES: Array<CookieSettings> = Array::with_max_entries(1, 0);
+/// When each listener was last made to believe that it gave cookies. Not pinned: listeners are a daemon's own.
+#[map]
+pub static BELIEVED: Array<u64> = Array::with_max_entries(2 * MAX_WORKERS, 0);
+/// Not 0: a program of ours asks the stack for a socket, so what sk_lookup sees is no packet.
+#[map]
+pub static ASKING: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 /// When a cookie was given last.
 #[map]
 pub static COOKIES_USED: Array<u64> = Array::with_max_entries(1, 0);

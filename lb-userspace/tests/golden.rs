@@ -4,13 +4,18 @@
 //! `#! name: value` at the top change settings. `CERT(name)` and `KEY(name)` stand for PEM that is
 //! made anew in each run, see [`site`]. Snapshots hold names and dates only, so they stay the same.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::LazyLock;
 
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::Value;
-use sluice::model::{ClusterKey, Compat, ObjectKey, PortRef, Snapshot};
+use sluice::model::{
+    ClusterKey, Compat, Listener, ObjectKey, PortRef, Protocol, Snapshot, SniMode, Transport, Vip,
+};
 use sluice::objects::{Objects, parse};
+use sluice::translate::annotations::CATALOGUE;
 use sluice::translate::{Settings, UnknownClass, translate};
 
 /// 2026-06-01, when all cases play.
@@ -46,6 +51,25 @@ fn golden() {
     }
 }
 
+/// Whoever adds an annotation adds the pair that shows what it comes to.
+#[test]
+fn every_annotation_has_a_pair() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let cases = std::fs::read_dir(&root).expect("tests/golden is there");
+    let texts = cases.filter_map(|case| std::fs::read_to_string(case.ok()?.path().join("in.yaml")).ok());
+    let documents: Vec<Value> = texts.flat_map(|text| documents(&text)).collect();
+    let ingresses = documents.iter().filter(|document| document["kind"] == "Ingress");
+    let annotations = ingresses.filter_map(|ingress| ingress["metadata"]["annotations"].as_object());
+    let names = annotations.flat_map(|all| all.keys()).filter_map(|full| full.split_once('/'));
+    let used: BTreeSet<_> = names
+        .filter(|(prefix, _)| ["nginx.ingress.kubernetes.io", "sluice.dev"].contains(prefix))
+        .map(|(_, name)| name)
+        .collect();
+    let missing: Vec<_> =
+        CATALOGUE.iter().map(|entry| entry.name).filter(|name| !used.contains(name)).collect();
+    assert!(missing.is_empty(), "in no tests/golden/*/in.yaml: {missing:?}");
+}
+
 fn run(documents: impl Iterator<Item = Value>, settings: &Settings, previous: &Snapshot) -> Snapshot {
     let (mut objects, mut issues) = (Objects::default(), Vec::new());
     for document in documents {
@@ -79,6 +103,14 @@ fn settings(text: &str) -> Settings {
             "config-map" => settings.config_map = Some(pair(value)),
             "zone" => settings.zone = Some(value.into()),
             "node" => settings.node = Some(value.into()),
+            "listen" => {
+                let address: SocketAddr = value.parse().expect("address:port");
+                settings.listeners.push(Listener {
+                    vip: Vip { address: address.ip(), port: address.port(), transport: Transport::Tcp },
+                    protocol: Protocol::Http,
+                    sni: SniMode::Off,
+                });
+            }
             "default-backend" => {
                 let (service, port) = value.split_once(':').expect("namespace/name:port");
                 let port = PortRef::Number(port.parse().expect("a port"));

@@ -80,7 +80,7 @@ impl Hosts {
         let kinds = kinds.iter().filter(|_| hosts > 0);
         let measure = |kind: Kind, rig: &mut Rig| {
             let many = Peer::start(kind, &plan(hosts), rig, PORTS)?;
-            rig.rest(Duration::from_secs(1)).map_err(|error| error.to_string())?;
+            rig.rest(Duration::from_secs(3)).map_err(|error| error.to_string())?;
             let memory_mb = usage::memory_mb(many.pid());
             let one = Peer::start(kind, &plan(1), rig, (PORTS.0 + 4, PORTS.1 + 4))?;
             let mut ratios = Vec::new();

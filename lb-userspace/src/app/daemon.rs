@@ -15,16 +15,18 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::dataplane::kernel::Lock;
-use crate::model::{ProxyProtocol, Snapshot};
+use crate::model::{BanRules, ProxyProtocol, Snapshot};
 use crate::proxy::{self, Proxy};
 use crate::source::{Health, Update, kubernetes, manifests};
 use crate::translate::{self, Translator, UnknownClass};
 
 use super::admin::server::{Socket, SocketError};
+use super::bans::{self, Bans};
 use super::check::now_unix;
 use super::cli::{AccessLog, RunArgs};
 use super::handover::stand_by;
 use super::health::{self, HealthError};
+use super::memory;
 use super::publisher::Publisher;
 use super::settings::{BadSettings, Settings, SourceKind, node_addresses};
 use super::state::State;
@@ -110,10 +112,18 @@ pub async fn run(args: RunArgs) -> Result<(), DaemonError> {
     let settings = Settings::new(&args, &addresses)?;
     let mut stop = Stop::new().map_err(system("can't handle signals"))?;
     raise_file_limit();
-    without_huge_pages();
+    memory::without_huge_pages();
 
     let socket = Socket::open(&args.socket)?;
-    let state = Arc::new(State::new(settings.source.clone()));
+    let ban = BanRules {
+        after: args.ban_after.unwrap_or_default(),
+        within: args.ban_within,
+        lasts: args.ban_for,
+        most: args.ban_max,
+    };
+    let vips = settings.listeners.iter().map(|listener| listener.vip.address);
+    let own = addresses.iter().filter_map(|(_, address)| *address).chain(vips).collect();
+    let state = Arc::new(State::new(settings.source.clone(), Bans::new(ban, own)));
     let probes = match health::listen(args.health).await {
         Ok(listener) => tokio::spawn(health::serve(listener, state.clone())),
         // The daemon before has the address until it hands over.
@@ -124,7 +134,8 @@ pub async fn run(args: RunArgs) -> Result<(), DaemonError> {
         Err(error) => return Err(error.into()),
     };
     let handed_over = probes.abort_handle();
-    let background = [probes, tokio::spawn(socket.serve(state.clone()))];
+    let background =
+        [probes, tokio::spawn(socket.serve(state.clone())), tokio::spawn(bans::watch(state.clone()))];
     let result = follow(&args, &settings, &state, &mut stop, &handed_over).await;
     if let Ok(Ended::AtOnce) = result {
         // Dropping the proxy would wait for its workers; the end of the process does not.
@@ -172,14 +183,23 @@ async fn follow(
         };
         take(args, next, state, &mut lock, &update).await?;
         if let Some(publisher) = publisher.as_ref().filter(|_| update.synced) {
-            publisher.publish(&update.objects, state.snapshot.load_full());
+            let resting = state.resting.is_on();
+            publisher.publish(&update.objects, state.snapshot.load_full(), resting);
         }
+        let freed = tokio::time::sleep(memory::KEPT);
+        tokio::pin!(freed);
+        let mut given_back = false;
         loop {
             tokio::select! {
                 biased;
                 () = stop.asked() => break 'serving,
                 changed = updates.changed() => break changed.map_err(|_| DaemonError::SourceEnded)?,
                 _ = resync.tick() => break,
+                () = state.resting.changed() => break,
+                () = &mut freed, if !given_back => {
+                    memory::give_back();
+                    given_back = true;
+                }
                 _ = neighbours.tick() => {
                     if let Some(steering) = state.steering().as_ref() {
                         steering.keep_neighbours();
@@ -324,7 +344,7 @@ fn start(
     };
     let proxy = Proxy::start(settings, Arc::clone(snapshot))?;
     if let Some(lock) = lock {
-        let steering = Steering::open(args, lock, proxy.sockets(), &snapshot.listeners)
+        let steering = Steering::open(args, lock, proxy.sockets())
             .map_err(|error| DaemonError::Xdp(error.to_string()))?;
         for nic in steering.info().interfaces {
             match nic.mode.as_str() {
@@ -364,14 +384,6 @@ fn report(previous: &Snapshot, next: &Snapshot) {
             issues = next.issues.len(),
             "new snapshot"
         );
-    }
-}
-
-/// The allocator asks for pages of 2 MiB, which the kernel fills whole for a few objects: with 5,000
-/// Ingresses that is a third of all memory, for a program that is not bound by address translation.
-fn without_huge_pages() {
-    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
-        tracing::debug!(%error, "can't do without huge pages; memory may be larger");
     }
 }
 

@@ -1,25 +1,28 @@
 //! The kernel's side as the daemon uses it: one image of each snapshot, local routes for its VIPs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
+use ipnet::IpNet;
 use lb_common::trace::Rule;
 
 use crate::dataplane::image::{MapImage, class_of};
 use crate::dataplane::kernel::{
-    self, Dataplane, Events, KernelError, Lock, Rehearsed, WorkerSocket, vip_routes,
+    self, Dataplane, Events, HandshakeVersion, KernelError, Lock, Rehearsed, WorkerSocket, vip_routes,
 };
-use crate::model::{BadTuning, Listener, Snapshot, Tuning, WorkerPool};
+use crate::model::{BadTuning, Snapshot, Tuning, WorkerPool};
 use crate::proxy::WorkerSockets;
 
-use super::admin::views::{Interface, SniCount, VipCount, Xdp, word};
-use super::cli::{RunArgs, XdpMode};
+use super::admin::views::{Interface, SniCount, Steering as SteeringView, VipCount, Xdp, word};
+use super::cli::{RunArgs, SteeringArg, XdpMode};
 
 /// The loaded programs and their maps.
 pub struct Steering {
     dataplane: Dataplane,
     pools: Vec<WorkerPool>,
+    /// How names choose workers, or why they don't; `None`: nobody asks for it.
+    by_name: Option<Result<HandshakeVersion, String>>,
 }
 
 /// What the programs counted.
@@ -38,13 +41,8 @@ impl Steering {
     /// to these workers from here on.
     ///
     /// # Errors
-    /// Those of the kernel; and where names are to choose workers and can't.
-    pub fn open(
-        args: &RunArgs,
-        lock: Lock,
-        workers: &[WorkerSockets],
-        listeners: &[Listener],
-    ) -> Result<Self, KernelError> {
+    /// Those of the kernel.
+    pub fn open(args: &RunArgs, lock: Lock, workers: &[WorkerSockets]) -> Result<Self, KernelError> {
         let settings = kernel::Settings {
             interface: args.interface.clone(),
             xdp_mode: match args.xdp_mode {
@@ -54,6 +52,11 @@ impl Steering {
             },
             pin_dir: args.pin_dir.clone(),
             log: args.xdp_log,
+            handshakes: match args.steering {
+                SteeringArg::Auto => None,
+                SteeringArg::V1 => Some(HandshakeVersion::V1),
+                SteeringArg::V2 => Some(HandshakeVersion::V2),
+            },
         };
         let mut dataplane = Dataplane::open_locked(lock, settings)?;
         let sockets: Vec<_> = workers
@@ -65,16 +68,13 @@ impl Steering {
                 v6: worker.v6.as_ref().map(|fd| fd.as_fd()),
             })
             .collect();
-        if listeners.iter().any(|listener| listener.sni.steers()) {
-            dataplane.can_steer()?;
-        }
         dataplane.set_workers(&sockets)?;
-        Ok(Self { dataplane, pools: args.worker_pool.clone() })
+        Ok(Self { dataplane, pools: args.worker_pool.clone(), by_name: None })
     }
 
     /// Writes what a snapshot asks for. Maps that somebody else changed are repaired.
     pub fn publish(&mut self, snapshot: &Snapshot) -> Result<(), String> {
-        let image = MapImage::from_snapshot(snapshot, &self.pools);
+        let image = self.image(snapshot);
         let left_out = image.left_out(snapshot);
         if left_out > 0 {
             tracing::warn!(left_out, "VIPs or server names too long or too many for the kernel's maps");
@@ -84,6 +84,28 @@ impl Steering {
             tracing::info!(set = applied.set, deleted = applied.deleted, "kernel maps written");
         }
         Ok(())
+    }
+
+    /// What a snapshot asks for, as far as this node can do it: what can change at any time, as it takes
+    /// settings of the system, is looked at anew each time.
+    fn image(&mut self, snapshot: &Snapshot) -> MapImage {
+        let mut image = MapImage::from_snapshot(snapshot, &self.pools);
+        let asked = image.vips.values().any(|entry| entry.steer_sni);
+        let by_name = asked.then(|| self.dataplane.can_steer().map_err(|error| error.to_string()));
+        if let Some(Err(_)) = by_name {
+            image.vips.values_mut().for_each(|entry| entry.steer_sni = false);
+        }
+        if by_name != self.by_name {
+            match &by_name {
+                Some(Ok(version)) => tracing::info!(%version, "server names choose the workers"),
+                Some(Err(why)) => {
+                    tracing::warn!(why, "server names do not choose the workers; all else works")
+                }
+                None => {}
+            }
+        }
+        self.by_name = by_name;
+        image
     }
 
     /// Keeps the kernel from forgetting the next hops of endpoints in forward mode.
@@ -97,8 +119,8 @@ impl Steering {
     }
 
     /// Each difference between the kernel's maps and a snapshot, in words.
-    pub fn verify(&self, snapshot: &Snapshot) -> Result<Vec<String>, String> {
-        let image = MapImage::from_snapshot(snapshot, &self.pools);
+    pub fn verify(&mut self, snapshot: &Snapshot) -> Result<Vec<String>, String> {
+        let image = self.image(snapshot);
         let differences = self.dataplane.verify(&image).map_err(|error| error.to_string())?;
         Ok(differences.iter().map(|one| one.to_string()).collect())
     }
@@ -123,6 +145,11 @@ impl Steering {
             "rules set"
         );
         Ok(())
+    }
+
+    /// Keeps these sources out until it is told of others.
+    pub fn ban(&mut self, sources: &BTreeSet<IpNet>) -> Result<(), KernelError> {
+        self.dataplane.ban(sources)
     }
 
     /// Has frames shown by a rule.
@@ -152,7 +179,13 @@ impl Steering {
             mode: word(&nic.mode),
             program_id: nic.program_id,
         };
-        Xdp { interfaces: self.dataplane.info().interfaces.iter().map(interface).collect() }
+        Xdp {
+            interfaces: self.dataplane.info().interfaces.iter().map(interface).collect(),
+            steering: self.by_name.as_ref().map(|by_name| match by_name {
+                Ok(version) => SteeringView::By { version: version.to_string() },
+                Err(why) => SteeringView::Off { why: why.clone() },
+            }),
+        }
     }
 
     /// What the programs counted; nothing when the maps can't be read.

@@ -24,6 +24,9 @@ pub struct L4Service {
     /// All connections of a client go to one endpoint (`sessionAffinity: ClientIP`).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub affinity: bool,
+    /// QUIC packets go to the endpoint that their connection id names, see [`lb_common::quic`]. UDP only.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub quic: bool,
     /// Only endpoints on this node are asked (`externalTrafficPolicy: Local`).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub local: bool,

@@ -29,7 +29,7 @@ use super::policy::{Edits, Facts, Passage, Place, describe, page, stands_in};
 use super::respond;
 use super::trace;
 use super::upgrade;
-use super::upstream::{Answer, Request as UpstreamRequest, rewrite};
+use super::upstream::{Answer, Request as UpstreamRequest};
 use super::websocket::Handshake;
 use crate::model::{Backend, RoutePolicy, Variable};
 use crate::route::{Found, Rewritten, Target, normalise_host};
@@ -345,9 +345,8 @@ async fn send(
             let mut response = Response::new(Content::of_upstream(body, rules.body.buffer_response, worker));
             *response.status_mut() = head.status;
             *response.headers_mut() = head.headers;
-            rewrite(&rules.upstream.response, response.headers_mut(), |template| {
-                facts.fill(template, Place::Text)
-            });
+            let rewrites = &found.served.policy.rewrites;
+            rewrites.apply(response.headers_mut(), |template| facts.fill(template, Place::Text));
             if let Some(cookie) = chosen.cookie {
                 response.headers_mut().append(header::SET_COOKIE, cookie);
             }

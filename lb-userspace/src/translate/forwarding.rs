@@ -103,6 +103,15 @@ pub(super) fn doubts(
     }
 }
 
+/// Of a Service whose QUIC packets would name endpoints.
+pub(super) fn without_quic(key: &ObjectKey, by: Delivery) -> Issue {
+    let message = format!(
+        "{} sends packets by their addresses and ports alone, so sluice.dev/quic is ignored; remove one of the two.",
+        by.name()
+    );
+    issue(Severity::Warning, IssueReason::Unsupported, "Service", key, FIELD, message)
+}
+
 /// The addresses of all nodes that are known.
 pub(super) fn nodes(objects: &Objects, here: Option<&str>) -> Nodes {
     let mut nodes = Nodes::default();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::forwarding::{self, Placed};
+use super::quic::QuicPorts;
 use super::report::issue;
 use super::sources::sources;
 use crate::model::{Delivery, Issue, IssueReason, L4Service, Listener, ObjectKey, Severity, Transport, Vip};
@@ -132,6 +133,7 @@ fn read(objects: &Objects, key: &ObjectKey, service: &Service, node: Option<&str
     let node = node.filter(|_| local);
     let delivery = forwarding::delivery(key, service, &mut known.issues);
     let sources = sources(key, service, &mut known.issues);
+    let quic = QuicPorts::read(key, service, &mut known.issues);
     for (p, port) in service.ports.iter().enumerate() {
         let field = format!("spec.ports[{p}]");
         let transport = match port.protocol.as_deref() {
@@ -149,9 +151,13 @@ fn read(objects: &Objects, key: &ObjectKey, service: &Service, node: Option<&str
             continue;
         };
         let endpoints = Endpoints::read(objects, key, port, transport, node);
+        let quic = transport == Transport::Udp && quic.has(number);
         if let Some(by) = delivery {
             let mut doubts = Vec::new();
             forwarding::doubts(key, by, objects, here, &endpoints.ready, &mut doubts);
+            if quic {
+                doubts.push(forwarding::without_quic(key, by));
+            }
             doubts.retain(|doubt| !known.issues.contains(doubt));
             known.issues.extend(doubts);
         }
@@ -185,6 +191,7 @@ fn read(objects: &Objects, key: &ObjectKey, service: &Service, node: Option<&str
                 targets: of_family(ready),
                 draining: of_family(draining),
                 affinity,
+                quic: quic && delivery.is_none(),
                 local,
                 sources: sources.as_ref().map(|all| of_networks(all, address)),
                 direct: delivery.map(direct),

@@ -10,6 +10,7 @@ use lb_common::forward_fixtures::{
     self as fixtures, BACKENDS4, BACKENDS6, CLIENT4, CLIENT6, NODE_MAC, NODE4, NODE6, PEER_MAC,
 };
 use lb_common::maps::{BackendValue, PROGRAM_RARE, PROGRAM_TUNNEL, RingChunk, ServiceValue};
+use lb_common::quic::ServerKey;
 use lb_common::ranges::RangeKey;
 use lb_common::verdict::Action;
 use nix::net::if_::if_nametoindex;
@@ -89,6 +90,11 @@ fn loaded() -> Ebpf {
         programs.take_map("L4_NODES").expect("map").try_into().expect("hash map");
     for (address, role) in content.nodes {
         nodes.insert(address, role, 0).expect("insert");
+    }
+    let map = programs.take_map("L4_SERVERS").expect("map");
+    let mut servers: HashMap<_, ServerKey, u32> = map.try_into().expect("hash map");
+    for (key, slot) in content.servers {
+        servers.insert(key, slot, 0).expect("insert");
     }
     let mut backends: Array<_, BackendValue> =
         programs.take_map("L4_BACKENDS").expect("map").try_into().expect("array");

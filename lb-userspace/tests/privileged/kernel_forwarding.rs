@@ -357,14 +357,18 @@ fn alter(image: &mut MapImage, random: &mut fastrand::Rng) {
             let vip = Vip { port: 80, ..vip(102, random) };
             if image.forward.services.remove(&vip).is_none() {
                 let ports = (0..random.u16(..8)).map(|_| random.u16(1..200));
-                let targets = ports.map(|port| SocketAddr::new([10, 9, 1, 2].into(), port)).collect();
+                let targets: BTreeSet<_> =
+                    ports.map(|port| SocketAddr::new([10, 9, 1, 2].into(), port)).collect();
                 let networks = |random: &mut fastrand::Rng| {
                     let lengths = (0..random.u8(..4)).map(|_| random.u8(8..=32));
                     lengths.map(|length| IpNet::new_assert([10, 0, 0, 0].into(), length)).collect()
                 };
                 let sources = random.bool().then(|| networks(random));
+                // One at most, for all have one address.
+                let named = targets.iter().take(random.usize(..2)).copied().collect();
                 let affinity = random.bool();
-                image.forward.services.insert(vip, Service { targets, affinity, sources, direct: None });
+                let service = Service { targets, affinity, sources, named, direct: None };
+                image.forward.services.insert(vip, service);
             }
         }
     }

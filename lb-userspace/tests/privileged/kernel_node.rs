@@ -47,6 +47,7 @@ impl Node {
             xdp_mode: XdpMode::Auto,
             pin_dir: self.pin_dir.clone(),
             log: false,
+            handshakes: None,
         }
     }
 

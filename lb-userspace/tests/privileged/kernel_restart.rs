@@ -46,7 +46,13 @@ fn serve(dataplane: &mut Dataplane) -> TcpListener {
 fn a_killed_owner_leaves_everything_in_place() {
     if let Some(pin_dir) = std::env::var_os(OWNER) {
         let interface = vec!["nic".to_owned()];
-        let settings = Settings { interface, xdp_mode: XdpMode::Auto, pin_dir: pin_dir.into(), log: false };
+        let settings = Settings {
+            interface,
+            xdp_mode: XdpMode::Auto,
+            pin_dir: pin_dir.into(),
+            log: false,
+            handshakes: None,
+        };
         let mut dataplane = Dataplane::open(settings).expect("start");
         let listener = serve(&mut dataplane);
         println!("{READY}");

@@ -59,8 +59,16 @@ impl Rig {
     /// Serves `web.example.com` and everything under `wild.example.com`; the latter belongs to the pool
     /// `tenant`, if there is one.
     pub fn new(label: &str, xdp: bool, options: &str) -> Self {
+        Self::with(label, xdp, options, &[])
+    }
+
+    /// The same on a node with these settings of IPv4.
+    pub fn with(label: &str, xdp: bool, options: &str, sysctls: &[(&str, &str)]) -> Self {
         need_root();
         let topology = Topology::new(label, 1).expect("namespaces");
+        for (name, value) in sysctls {
+            topology.node.sysctl(&format!("ipv4/{name}"), value).expect("a sysctl");
+        }
         let addresses = topology.endpoint_addresses(0, 8080);
         let backend = Backend::start(&topology.endpoint(0), "web", &addresses).expect("a backend");
         let manifests = ManifestDir::create(&topology.directory().join("m")).expect("a directory");

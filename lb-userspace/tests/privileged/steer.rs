@@ -18,6 +18,23 @@ use crate::sni_rig::{DEADLINE, End, KEYS, Keys, Rig, VIPS, request};
 
 const STEER: &str = "--sni steer --workers 2 --worker-pool tenant=1";
 
+/// What the kernel's own cookies take.
+const COOKIES: [(&str, &str); 2] = [("tcp_syncookies", "2"), ("tcp_timestamps", "2")];
+
+/// A rig for each way to take connections over. Labels become names of interfaces, so they are short.
+fn rigs(label: &str, options: &str) -> [Rig; 2] {
+    let rig = |version: &str, sysctls| {
+        let options = format!("{options} --steering {version}");
+        let rig = Rig::with(&format!("{label}-{version}"), true, &options, sysctls);
+        if options.contains("--sni") {
+            let status = rig.daemon.status().expect("a status");
+            assert_eq!(status["xdp"]["steering"], serde_json::json!({ "version": version }), "{status}");
+        }
+        rig
+    };
+    [rig("v2", &[]), rig("v1", &COOKIES)]
+}
+
 fn served() -> End {
     End::Served("HTTP/1.1 200".to_owned())
 }
@@ -77,7 +94,12 @@ impl Rig {
 
 #[test]
 fn names_choose_the_workers() {
-    let rig = Rig::new("steer", true, STEER);
+    for rig in rigs("steer", STEER) {
+        check_steer(&rig);
+    }
+}
+
+fn check_steer(rig: &Rig) {
     let rounds = VIPS.into_iter().flat_map(|to| KEYS.map(|keys| (to, keys)));
     for (round, (to, keys)) in (1..).zip(rounds) {
         let before = rig.daemon.status().expect("a status");
@@ -105,6 +127,8 @@ fn names_choose_the_workers() {
     rig.reach("cookie_ack", connections);
     rig.reach("steered", connections);
     let status = rig.daemon.status().expect("a status");
+    // What the programs at the NIC ask the stack counts for nothing.
+    assert_eq!(status["verdicts"]["steered"].as_u64(), Some(connections), "{status}");
     for never in ["admission_refused", "steer_no_socket", "cookie_reset"] {
         assert_eq!(status["verdicts"][never].as_u64().unwrap_or_default(), 0, "{never}: {status}");
     }
@@ -126,7 +150,12 @@ fn names_choose_the_workers() {
 
 #[test]
 fn who_says_nothing_takes_up_no_socket() {
-    let rig = Rig::new("steer-silent", true, STEER);
+    for rig in rigs("s-silent", STEER) {
+        check_steer_silent(&rig);
+    }
+}
+
+fn check_steer_silent(rig: &Rig) {
     let client = rig.topology.client();
     let silent: Vec<_> = client.enter(|| VIPS.map(|to| connect(to, 443))).expect("the client").into();
     rig.reach("cookie_ack", 2);
@@ -172,7 +201,12 @@ fn raw() -> Socket {
 
 #[test]
 fn split_hellos_come_to_their_pool_all_the_same() {
-    let rig = Rig::new("steer-split", true, STEER);
+    for rig in rigs("s-split", STEER) {
+        check_steer_split(&rig);
+    }
+}
+
+fn check_steer_split(rig: &Rig) {
     let client = rig.topology.client();
     for (at, to) in [(1, VIP_V4), (5, VIP_V4), (60, VIP_V4), (60, VIPS[1])] {
         let config = rig.client(Keys::Classic);
@@ -204,7 +238,12 @@ fn split_hellos_come_to_their_pool_all_the_same() {
 
 #[test]
 fn a_port_that_is_taken_anew_finds_a_new_connection() {
-    let rig = Rig::new("steer-again", true, STEER);
+    for rig in rigs("s-again", STEER) {
+        check_steer_again(&rig);
+    }
+}
+
+fn check_steer_again(rig: &Rig) {
     let client = rig.topology.client();
     rig.topology.client.sysctl("ipv4/tcp_tw_reuse", "1").expect("a sysctl");
     for (to, local) in VIPS.into_iter().zip(["192.0.2.2:41000", "[2001:db8:1::2]:41000"]) {
@@ -243,7 +282,12 @@ fn a_port_that_is_taken_anew_finds_a_new_connection() {
 
 #[test]
 fn both_handshakes_agree_on_the_same() {
-    let rig = Rig::new("steer-agree", true, STEER);
+    for rig in rigs("s-agree", STEER) {
+        check_steer_agree(&rig);
+    }
+}
+
+fn check_steer_agree(rig: &Rig) {
     let client = rig.topology.client();
     for (stamps, sack, scaling) in [
         ("1", "1", "1"),
@@ -294,7 +338,12 @@ fn both_handshakes_agree_on_the_same() {
 
 #[test]
 fn steering_may_refuse_names_too() {
-    let rig = Rig::new("steer-filter", true, &STEER.replace("steer", "steer-filter"));
+    for rig in rigs("s-filter", &STEER.replace("steer", "steer-filter")) {
+        check_steer_filter(&rig);
+    }
+}
+
+fn check_steer_filter(rig: &Rig) {
     let refused = || End::Alert(AlertDescription::UnrecognisedName);
     for (to, keys) in VIPS.into_iter().flat_map(|to| KEYS.map(|keys| (to, keys))) {
         for _ in 0..4 {
@@ -312,8 +361,13 @@ fn steering_may_refuse_names_too() {
 
 #[test]
 fn a_flood_of_syns_gets_cookies_and_clients_are_served() {
+    for rig in rigs("flood", "--workers 1") {
+        check_flood(&rig);
+    }
+}
+
+fn check_flood(rig: &Rig) {
     const SYNS: u32 = 4_000;
-    let rig = Rig::new("flood", true, "--workers 1");
     let client = rig.topology.client();
     let http = || Request::get(SocketAddr::new(VIP_V4, 80), "plain.test", "/").send_from(&client);
     // A quiet node does its handshakes itself.
@@ -359,4 +413,40 @@ fn flood(count: u32) {
         packet.write(&mut bytes, b"").expect("a Vec takes everything");
         socket.send_to(&bytes, &SocketAddr::new(VIP_V4, 0).into()).expect("sent");
     }
+}
+
+#[test]
+fn where_no_way_is_open_everybody_is_served_unsteered_and_told_why() {
+    // The usual settings, with which the kernel would not believe in cookies of XDP's.
+    let rig = Rig::with("s-off", true, &format!("{STEER} --steering v1"), &[("tcp_timestamps", "1")]);
+    let status = rig.daemon.status().expect("a status");
+    let why = status["xdp"]["steering"]["why"].as_str().unwrap_or_default().to_owned();
+    for part in ["net.ipv4.tcp_timestamps is 1", "sysctl -w", "net.ipv4.tcp_timestamps=2"] {
+        assert!(why.contains(part), "{part}: {status}");
+    }
+    for (to, keys) in VIPS.into_iter().flat_map(|to| KEYS.map(|keys| (to, keys))) {
+        for name in ["web.example.com", "a.wild.example.com"] {
+            assert_eq!(rig.ask(to, name, keys), served(), "{to} {name} with {keys:?}");
+        }
+    }
+    assert_eq!(rig.verdict("syn_cookie"), 0);
+    let text = rig.daemon.cli(["status"]).expect("runs");
+    assert!(String::from_utf8_lossy(&text.stdout).contains(&why), "{text:?}");
+    let verified = rig.daemon.cli(["maps", "verify"]).expect("runs");
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+    let refused = rig.daemon.cli(["tune", "syn-cookies=always"]).expect("runs");
+    assert!(!refused.status.success(), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("tcp_timestamps"), "{refused:?}");
+
+    // Put right, it steers with the next snapshot.
+    for (name, value) in COOKIES {
+        rig.topology.node.sysctl(&format!("ipv4/{name}"), value).expect("a sysctl");
+    }
+    rig.manifests
+        .write_objects("more.yaml", &[xtask::lab::manifests::service("d", "more", 80, 8080)])
+        .expect("a file");
+    let steers = |status: &Value| status["xdp"]["steering"]["version"] == "v1";
+    rig.daemon.wait_for("it steers", steers).expect("it does");
+    assert_eq!(rig.ask(VIP_V4, "a.wild.example.com", Keys::Classic), served());
+    rig.reach("syn_cookie", 1);
 }

@@ -4,7 +4,15 @@
 #[allow(dead_code, reason = "each test target uses a part of the rig")]
 mod rig;
 
+#[path = "../proxy_upstream/endpoints.rs"]
+#[allow(dead_code, reason = "another target uses the rest")]
+mod endpoints;
+#[path = "../proxy_upstream/pki.rs"]
+#[allow(dead_code, reason = "another target uses the rest")]
+mod pki;
+
 mod access;
+mod annotations;
 mod basic;
 mod certificate;
 mod cors;

@@ -34,6 +34,10 @@ fn status(code: u16) -> impl Fn(&mut TcpStream, &AtomicUsize) {
     }
 }
 
+fn substitution(from: &str, to: &str) -> Substitution {
+    Substitution { from: Wanted::literal(from), to: Template::literal(to) }
+}
+
 fn silent(stream: &mut TcpStream, count: &AtomicUsize) {
     if read_head(stream).is_some() {
         count.fetch_add(1, Relaxed);
@@ -280,12 +284,9 @@ fn heads() {
             redirects,
             |draft| {
                 draft.policy.upstream.response = ResponseRewrite {
-                    location: vec![(
-                        Template::literal("http://inner.test/"),
-                        Template::literal("https://web.test/"),
-                    )],
-                    cookie_domain: vec![("inner.test".into(), "web.test".into())],
-                    cookie_path: vec![("/app".into(), "/".into())],
+                    location: vec![substitution("http://inner.test/", "https://web.test/")],
+                    cookie_domain: vec![substitution("inner.test", "web.test")],
+                    cookie_path: vec![substitution("/app", "/")],
                 };
             },
             302,

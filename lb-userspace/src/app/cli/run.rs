@@ -8,7 +8,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 
 use super::DEFAULT_SOCKET;
 use super::vip::{SniRule, sni_rule};
-use crate::model::{Compat, WorkerPool};
+use crate::model::{Compat, MAX_BAN_AFTER, MAX_BAN_FOR, MAX_BAN_WITHIN, MAX_BANS, WorkerPool};
 use crate::proxy;
 use crate::status::Address;
 
@@ -150,6 +150,21 @@ pub struct RunArgs {
     /// at once. Default: no limit. Trusted proxies have none.
     #[arg(long, env = "SLUICE_MAX_CLIENT_CONNECTIONS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_client_connections: Option<u32>,
+    /// Ban a client (IPv4 address or IPv6 /64) that the proxy catches so often: HTTP/2 floods, heads and
+    /// handshakes that never end, refused server names, too many connections or requests. Its packets are
+    /// dropped in XDP, its connections closed without it. Default: nobody is banned. `sluice tune` changes
+    /// this and lets in again; trusted proxies, this node and allowed sources are spared.
+    #[arg(long, env = "SLUICE_BAN_AFTER", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..=MAX_BAN_AFTER as i64))]
+    pub ban_after: Option<u32>,
+    /// Within so many seconds.
+    #[arg(long, env = "SLUICE_BAN_WITHIN", value_name = "SECONDS", default_value = "60", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..=MAX_BAN_WITHIN as i64))]
+    pub ban_within: u32,
+    /// For so many seconds.
+    #[arg(long, env = "SLUICE_BAN_FOR", value_name = "SECONDS", default_value = "600", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..=MAX_BAN_FOR as i64))]
+    pub ban_for: u32,
+    /// How many bans there are at a time; above, the one that ends first goes.
+    #[arg(long, env = "SLUICE_BAN_MAX", value_name = "N", default_value = "10000", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..=MAX_BANS as i64))]
+    pub ban_max: u32,
     /// How many requests a client may send on one connection, which then ends with
     /// `Connection: close` or GOAWAY. Default: no limit.
     #[arg(long, env = "SLUICE_MAX_CONNECTION_REQUESTS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..))]
@@ -192,6 +207,19 @@ pub struct RunArgs {
     /// How XDP attaches; auto takes native and falls back to generic.
     #[arg(long, env = "SLUICE_XDP_MODE", value_name = "MODE", default_value = "auto", help_heading = "XDP")]
     pub xdp_mode: XdpMode,
+    /// How the stack takes over connections whose handshake XDP did, for --sni steer and syn-cookies:
+    /// v2 by a function of the kernel (Linux 6.9), v1 by the kernel's own SYN cookies, which takes
+    /// net.ipv4.tcp_syncookies=2 and net.ipv4.tcp_timestamps=2. Without either, connections are not
+    /// steered.
+    #[arg(
+        long,
+        env = "SLUICE_STEERING",
+        value_name = "HOW",
+        default_value = "auto",
+        conflicts_with = "no_xdp",
+        help_heading = "XDP"
+    )]
+    pub steering: SteeringArg,
     /// Directory on a bpffs where maps and links are pinned.
     #[arg(
         long,
@@ -348,6 +376,17 @@ pub enum AccessLog {
     Off,
     /// Standard output.
     Stdout,
+}
+
+/// How connections are taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SteeringArg {
+    /// V2 where the kernel has it, else v1.
+    Auto,
+    /// By the kernel's own SYN cookies.
+    V1,
+    /// By a function of the kernel.
+    V2,
 }
 
 /// How XDP attaches.

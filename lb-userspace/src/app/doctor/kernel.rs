@@ -2,7 +2,7 @@
 
 use super::Level::{Fail, Ok, Warn};
 use super::{Finding, read};
-use crate::dataplane::kernel::handshakes_supported;
+use crate::dataplane::kernel::{HandshakeVersion, handshakes_supported};
 
 /// `bpf_xdp_load_bytes` and multi-buffer programs came with it.
 const OLDEST: (u32, u32) = (5, 18);
@@ -22,7 +22,7 @@ pub(super) fn examine() -> Vec<Finding> {
         jit(read("/proc/sys/net/core/bpf_jit_enable").as_deref()),
         capabilities(&status),
         bpffs(&mounts),
-        handshakes(handshakes_supported()),
+        handshakes(handshakes_supported(None)),
     ]
 }
 
@@ -80,13 +80,13 @@ fn capabilities(status: &str) -> Finding {
     Finding::new("rights", "capabilities", level, found, remedy)
 }
 
-/// Only some settings need them, which refuse to start without.
-fn handshakes(supported: Result<(), String>) -> Finding {
+/// Only some settings need them.
+fn handshakes(supported: Result<HandshakeVersion, String>) -> Finding {
     let (level, found) = match supported {
-        Result::Ok(()) => (Ok, "possible".to_owned()),
+        Result::Ok(version) => (Ok, format!("possible, {version}")),
         Err(why) => (Warn, why),
     };
-    let remedy = "leave --sni steer and syn-cookies out, or put that right";
+    let remedy = "put that right for --sni steer and syn-cookies; without them it doesn't matter";
     Finding::new("kernel", "TCP handshakes by XDP", level, found, remedy)
 }
 
@@ -120,7 +120,7 @@ mod tests {
             (capabilities("CapEff:\t000000c000001000\n"), Ok),
             (capabilities("CapEff:\t0000000000001000\n"), Fail),
             (capabilities(""), Fail),
-            (handshakes(Result::Ok(())), Ok),
+            (handshakes(Result::Ok(HandshakeVersion::V1)), Ok),
             (handshakes(Err("no function".to_owned())), Warn),
             (bpffs("none /sys/fs/bpf bpf rw 0 0"), Ok),
             (bpffs("tmpfs /sys/fs/bpf tmpfs rw 0 0"), Fail),

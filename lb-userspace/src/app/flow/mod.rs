@@ -192,6 +192,7 @@ mod tests {
             targets: Arc::new([]),
             draining: Arc::new([]),
             affinity: false,
+            quic: false,
             local: false,
             sources: None,
             direct: None,

@@ -6,7 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use lb_common::maglev::{self, Member};
-use lb_common::maps::{MAX_BACKENDS, MAX_NODES, MAX_RANGES, MAX_RING_CHUNKS, MAX_VIPS, RING_CHUNK};
+use lb_common::maps::{
+    MAX_BACKENDS, MAX_NODES, MAX_RANGES, MAX_RING_CHUNKS, MAX_SERVERS, MAX_VIPS, RING_CHUNK,
+};
+use lb_common::quic;
+use lb_common::verdict::words;
 use serde::Serialize;
 
 use super::VipEntry;
@@ -67,6 +71,9 @@ pub struct Service {
     pub affinity: bool,
     /// The networks of clients that are let in; `None`: everybody is.
     pub sources: Option<BTreeSet<IpNet>>,
+    /// Endpoints that QUIC packets may name, each by a server id of its own (see [`lb_common::quic`]).
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub named: BTreeSet<SocketAddr>,
     /// Packets to others than [`Self::targets`] go as they are; `None`: there are no others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direct: Option<Ends>,
@@ -151,6 +158,25 @@ impl Service {
     }
 }
 
+/// The endpoints of a Service that a server id names and no other one with it.
+fn told_apart(one: &L4Service) -> BTreeSet<SocketAddr> {
+    let mut owners: BTreeMap<u64, Option<SocketAddr>> = BTreeMap::new();
+    for endpoint in one.targets.iter().chain(one.draining.iter()) {
+        let known = owners.entry(server_id(endpoint.ip())).or_insert(Some(*endpoint));
+        *known = known.filter(|known| known == endpoint);
+    }
+    owners.into_values().flatten().collect()
+}
+
+/// What names an endpoint with this address in QUIC's connection ids.
+pub fn server_id(address: IpAddr) -> u64 {
+    let address = match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    quic::server_id(&words(address.octets()))
+}
+
 /// Names a target to Maglev.
 fn identity(target: &SocketAddr) -> u64 {
     let address = match target.ip() {
@@ -183,17 +209,20 @@ impl Forwarding {
         let mut chunks = MAX_RING_CHUNKS as usize / 2;
         // So are lists of clients.
         let mut ranges = MAX_RANGES as usize / 2;
+        // And names of endpoints.
+        let mut names = MAX_SERVERS as usize / 2;
         for one in snapshot.services.iter().filter(|one| !proxied.contains_key(&one.vip)) {
             let service = service(one);
             let listed = service.sources.as_ref().map_or(0, BTreeSet::len);
             let backends = service.backends(one.vip.transport).count() + one.draining.len();
             let fits = forwarding.services.len() + proxied.len() < MAX_VIPS as usize
                 && forwarding.backends.len() + backends < MAX_BACKENDS as usize;
-            if !fits || service.chunks() > chunks || listed > ranges {
+            if !fits || service.chunks() > chunks || listed > ranges || service.named.len() > names {
                 continue;
             }
             chunks -= service.chunks();
             ranges -= listed;
+            names -= service.named.len();
             forwarding.add(one, service);
         }
         if forwarding.services.values().any(|service| service.direct.is_some()) {
@@ -224,6 +253,7 @@ fn service(one: &L4Service) -> Service {
         targets: one.targets.iter().copied().collect(),
         affinity: one.affinity,
         sources: one.sources.as_deref().map(|all| all.iter().copied().collect()),
+        named: if one.quic { told_apart(one) } else { BTreeSet::new() },
         direct: None,
     };
     let Some(Direct { by, ends }) = &one.direct else { return service };
@@ -263,6 +293,7 @@ mod tests {
             targets: parse(targets),
             draining: parse(draining),
             affinity: false,
+            quic: false,
             local: false,
             sources: None,
             direct: None,
@@ -299,6 +330,30 @@ mod tests {
         let chunks: usize = forwarding.services.values().map(Service::chunks).sum();
         assert_eq!(forwarding.services.len(), 15);
         assert!(chunks <= MAX_RING_CHUNKS as usize / 2, "{chunks}");
+    }
+
+    #[test]
+    fn quic_packets_name_endpoints_that_can_be_told_apart() {
+        let rows: [(&[&str], &[&str], &[&str]); 5] = [
+            (&["10.0.0.1:443", "10.0.0.2:443"], &[], &["10.0.0.1:443", "10.0.0.2:443"]),
+            (&["10.0.0.1:443"], &["10.0.0.2:443"], &["10.0.0.1:443", "10.0.0.2:443"]),
+            // Two ports of one address, and what else has the same last half.
+            (&["10.0.0.1:443", "10.0.0.1:444", "10.0.0.2:443"], &[], &["10.0.0.2:443"]),
+            (&["10.0.0.1:443"], &["10.0.0.1:444", "10.0.0.1:445"], &[]),
+            (&["[fd00:1::7]:443", "[fd00:2::8]:443"], &["[fd00:2::7]:443"], &["[fd00:2::8]:443"]),
+        ];
+        for (targets, draining, named) in rows {
+            let vip = if targets[0].starts_with('[') { "[2001:db8::1]:443" } else { "192.0.2.1:443" };
+            let one = L4Service { quic: true, ..service(vip, targets, draining) };
+            let snapshot = Snapshot { services: [one.clone()].into(), ..Snapshot::empty() };
+            let image = Forwarding::from_snapshot(&snapshot, &BTreeMap::new());
+            let shown: Vec<_> = image.services[&one.vip].named.iter().map(ToString::to_string).collect();
+            assert_eq!(shown, named, "{targets:?} {draining:?}");
+            assert!(image.services[&one.vip].named.iter().all(|address| {
+                let transport = one.vip.transport;
+                image.backends.contains_key(&Backend::Endpoint { address: *address, transport })
+            }));
+        }
     }
 
     #[test]

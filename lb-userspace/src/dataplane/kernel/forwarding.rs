@@ -23,7 +23,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::tables::{address, address_key};
 use super::{KernelError, take};
-use crate::dataplane::image::forward::{Backend, Ends, Service, Share};
+use crate::dataplane::image::forward::{Backend, Ends, Service, Share, server_id};
 use crate::dataplane::image::ring::History;
 use crate::model::{Delivery, Transport, Vip};
 
@@ -109,8 +109,35 @@ impl Forwarding {
         self.slots.iter().map(|(backend, (_, takes))| (*backend, *takes)).collect()
     }
 
-    /// What the kernel has of a VIP in forward mode, but for its clients; `None`: its ring is not what it
-    /// should be. `known`: as this process wrote it.
+    /// The endpoints that the kernel has in these slots.
+    pub(super) fn endpoints(&self, slots: &BTreeMap<u64, u32>) -> Result<BTreeSet<SocketAddr>, KernelError> {
+        let mut endpoints = BTreeSet::new();
+        for (id, slot) in slots {
+            if let Some(Backend::Endpoint { address, .. }) = backend_of(&self.value(*slot)?)
+                && server_id(address.ip()) == *id
+            {
+                endpoints.insert(address);
+            }
+        }
+        Ok(endpoints)
+    }
+
+    /// The slots of endpoints, by their server ids.
+    pub(super) fn slots(
+        &self,
+        transport: Transport,
+        endpoints: &BTreeSet<SocketAddr>,
+    ) -> Result<BTreeMap<u64, u32>, KernelError> {
+        let slot = |address: &SocketAddr| {
+            let known = self.slots.get(&Backend::Endpoint { address: *address, transport });
+            let (slot, _) = known.ok_or(KernelError::Full(BACKENDS))?;
+            Ok((server_id(address.ip()), *slot))
+        };
+        endpoints.iter().map(slot).collect()
+    }
+
+    /// What the kernel has of a VIP in forward mode, but for its clients and its endpoints' names; `None`: its
+    /// ring is not what it should be. `known`: as this process wrote it.
     pub(super) fn service(
         &self,
         vip: &Vip,
@@ -130,7 +157,8 @@ impl Forwarding {
             let same = self.leads_to(known, vip, &ring, known.whole_ring())
                 && self.leads_to(known, vip, &here, known.ring());
             if same {
-                return Ok(Some(Service { affinity, sources: None, ..known.clone() }));
+                let (sources, named) = Default::default();
+                return Ok(Some(Service { affinity, sources, named, ..known.clone() }));
             }
         }
         let ends = BTreeMap::from([(vip.address, Share { endpoints: 0, here: false })]);

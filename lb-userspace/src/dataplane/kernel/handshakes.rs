@@ -1,20 +1,23 @@
 //! TCP handshakes by XDP: what they take, and whether this node has it.
 //!
-//! XDP answers SYNs with cookies of the kernel's own making, and hands a connection over with the
-//! kernel's function `bpf_sk_assign_tcp_reqsk`, called by the program `ingress`. aya knows no calls of
-//! kernel functions: in the object the call has a number that no helper has, which [`link`] replaces.
+//! XDP answers SYNs with cookies of the kernel's own making. The stack takes a connection over in one of
+//! two ways ([`Version`]): by the kernel's function `bpf_sk_assign_tcp_reqsk`, called by the program
+//! `ingress`; or by checking the cookie itself. aya knows no calls of kernel functions: in the object the
+//! call has a number that no helper has, which [`link`] replaces.
 
 use std::borrow::Cow;
-use std::fs;
 use std::sync::OnceLock;
+use std::{fmt, fs};
 
-use aya::maps::{Array, MapData, ProgramArray};
-use aya::programs::{SchedClassifier, Xdp};
+use aya::maps::{Array, MapData};
+use aya::programs::SchedClassifier;
 use aya::{Btf, Ebpf};
 use aya_obj::btf::BtfKind;
-use lb_common::cookie::{CookieSettings, OFFER_SACK, OFFER_SCALE, OFFER_STAMPS};
+use lb_common::cookie::{CookieSettings, OFFER_SACK, OFFER_SCALE, OFFER_STAMPS, STACK_CHECKS};
 use lb_common::maps::{PROGRAM_ADMIT, PROGRAM_LOOK};
+use serde::Serialize;
 
+use super::next::Next;
 use super::tc::{self, Direction};
 use super::{KernelError, Settings, program, take, verify};
 
@@ -47,11 +50,44 @@ pub(super) fn link(object: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(linked)
 }
 
-/// Whether XDP can do handshakes in this network namespace, and if not, why.
+/// How the stack takes over connections whose handshake XDP did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Version {
+    /// It checks the cookie as one of its own. Clients without TCP timestamps get no window scaling and
+    /// no selective acknowledgements, and two settings of the network namespace have to be other than
+    /// usual: see [`supported`].
+    V1,
+    /// It is told by `bpf_sk_assign_tcp_reqsk` (Linux 6.9).
+    V2,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        })
+    }
+}
+
+/// How this network namespace's stack can take over connections whose handshake XDP did: the asked for
+/// way, or else the best.
 ///
 /// # Errors
 /// What is missing, and the remedy.
-pub fn supported() -> Result<(), String> {
+pub fn supported(asked: Option<Version>) -> Result<Version, String> {
+    match asked {
+        Some(Version::V1) => v1().map(|()| Version::V1),
+        Some(Version::V2) => v2().map(|()| Version::V2),
+        None => v2().map(|()| Version::V2).or_else(|no_v2| match v1() {
+            Ok(()) => Ok(Version::V1),
+            Err(no_v1) => Err(format!("v2: {no_v2}; v1: {no_v1}")),
+        }),
+    }
+}
+
+fn v2() -> Result<(), String> {
     if function_id().is_none() {
         return Err(format!("this kernel's BTF has no {FUNCTION}: it takes Linux 6.9 or newer, with BTF"));
     }
@@ -61,45 +97,77 @@ pub fn supported() -> Result<(), String> {
     }
 }
 
+/// With other cookies than always the stack doesn't believe that it gave any, and with other timestamps
+/// than without a secret XDP's are not the ones that it goes on with.
+fn v1() -> Result<(), String> {
+    let wrong: Vec<_> = ["tcp_syncookies", "tcp_timestamps"]
+        .into_iter()
+        .filter_map(|name| match sysctl(&format!("ipv4/{name}")) {
+            Some(2) => None,
+            is => Some((name, is.map_or_else(|| "unknown".to_owned(), |value| value.to_string()))),
+        })
+        .collect();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    let is: Vec<_> = wrong.iter().map(|(name, value)| format!("net.ipv4.{name} is {value}")).collect();
+    let remedy: String = wrong.iter().map(|(name, _)| format!(" net.ipv4.{name}=2")).collect();
+    Err(format!("{}: sysctl -w{remedy}", is.join(" and ")))
+}
+
 pub(super) struct Handshakes {
     settings: Array<MapData, CookieSettings>,
-    /// The programs that `sluice` goes on to.
-    _programs: ProgramArray<MapData>,
-    ready: Result<(), String>,
+    asked: Option<Version>,
+    /// Whether XDP can answer SYNs, and if not, why.
+    loaded: Result<(), String>,
+    /// The same of the program that calls the kernel's function.
+    ingress: Result<(), String>,
     attached: Option<bool>,
 }
 
 impl Handshakes {
     /// Loads the programs. Where that can't be, everything else works all the same.
-    pub(super) fn take(programs: &mut Ebpf) -> Result<Self, KernelError> {
-        let mut next: ProgramArray<MapData> = take(programs, "PROGRAMS")?;
+    pub(super) fn take(
+        programs: &mut Ebpf,
+        next: &mut Next,
+        asked: Option<Version>,
+    ) -> Result<Self, KernelError> {
         let settings = take(programs, "COOKIES")?;
-        let loaded = supported().and_then(|()| load(programs).map_err(|error| error.to_string()));
+        let mut loaded = Ok(());
         // The last first: none is to go on to what is not there.
         for (name, place) in [("look", PROGRAM_LOOK), ("admit", PROGRAM_ADMIT)] {
             if loaded.is_ok() {
-                let own: &mut Xdp = program(programs, name)?;
-                let own = own.fd().map_err(KernelError::program(name))?;
-                next.set(place, own, 0).map_err(KernelError::map("PROGRAMS"))?;
+                loaded = next.load(programs, name, place)?.map_err(|error| error.to_string());
             } else {
-                // An earlier daemon's, which could do more. Absent is as good.
-                let _ = next.clear_index(&place);
+                // An earlier daemon's, which could do more.
+                next.clear(place)?;
             }
         }
-        Ok(Self { settings, _programs: next, ready: loaded, attached: None })
+        let ingress = v2().and_then(|()| load_ingress(programs).map_err(|error| error.to_string()));
+        Ok(Self { settings, asked, loaded, ingress, attached: None })
     }
 
-    /// Whether XDP can do handshakes, and if not, why.
-    pub(super) fn ready(&self) -> Result<(), KernelError> {
-        self.ready.clone().map_err(KernelError::NoHandshakes)
+    /// How the stack takes connections over at present; and if it can't, why.
+    pub(super) fn ready(&self) -> Result<Version, KernelError> {
+        let version = self.loaded.clone().and_then(|()| match (supported(self.asked)?, &self.ingress) {
+            (Version::V2, Err(why)) if self.asked.is_none() => {
+                supported(Some(Version::V1)).map_err(|no_v1| format!("v2: {why}; v1: {no_v1}"))
+            }
+            (Version::V2, Err(why)) => Err(why.clone()),
+            (version, _) => Ok(version),
+        });
+        version.map_err(KernelError::NoHandshakes)
     }
 
     /// Makes everything ready for handshakes, or says why that can't be.
     pub(super) fn begin(&mut self, programs: &mut Ebpf, settings: &Settings) -> Result<(), KernelError> {
-        self.ready()?;
-        let offer = offer(&settings.interface);
+        let version = self.ready()?;
+        let offer = offer(&settings.interface, version);
         if self.settings.get(&0, 0).ok() != Some(offer) {
             self.settings.set(0, offer, 0).map_err(KernelError::map("COOKIES"))?;
+        }
+        if version == Version::V1 {
+            return self.end(settings);
         }
         if self.attached != Some(true) {
             let ingress: &mut SchedClassifier = program(programs, "ingress")?;
@@ -113,7 +181,7 @@ impl Handshakes {
         Ok(())
     }
 
-    /// Nobody needs handshakes by XDP any more.
+    /// Nobody needs the program at the ingress any more.
     pub(super) fn end(&mut self, settings: &Settings) -> Result<(), KernelError> {
         if self.attached != Some(false) {
             tc::detach(settings, Direction::Ingress)?;
@@ -123,17 +191,13 @@ impl Handshakes {
     }
 }
 
-fn load(programs: &mut Ebpf) -> Result<(), KernelError> {
-    for name in ["admit", "look"] {
-        let own: &mut Xdp = program(programs, name)?;
-        verify(|| own.load()).map_err(KernelError::program(name))?;
-    }
+fn load_ingress(programs: &mut Ebpf) -> Result<(), KernelError> {
     let ingress: &mut SchedClassifier = program(programs, "ingress")?;
     verify(|| ingress.load()).map_err(KernelError::program("ingress"))
 }
 
 /// What this network namespace's stack would say in a handshake on these interfaces.
-fn offer(interfaces: &[String]) -> CookieSettings {
+fn offer(interfaces: &[String], version: Version) -> CookieSettings {
     const ETHERNET: i64 = 1500;
     let mtu = |name: &String| sysctl(&format!("ipv6/conf/{name}/mtu"));
     let mtu = interfaces.iter().filter_map(mtu).min().unwrap_or(ETHERNET);
@@ -144,7 +208,8 @@ fn offer(interfaces: &[String]) -> CookieSettings {
         ("ipv4/tcp_timestamps", OFFER_STAMPS),
     ];
     let on = offers.into_iter().filter(|(name, _)| sysctl(name) != Some(0)).map(|(_, flag)| flag);
-    CookieSettings { mss4: size(40), mss6: size(60), scale: scale(), offers: on.sum() }
+    let offers = on.sum::<u32>() | if version == Version::V1 { STACK_CHECKS } else { 0 };
+    CookieSettings { mss4: size(40), mss6: size(60), scale: scale(), offers }
 }
 
 /// The window scale that the kernel chooses for itself (`tcp_select_initial_window`).

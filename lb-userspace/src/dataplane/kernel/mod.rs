@@ -11,19 +11,21 @@ mod forwarding;
 mod handshakes;
 mod links;
 mod logs;
+mod next;
 mod nodes;
 mod occupant;
 mod pins;
 mod ranges;
-mod rare;
 mod rehearse;
 mod rules;
+mod servers;
 mod tables;
 mod tc;
 pub mod vip_routes;
 mod vip_table;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,7 @@ use aya::maps::{Array, HashMap, MapData, SockMap};
 use aya::programs::{ProgramError, SchedClassifier, SkLookup, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::Level;
+use ipnet::IpNet;
 use lb_common::flow::{PORT_FACTOR, WAYS};
 use lb_common::maps::{
     CLASS_TERMINATE, LAYOUT, LAYOUT_MAP, MAX_CLASSES, MAX_CPUS, MAX_L4_FLOWS, MAX_WORKERS,
@@ -40,7 +43,7 @@ use serde::Serialize;
 
 pub use counters::{Counters, NameCount, VipCount};
 pub use error::KernelError;
-pub use handshakes::supported as handshakes_supported;
+pub use handshakes::{Version as HandshakeVersion, supported as handshakes_supported};
 pub use links::XdpMode;
 pub use occupant::Occupant;
 pub use pins::{Lock, remove};
@@ -52,6 +55,7 @@ use super::diff::{Op, diff};
 use super::image::{Class, MapImage};
 use crate::model::{SynCookies, Tuning};
 use handshakes::Handshakes;
+use next::Next;
 use rules::Rules;
 use tables::Tables;
 use tc::Direction;
@@ -71,6 +75,8 @@ pub struct Settings {
     /// Let the programs log unusual frames and ClientHellos, by the `log` crate on the debug level.
     /// Without it their code for that is not even loaded.
     pub log: bool,
+    /// How the stack shall take over connections whose handshake XDP did; `None`: the best way there is.
+    pub handshakes: Option<HandshakeVersion>,
 }
 
 /// An interface with the XDP program on it.
@@ -163,6 +169,8 @@ pub struct Dataplane {
     settings: Settings,
     /// Some VIP steers by name.
     steers: bool,
+    /// Unused here, but the programs in it last as long as somebody holds it.
+    _next: Next,
     /// Unused here, but programs that are loaded later want it open.
     _uplinks: HashMap<MapData, u32, u32>,
     /// Held as long as this process owns the pins.
@@ -201,8 +209,9 @@ impl Dataplane {
         let cpu_worker = take(&mut programs, "CPU_WORKER")?;
         let trace = watch::Trace::take(&mut programs)?;
         let mut uplinks: HashMap<_, u32, u32> = take(&mut programs, "UPLINKS")?;
-        rare::set(&mut programs)?;
-        let handshakes = Handshakes::take(&mut programs)?;
+        let mut next = Next::take(&mut programs)?;
+        next.load_rare(&mut programs)?;
+        let handshakes = Handshakes::take(&mut programs, &mut next, settings.handshakes)?;
 
         let xdp: &mut Xdp = program(&mut programs, "sluice")?;
         verify(|| xdp.load()).map_err(KernelError::program("sluice"))?;
@@ -233,6 +242,7 @@ impl Dataplane {
             info,
             settings,
             steers: false,
+            _next: next,
             _uplinks: uplinks,
             _lock: lock,
             _logs: logs,
@@ -289,8 +299,16 @@ impl Dataplane {
     /// The first write that fails; those before it stay done, and the next call goes on from there.
     pub fn apply(&mut self, want: &MapImage) -> Result<Applied, KernelError> {
         let steers = want.vips.values().any(|entry| entry.steer_sni);
-        if steers || self.tuning().syn_cookies != SynCookies::Off {
+        if steers {
             self.handshakes.begin(&mut self.programs, &self.settings)?;
+        } else if self.tuning().syn_cookies != SynCookies::Off
+            && let Err(error) = self.handshakes.begin(&mut self.programs, &self.settings)
+        {
+            // An earlier daemon's wish, or the system's settings are others by now: cookies that the stack
+            // does not know would keep everybody out.
+            tracing::warn!(%error, "syn-cookies is off from here on");
+            let without = Tuning { syn_cookies: SynCookies::Off, ..self.tuning().clone() };
+            self.rules.write(&without)?;
         }
         self.tables.refresh()?;
         let have = self.tables.know()?;
@@ -324,11 +342,11 @@ impl Dataplane {
         self.tables.keep_neighbours();
     }
 
-    /// Whether XDP can do handshakes: for VIPs that steer by name, and against SYN floods.
+    /// How XDP can do handshakes at present: for VIPs that steer by name, and against SYN floods.
     ///
     /// # Errors
     /// [`KernelError::NoHandshakes`]: it can't, and why.
-    pub fn can_steer(&self) -> Result<(), KernelError> {
+    pub fn can_steer(&self) -> Result<HandshakeVersion, KernelError> {
         self.handshakes.ready()
     }
 
@@ -371,6 +389,15 @@ impl Dataplane {
         }
         self.rules.write(want)?;
         self.end_handshakes()
+    }
+
+    /// Keeps these sources out until it is told of others. Ends with the daemon that asks for it, or the one
+    /// that comes after.
+    ///
+    /// # Errors
+    /// The first write that fails; those before it stay done.
+    pub fn ban(&mut self, sources: &BTreeSet<IpNet>) -> Result<(), KernelError> {
+        self.rules.ban(sources)
     }
 
     /// All counters, summed over CPUs. They go on from where an earlier daemon left.

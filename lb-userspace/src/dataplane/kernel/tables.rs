@@ -11,13 +11,15 @@ use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use lb_common::maps::{
     MAX_NAMES, MAX_VIPS, NameKey, ReasonCounters, VIP_AFFINITY, VIP_DIRECT, VIP_FILTER_SNI, VIP_FORWARD,
-    VIP_OBSERVE_SNI, VIP_RANGES, VIP_STEER, VipCounters, VipKey, VipValue, name_class, name_slot, name_value,
+    VIP_OBSERVE_SNI, VIP_QUIC, VIP_RANGES, VIP_STEER, VipCounters, VipKey, VipValue, name_class, name_slot,
+    name_value,
 };
 use lb_common::reason::Reason;
 
 use super::forwarding::Forwarding;
 use super::nodes::Nodes;
 use super::ranges::Ranges;
+use super::servers::Servers;
 use super::{Counters, KernelError, NameCount, VipCount, VipTable, take};
 use crate::dataplane::diff::Op;
 use crate::dataplane::image::forward::{self, Service};
@@ -34,6 +36,7 @@ pub(super) struct Tables {
     forwarding: Forwarding,
     ranges: Ranges,
     nodes: Nodes,
+    servers: Servers,
     /// Of VIPs in forward mode, as this process wrote them.
     services: BTreeMap<Vip, Service>,
     free_vips: BTreeSet<u32>,
@@ -50,6 +53,7 @@ impl Tables {
             forwarding: Forwarding::take(programs, &forwarded)?,
             ranges: Ranges::take(programs, &forwarded)?,
             nodes: Nodes::take(programs)?,
+            servers: Servers::take(programs, &forwarded)?,
             services: BTreeMap::new(),
             vips,
             vip_counters: take(programs, "VIP_COUNTERS")?,
@@ -130,6 +134,7 @@ impl Tables {
     fn read_services(&self) -> Result<BTreeMap<Vip, Service>, KernelError> {
         let mut services = BTreeMap::new();
         let mut ranges = self.ranges.read()?;
+        let mut servers = self.servers.read()?;
         for (key, value) in self.vips.entries()? {
             let vip = vip(&key);
             if is_forwarded(&value)
@@ -137,6 +142,9 @@ impl Tables {
             {
                 let listed = value.flags & VIP_RANGES != 0;
                 service.sources = listed.then(|| ranges.remove(&value.slot).unwrap_or_default());
+                if let Some(slots) = servers.remove(&value.slot).filter(|_| value.flags & VIP_QUIC != 0) {
+                    service.named = self.forwarding.endpoints(&slots)?;
+                }
                 services.insert(vip, service);
             }
         }
@@ -155,12 +163,14 @@ impl Tables {
                 let flags = VIP_FORWARD
                     | flag(service.direct.is_some(), VIP_DIRECT)
                     | flag(service.affinity, VIP_AFFINITY)
-                    | flag(service.sources.is_some(), VIP_RANGES);
+                    | flag(service.sources.is_some(), VIP_RANGES)
+                    | flag(!service.named.is_empty(), VIP_QUIC);
                 let nobody = BTreeSet::new();
                 let sources = service.sources.as_ref().unwrap_or(&nobody);
                 let (slot, known) = self.vip_slot(vip)?;
                 // The ring first: no packet is to find the VIP without one.
                 self.forwarding.set_service(vip, slot, service, known)?;
+                self.servers.set(slot, self.forwarding.slots(vip.transport, &service.named)?)?;
                 // Who comes is in before the VIP asks, who goes is out after.
                 self.ranges.add(slot, sources)?;
                 self.put_vip(vip, VipValue { slot, flags }, known)?;
@@ -173,6 +183,7 @@ impl Tables {
                 if let Some(value) = self.vips.remove(&vip_key(vip))? {
                     self.forwarding.delete_service(value.slot)?;
                     self.ranges.keep(value.slot, &BTreeSet::new())?;
+                    self.servers.set(value.slot, BTreeMap::new())?;
                     self.free_vips.insert(value.slot);
                 }
                 Ok(())

@@ -27,7 +27,9 @@ pub use limits::{BodyLimits, RateLimits};
 pub use mirror::{ErrorPages, Mirror};
 pub use redirect::{Redirect, RewriteTarget};
 pub use template::{Template, TemplatePart, UnknownVariable, Variable};
-pub use upstream::{ResponseRewrite, Retry, RetryOn, UpstreamPolicy, UpstreamProtocol, UpstreamTls};
+pub use upstream::{
+    ResponseRewrite, Retry, RetryOn, Substitution, UpstreamPolicy, UpstreamProtocol, UpstreamTls, Wanted,
+};
 
 /// What happens with a request that took a route. Routes with the same policy share it. The order in
 /// which the parts apply is nginx's, and the proxy's to keep.

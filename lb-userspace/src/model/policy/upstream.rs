@@ -131,13 +131,41 @@ pub enum RetryOn {
 /// What is changed in answers that name the endpoint's own address or path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct ResponseRewrite {
-    /// The begin of `Location` and `Refresh`, and what takes its place.
+    /// `Location` and the address in `Refresh`, by their begin.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub location: Vec<(Template, Template)>,
-    /// `Domain` of `Set-Cookie`, and what takes its place.
+    pub location: Vec<Substitution>,
+    /// `Domain` of `Set-Cookie`, the whole of it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub cookie_domain: Vec<(Arc<str>, Arc<str>)>,
-    /// The begin of `Path` of `Set-Cookie`, and what takes its place.
+    pub cookie_domain: Vec<Substitution>,
+    /// `Path` of `Set-Cookie`, by its begin.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub cookie_path: Vec<(Arc<str>, Arc<str>)>,
+    pub cookie_path: Vec<Substitution>,
+}
+
+/// A text that is looked for, and what takes its place.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Substitution {
+    /// What is looked for.
+    pub from: Wanted,
+    /// What takes its place; where that is a regular expression, with its captures.
+    pub to: Template,
+}
+
+/// What a [`Substitution`] looks for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wanted {
+    /// What a regular expression matches anywhere in the text, of which then nothing stays, as in nginx.
+    /// It was compiled once before: it is valid and not too large.
+    Regex(Arc<str>),
+    /// This very text.
+    #[serde(untagged)]
+    Plain(Template),
+}
+
+impl Wanted {
+    /// A text without variables.
+    pub fn literal(text: &str) -> Self {
+        Self::Plain(Template::literal(text))
+    }
 }

@@ -57,7 +57,9 @@ pub(super) use template::Place;
 pub(super) use throttle::Throttled;
 
 use super::body::{Content, ResponseBody};
+use super::offences::Offence;
 use super::respond;
+use super::upstream::Rewrites;
 use crate::model::RoutePolicy;
 use basic::Basic;
 use certificate::Certificate;
@@ -82,6 +84,8 @@ pub(super) struct Policy {
     request_headers: Rules,
     hsts: Option<(HeaderName, HeaderValue)>,
     response_headers: Rules,
+    /// What is changed in answers that name the endpoint's own address or path.
+    pub(super) rewrites: Rewrites,
     rate: Option<Rate>,
 }
 
@@ -139,6 +143,7 @@ impl Policy {
             request_headers: Rules::new(&rules.request_headers),
             hsts: rules.hsts.as_ref().map(headers::hsts),
             response_headers: Rules::new(&rules.response_headers),
+            rewrites: Rewrites::new(&rules.upstream.response),
             rate: rate.map(|bytes_per_second| Rate { bytes_per_second, free: rules.limits.bytes_free }),
             rules,
         }
@@ -168,7 +173,8 @@ impl Policy {
         }
         let client = facts.address();
         if let Some(limits) = &self.limits {
-            pass.held = limits.admit(facts, client)?;
+            pass.held =
+                limits.admit(facts, client).inspect_err(|_| facts.client.offend(Offence::Requests))?;
         }
         if let Some(external) = &self.external {
             external.guard(&mut pass.edits);

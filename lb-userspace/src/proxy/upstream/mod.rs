@@ -24,6 +24,6 @@ pub(super) use limits::Limits;
 pub(super) use message::{Answer, Failure, Lines, Request, ResponseHead, UpstreamBody};
 pub(super) use pool::{Pool, Upstream};
 pub(super) use retry::{Retries, RetryBudget};
-pub(super) use rewrite::rewrite;
+pub(super) use rewrite::Rewrites;
 pub(super) use stream::Stream;
 pub(super) use transport::{Alpn, Transport, Transports};

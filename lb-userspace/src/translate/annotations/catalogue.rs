@@ -50,6 +50,7 @@ const INFLUXDB: Support = Ignored("ingress-nginx itself dropped it; request metr
 const TRACING: Support =
     Ignored("Valid trace headers go on to endpoints; spans are sent for all of a node (--otlp-endpoint).");
 const REMOVED_AFFINITY: Support = Ignored("ingress-nginx itself dropped it; the cookie has its own format.");
+const RUST_REGEX: &str = "Regular expressions are Rust's: no look-around, no back-references.";
 const WAF: Support = Refused("There is no web application firewall; put one between Sluice and the Service.");
 
 const OF_SERVICE: Support =
@@ -108,10 +109,7 @@ pub const CATALOGUE: &[Entry] = &[
     is("canary", Full),
     is("canary-by-cookie", Full),
     is("canary-by-header", Full),
-    is(
-        "canary-by-header-pattern",
-        Differs("Regular expressions are Rust's: no look-around, no back-references."),
-    ),
+    is("canary-by-header-pattern", Differs(RUST_REGEX)),
     is("canary-by-header-value", Full),
     is("canary-weight", Full),
     is("canary-weight-total", Full),
@@ -210,15 +208,15 @@ pub const CATALOGUE: &[Entry] = &[
     is("proxy-buffers-number", Full),
     is("proxy-busy-buffers-size", Ignored("What is read ahead is sent as soon as the client takes it.")),
     is("proxy-connect-timeout", Full),
-    is("proxy-cookie-domain", Differs("Plain names; regular expressions are not followed.")),
-    is("proxy-cookie-path", Differs("Plain paths; regular expressions are not followed.")),
+    is("proxy-cookie-domain", Differs(RUST_REGEX)),
+    is("proxy-cookie-path", Differs(RUST_REGEX)),
     is("proxy-http-version", Full),
     is("proxy-max-temp-file-size", Ignored("Nothing is written to disk.")),
     is("proxy-next-upstream", Full),
     is("proxy-next-upstream-timeout", Full),
     is("proxy-next-upstream-tries", Full),
     is("proxy-read-timeout", Full),
-    is("proxy-redirect-from", Differs("Plain prefixes; regular expressions are not followed.")),
+    is("proxy-redirect-from", Differs(RUST_REGEX)),
     is("proxy-redirect-to", Full),
     is(
         "proxy-request-buffering",
@@ -283,7 +281,7 @@ pub const CATALOGUE: &[Entry] = &[
         "use-port-in-redirects",
         Refused("Redirects to https name their port where it is not 443, others name none."),
     ),
-    is("use-regex", Differs("Regular expressions are Rust's: no look-around, no back-references.")),
+    is("use-regex", Differs(RUST_REGEX)),
     is("whitelist-source-range", Full),
     is("x-forwarded-prefix", Full),
 ];

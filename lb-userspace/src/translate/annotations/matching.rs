@@ -80,9 +80,10 @@ fn pool(text: &str) -> Read<Arc<str>> {
 const MOST_ALIASES: usize = 256;
 
 fn aliases(reader: &mut Reader<'_>) -> Vec<HostPattern> {
-    let (mut aliases, mut bad) = (Vec::new(), Vec::new());
+    let (mut aliases, mut bad, mut regexes) = (Vec::new(), Vec::new(), Vec::new());
     for name in reader.text("server-alias").into_iter().flat_map(values::list) {
         match HostPattern::parse(name) {
+            _ if name.starts_with('~') => regexes.push(name),
             Ok(host) if host != HostPattern::Any && aliases.len() < MOST_ALIASES => aliases.push(host),
             _ => bad.push(name),
         }
@@ -92,6 +93,12 @@ fn aliases(reader: &mut Reader<'_>) -> Vec<HostPattern> {
         &bad,
         "is no DNS name or wildcard like *.example.com, or comes after 256 others,",
         "write each name out",
+    );
+    reader.bad_items(
+        "server-alias",
+        &regexes,
+        "is a regular expression, which hosts are not compared with,",
+        "write each name out, or *.domain for all names of one label before it",
     );
     aliases.sort_unstable();
     aliases.dedup();

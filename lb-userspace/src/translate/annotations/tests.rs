@@ -147,10 +147,12 @@ fn rules_and_paths() {
         assert_eq!((read.regex, issues.len()), (regex, said), "{annotations:?}: {issues:?}");
     }
     let (read, issues) = read(&[("server-alias", "b.example, *.c.example,a.example,~x, *,b.example")]);
+    let said = |what: &str| issues.iter().any(|issue| issue.message.contains(what));
+    assert!(said("\"~x\" is a regular expression"), "{issues:?}");
     let shown: Vec<_> = read.aliases.iter().map(ToString::to_string).collect();
     assert_eq!(
         (shown, issues.len()),
-        (vec!["a.example".into(), "b.example".into(), "*.c.example".into()], 1)
+        (vec!["a.example".into(), "b.example".into(), "*.c.example".into()], 2)
     );
 }
 
@@ -336,14 +338,36 @@ fn endpoints() {
         ],
         0,
         upstream(json!({ "response": {
-            "location": [["http://in.example/", "${scheme}://${host}/"]],
-            "cookie_domain": [["in.example", "example.com"]],
-            "cookie_path": [["/in", "/"]],
+            "location": [{ "from": "http://in.example/", "to": "${scheme}://${host}/" }],
+            "cookie_domain": [{ "from": "in.example", "to": "example.com" }],
+            "cookie_path": [{ "from": "/in", "to": "/" }],
         } })),
     );
     check(&[("proxy-redirect-from", "off"), ("proxy-cookie-domain", "off")], 0, json!({}));
     check(&[("proxy-redirect-from", "http://in.example/")], 1, json!({}));
-    check(&[("proxy-redirect-from", "~^/x"), ("proxy-redirect-to", "/")], 1, json!({}));
+    check(
+        &[
+            ("proxy-redirect-from", "~^http://([a-z]+)/"),
+            ("proxy-redirect-to", "https://$1.$host/"),
+            ("proxy-cookie-domain", "~*\\.in\\.example$ $host"),
+            ("proxy-cookie-path", "~^/(a|b) /$1"),
+        ],
+        0,
+        upstream(json!({ "response": {
+            "location": [{ "from": { "regex": "^http://([a-z]+)/" }, "to": "https://${1}.${host}/" }],
+            "cookie_domain": [{ "from": { "regex": "(?i)\\.in\\.example$" }, "to": "${host}" }],
+            "cookie_path": [{ "from": { "regex": "^/(a|b)" }, "to": "/${1}" }],
+        } })),
+    );
+    // Look-around, a capture without a group, without a regular expression, what would end a cookie.
+    for (from, to) in [("~(?=x)", "/"), ("~^/x", "/$1"), ("/x", "/$1")] {
+        let (read, mut issues) = read(&[("proxy-redirect-from", from), ("proxy-redirect-to", to)]);
+        assert_eq!(policy(&read, &mut issues), json!({}), "{from} {to}");
+        assert!(!issues.is_empty(), "{from} {to}");
+    }
+    for pair in ["~(?=x) /", "~^/x /$1", "/x /$1", "/x /;Domain=y", "~^/x", "a b c", "$host /"] {
+        check(&[("proxy-cookie-path", pair)], 1, json!({}));
+    }
     check(
         &[("proxy-ssl-name", "in.example"), ("proxy-ssl-server-name", "on"), ("proxy-ssl-verify", "off")],
         0,

@@ -6,8 +6,8 @@ use super::access::secret;
 use super::reader::Reader;
 use super::values::{self, Bad, Read};
 use crate::model::{
-    HeaderEdit, ObjectKey, ProxyVersion, RetryOn, RoutePolicy, Template, TemplatePart, UpstreamProtocol,
-    UpstreamTls, Variable,
+    HeaderEdit, ObjectKey, ProxyVersion, RetryOn, RoutePolicy, Substitution, Template, TemplatePart,
+    UpstreamProtocol, UpstreamTls, Variable, Wanted,
 };
 
 /// A Secret for TLS towards endpoints, before it is read.
@@ -88,11 +88,17 @@ pub(super) fn settings(reader: &mut Reader<'_>, policy: &mut RoutePolicy) {
 
 /// `proxy-redirect-*` and `proxy-cookie-*`.
 fn answers(reader: &mut Reader<'_>, policy: &mut RoutePolicy) {
-    let from = reader.get("proxy-redirect-from", redirect_part);
-    let to = reader.get("proxy-redirect-to", redirect_part);
+    let from = reader.get("proxy-redirect-from", |text| match text.trim() {
+        "off" | "default" => Ok(None),
+        text => wanted(text, values::header_value).map(Some),
+    });
+    let to = reader.get("proxy-redirect-to", |text| match text.trim() {
+        "off" | "default" => Ok(Template::default()),
+        text => replacement(text, from.as_ref().and_then(Option::as_ref)),
+    });
     match (from, to) {
         (Some(Some(from)), Some(to)) => {
-            policy.upstream.response.location = vec![(from, to.unwrap_or_default())]
+            policy.upstream.response.location = vec![Substitution { from, to }];
         }
         (Some(Some(_)), None) if reader.text("proxy-redirect-to").is_none() => {
             let bad = Bad::new("needs proxy-redirect-to", "add it, or write off");
@@ -202,27 +208,52 @@ fn connection(text: &str) -> Read<Arc<str>> {
     Err(Bad::new("is no value of Connection", "write keep-alive or close"))
 }
 
-/// `off` and `default` are nothing; so is the empty text, which the reader does not show.
-fn redirect_part(text: &str) -> Read<Option<Template>> {
-    match text.trim() {
-        "off" | "default" => Ok(None),
-        regex if regex.starts_with('~') => {
-            Err(Bad::new("is a regular expression, which is not followed", "write the begin of the address"))
-        }
-        plain => values::header_value(plain).map(Some),
+/// `~` begins a regular expression, `~*` one that is the same whatever the case; all else is what
+/// `plain` makes of it.
+fn wanted(text: &str, plain: impl FnOnce(&str) -> Read<Template>) -> Read<Wanted> {
+    let regex = match (text.strip_prefix("~*"), text.strip_prefix('~')) {
+        (Some(regex), _) => format!("(?i){}", regex.trim_start()),
+        (None, Some(regex)) => regex.trim_start().to_owned(),
+        (None, None) => return plain(text).map(Wanted::Plain),
+    };
+    values::pattern(&regex).map(Wanted::Regex)
+}
+
+/// What takes the place of `from`, whose captures it may name.
+fn replacement(text: &str, from: Option<&Wanted>) -> Read<Template> {
+    let Some(Wanted::Regex(regex)) = from else { return values::header_value(text) };
+    let groups = regex::Regex::new(regex).map_or(0, |regex| regex.captures_len() - 1);
+    let to = values::with_captures(text)?;
+    let missing = to.variables().find_map(|variable| match variable {
+        Variable::Capture(number) if usize::from(*number) > groups => Some(*number),
+        _ => None,
+    });
+    match missing {
+        Some(number) => Err(Bad::new(
+            format!("uses ${number}, for which the regular expression has no group"),
+            "add one to it, or correct the number",
+        )),
+        None => Ok(to),
     }
 }
 
-/// `from to`, both without variables. `off` is none.
-pub(super) fn pair(text: &str) -> Read<Vec<(Arc<str>, Arc<str>)>> {
-    let fits = |word: &str| {
-        word.bytes().all(|b| b.is_ascii_graphic() && !b";,\"\\$".contains(&b)) && !word.starts_with('~')
-    };
+/// `from to`. `off` is none.
+pub(super) fn pair(text: &str) -> Read<Vec<Substitution>> {
+    let bad = || Bad::new("is not two plain words", "write what there is and what takes its place, or off");
+    // What could end an attribute of a cookie.
+    let fits = |word: &str| word.bytes().all(|b| b.is_ascii_graphic() && !b";,\"\\".contains(&b));
     let words: Vec<_> = text.split_ascii_whitespace().collect();
     match words.as_slice() {
         ["off"] => Ok(Vec::new()),
-        [from, to] if fits(from) && fits(to) => Ok(vec![((*from).into(), (*to).into())]),
-        _ => Err(Bad::new("is not two plain words", "write what there is and what takes its place, or off")),
+        [from, to] if fits(to) => {
+            let plain = |from: &str| match fits(from) && !from.contains('$') {
+                true => Ok(Template::literal(from)),
+                false => Err(bad()),
+            };
+            let from = wanted(from, plain)?;
+            Ok(vec![Substitution { to: replacement(to, Some(&from))?, from }])
+        }
+        _ => Err(bad()),
     }
 }
 

@@ -7,7 +7,9 @@ use super::Scope;
 use super::networks::{Networks, Rule};
 use super::rewrite::{Rewrite, returned, rewritten};
 use super::syntax::Directive;
-use crate::model::{HeaderEdit, Redirect, RetryOn, RewriteTarget, RoutePolicy, Satisfy, Template};
+use crate::model::{
+    HeaderEdit, Redirect, RetryOn, RewriteTarget, RoutePolicy, Satisfy, Substitution, Template,
+};
 use crate::objects::excerpt;
 use crate::translate::annotations::values::{self, Bad, Read};
 use crate::translate::annotations::{bodies, upstream};
@@ -32,8 +34,8 @@ pub(super) enum Edit {
     RetryTries(u32),
     RetryTimeout(Duration),
     Http10(bool),
-    CookieDomain(Vec<(Arc<str>, Arc<str>)>),
-    CookiePath(Vec<(Arc<str>, Arc<str>)>),
+    CookieDomain(Vec<Substitution>),
+    CookiePath(Vec<Substitution>),
     LimitRate(u64),
     Networks(Networks),
     Satisfy(Satisfy),
