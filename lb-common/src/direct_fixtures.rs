@@ -20,7 +20,7 @@ use crate::maps::{
 };
 use crate::packet::{TCP, UDP};
 use crate::ranges::{self, SLOT_BITS};
-use crate::rare_fixtures::told;
+use crate::rare_fixtures::{Error, error, told};
 use crate::reason::Reason;
 use crate::ring::Entry;
 use crate::verdict::{Action, Verdict, mapped, words};
@@ -237,14 +237,23 @@ pub fn steps() -> Vec<Step> {
             step("where the ring changed", sent, Reason::Tunnelled, Action::Redirect, becomes);
         }
         too_big(v6, &mut step);
+        // Whom an error about a reply is for, who sent the reply knows.
+        let router = |mac| End { mac, address: pick(&OTHER4, &OTHER6), port: 0 };
+        let answers = [(TCP, Kind::SynAck), (UDP, Kind::Datagram)];
+        for (protocol, answer) in answers {
+            let reply = frame(vip(IPIP4), client(54_000), answer);
+            let told = error(router(PEER_MAC), vip(0), Error::TooBig(1280), &reply[14..], false);
+            let becomes = Some(wrapped(&told, by4(0, false, hash(54_000, protocol)), out));
+            step("an error about a reply", told, Reason::Tunnelled, Action::Redirect, becomes);
+        }
 
         // From the other node.
         let came = (PEER_MAC, NODE_MAC);
         let from4 = |gue| Around { from: &BACKENDS4[0], to: &NODE4, gue, hash: 7, port: Some(50_000) };
         let from6 = |gue| Around { from: &BACKENDS6[0], to: &NODE6, gue, hash: 7, port: Some(50_000) };
         let all = [from4(false), from4(true), from6(false), from6(true)];
-        for kind in [Kind::Syn, Kind::Ack, Kind::Datagram] {
-            for around in all {
+        for around in all {
+            for kind in [Kind::Syn, Kind::Ack, Kind::Datagram] {
                 let inner = |to| frame(client(52_000), vip(to), kind);
                 let packed = |to| wrapped(&inner(to), around, came);
                 let written = || Some(frame(client(52_000), near, kind));
@@ -276,6 +285,17 @@ pub fn steps() -> Vec<Step> {
                 let inner_at = odd.len() - (inner(HERE).len() - 14);
                 odd[inner_at] ^= 0x10;
                 step("of an unknown variant", odd, reason, Action::Pass, None);
+            }
+            for (_, answer) in answers {
+                let quote = |from, port| frame(from, client(port), answer)[14..].to_vec();
+                let about = |port| {
+                    error(router(PEER_MAC), vip(0), Error::TimeExceeded, &quote(vip(HERE), port), false)
+                };
+                let goes = error(router(PEER_MAC), near, Error::TimeExceeded, &quote(near, 52_000), false);
+                let came_in = wrapped(&about(52_000), around, came);
+                step("an error of a node", came_in, Reason::IcmpForwarded, Action::Pass, Some(goes));
+                let nobodys = wrapped(&about(52_002), around, came);
+                step("about nothing known", nobodys, Reason::Icmp, Action::Pass, Some(about(52_002)));
             }
         }
     }

@@ -9,14 +9,18 @@
 //! about a client's packet    (node ► endpoint) to the node  ─► to the client, quoting client ► VIP
 //! ```
 //!
+//! An error about a reply of an endpoint that packets go to as they are goes there in the same way: the node
+//! that sent the reply knows its connection.
+//!
 //! Its own addresses are the connection's as well: who gets it sees nobody whom it doesn't talk to.
 
+use crate::direct;
 use crate::flow::{self, is_reply_port};
 use crate::forward::{self, Ends, Forward, bytes, drop};
-use crate::maps::{VIP_FORWARD, VipKey};
+use crate::maps::{VIP_DIRECT, VIP_FORWARD, VipKey, VipValue};
 use crate::mark;
 use crate::nat::Change;
-use crate::packet::{ICMP, ICMPV6, TCP, UDP};
+use crate::packet::{ICMP, ICMPV6, Packet, TCP, UDP};
 use crate::rare::Work;
 use crate::reason::Reason;
 use crate::verdict::{Action, Verdict, mapped, words};
@@ -101,12 +105,17 @@ const fn places<const V6: bool>() -> Places {
 }
 
 /// Judges a frame that may be an error about a forwarded connection's packet. `None`: it is not.
+///
+/// `HERE`: another node sent it on, so it is about a connection with an endpoint of this one, or nobody's.
 #[inline(always)]
-pub fn judge<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Option<Verdict> {
-    if !ours::<E, V6>(env, work) {
+pub fn judge<E: Forward, const V6: bool, const HERE: bool>(env: &E, work: &mut Work) -> Option<Verdict> {
+    if !ours::<E, V6, HERE>(env, work) {
         return None;
     }
     let index = work.index;
+    if !HERE && work.returns == AS_IT_IS {
+        return Some(as_it_is::<E, V6>(env, work));
+    }
     let verdict = if work.returns != 0 { to_client(env, work, index) } else { to_endpoint(env, work, index) };
     if verdict.action != Action::Drop && !write_anew::<E, V6>(env, &work.old, &work.new) {
         return Some(drop(Reason::Truncated));
@@ -116,7 +125,7 @@ pub fn judge<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Option<Ver
 
 /// Whether it is about a packet of a flow, and of which.
 #[inline(never)]
-fn ours<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> bool {
+fn ours<E: Forward, const V6: bool, const HERE: bool>(env: &E, work: &mut Work) -> bool {
     // So much of it has to be there at least.
     let least = const { places::<V6>() }.ports as u32 + 8;
     if env.length() < least || read::<E, V6>(env, &mut work.old).is_none() {
@@ -126,7 +135,7 @@ fn ours<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> bool {
     if work.old.target != work.old.ends.source {
         return false;
     }
-    match flow_of(env, work) {
+    match flow_of::<E, HERE>(env, work) {
         Some(index) => work.index = index,
         None => return false,
     }
@@ -134,7 +143,7 @@ fn ours<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> bool {
 }
 
 #[inline(always)]
-fn flow_of<E: Forward>(env: &E, work: &mut Work) -> Option<u32> {
+fn flow_of<E: Forward, const HERE: bool>(env: &E, work: &mut Work) -> Option<u32> {
     let Quote { ends, protocol, .. } = &work.old;
     let key = VipKey { address: ends.source, port: ends.source_port, protocol: *protocol, zero: 0 };
     let now = env.tick();
@@ -151,9 +160,21 @@ fn flow_of<E: Forward>(env: &E, work: &mut Work) -> Option<u32> {
             let hash = flow::hash(&work.ends.source, work.ends.source_port, *protocol);
             let tag = mark::tag(hash, &work.ends);
             let (index, _) = forward::find(env, hash, tag, now, *protocol, &work.ends);
-            let flow = env.flow(index)?;
-            let backend = env.backend(flow.backend)?;
-            (backend.generation == flow.generation).then_some(index)
+            let known = env.flow(index).filter(|flow| {
+                env.backend(flow.backend).is_some_and(|backend| backend.generation == flow.generation)
+            });
+            if !HERE && vip.flags & VIP_DIRECT != 0 {
+                let slot = match &known {
+                    Some(flow) => flow.backend,
+                    None => forward::entry(env, hash, &vip, &work.ends)?.choice(false)?,
+                };
+                if env.backend(slot)?.is_direct() {
+                    work.returns = AS_IT_IS;
+                    return Some(slot);
+                }
+            }
+            let backend = env.backend(known?.backend)?;
+            if backend.is_direct() { None } else { Some(index) }
         }
         Some(_) => None,
         // A packet of a client's that this node sent on under its own address.
@@ -163,6 +184,27 @@ fn flow_of<E: Forward>(env: &E, work: &mut Work) -> Option<u32> {
         }
         None => None,
     }
+}
+
+/// In the place of [`Work::returns`]: the error goes on as it is, and [`Work::index`] is the slot of to whom.
+const AS_IT_IS: u32 = 2;
+
+#[inline(always)]
+fn as_it_is<E: Forward, const V6: bool>(env: &E, work: &Work) -> Verdict {
+    let length = if V6 { env.near::<2>(18) } else { env.near::<2>(16) };
+    let Some(length) = length.map(u16::from_be_bytes) else { return drop(Reason::Truncated) };
+    let end = length as u32 + if V6 { 54 } else { 14 };
+    if end > env.length() || end > 0xffff {
+        return drop(Reason::Truncated);
+    }
+    if let Some(mut chosen) = env.pending() {
+        chosen.backend = work.index;
+        chosen.hash = flow::hash(&work.ends.source, work.ends.source_port, work.old.protocol);
+    }
+    let packet = Packet { ip: 14, transport: 0, end: end as u16, protocol: ICMP, v6: V6 };
+    let verdict = Verdict::unpacked(direct::send(env, &packet, &VipValue::default(), true));
+    // Nobody is told of an error (RFC 1122, section 3.2.2).
+    if verdict.action == Action::Rare { drop(Reason::TooBigUnanswered) } else { verdict }
 }
 
 /// About a reply.

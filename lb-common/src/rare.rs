@@ -32,7 +32,7 @@ pub struct Work {
     pub way: WayValue,
     /// The entry of the flow that an error is about.
     pub index: u32,
-    /// 1: the error goes to the client.
+    /// 1: the error goes to the client; 2: it goes as it is to whom a packet of its client's would go.
     pub returns: u32,
 }
 
@@ -73,7 +73,7 @@ fn other<E: Forward>(env: &E) -> Verdict {
 fn of_version<E: Forward, const V6: bool>(env: &E, reason: Reason) -> Option<Verdict> {
     let mut work = env.work()?;
     let verdict = match reason {
-        Reason::Icmp => icmp::judge::<E, V6>(env, &mut work)?,
+        Reason::Icmp => icmp::judge::<E, V6, false>(env, &mut work)?,
         Reason::Fragment => fragment::judge::<E, V6>(env, &mut work)?,
         _ => return None,
     };

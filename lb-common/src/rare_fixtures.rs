@@ -25,7 +25,7 @@ use crate::verdict::{Action, Verdict, mapped, words};
 
 /// The error's kind.
 #[derive(Clone, Copy)]
-enum Error {
+pub(crate) enum Error {
     TooBig(u32),
     TimeExceeded,
     Unreachable,
@@ -83,7 +83,7 @@ fn address(end: End<'_>) -> [u32; 4] {
 }
 
 /// An error from one to another, about a packet.
-fn error(from: End<'_>, to: End<'_>, kind: Error, quoted: &[u8], control: bool) -> Vec<u8> {
+pub(crate) fn error(from: End<'_>, to: End<'_>, kind: Error, quoted: &[u8], control: bool) -> Vec<u8> {
     let ethernet = PacketBuilder::ethernet2(from.mac, to.mac);
     let mut out = Vec::new();
     let written = match (<[u8; 4]>::try_from(from.address), <[u8; 4]>::try_from(to.address)) {

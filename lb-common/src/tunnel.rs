@@ -12,20 +12,19 @@
 
 use crate::direct::{GUE_PORT, IN_IPV4, IN_IPV6, UDP_HEADER, V4, V6};
 use crate::forward::{self, Forward};
+use crate::icmp;
 use crate::maps::{MAX_VIPS, NODE_PEER, NODE_SELF, VIP_DIRECT, VIP_RANGES, VipKey, VipValue};
-use crate::packet::{self, ACK, IPV4, IPV6, SYN, TCP, UDP};
+use crate::packet::{self, ACK, ICMP, ICMPV6, IPV4, IPV6, Packet, SYN, TCP, UDP};
 use crate::ranges;
 use crate::reason::Reason;
-use crate::verdict::{Action, Verdict, mapped, pass, words};
+use crate::verdict::{Verdict, mapped, pass, words};
 
 /// Judges a frame that may have a packet in its packet, and counts it. Whoever carries out
 /// [`crate::verdict::Action::Unwrap`] goes on here.
 #[inline(always)]
 pub fn judge<E: Forward>(env: &E) -> Verdict {
     let verdict = taken_out(env).unwrap_or_else(|| pass(plain(env)));
-    if verdict.action != Action::Rare {
-        env.count(verdict.reason);
-    }
+    env.count(verdict.reason);
     verdict
 }
 
@@ -78,7 +77,21 @@ fn taken_out<E: Forward>(env: &E) -> Option<Verdict> {
     if !narrowed {
         return Some(forward::drop(Reason::Truncated));
     }
-    Some(arrived(env, vip.value))
+    Some(match packet::shape(env) {
+        Some(packet) => arrived(env, &packet, vip.value),
+        None => error(env, v6).unwrap_or(pass(Reason::Icmp)),
+    })
+}
+
+/// An ICMP error about a reply of an endpoint's. `None`: its connection is not known, or it is none.
+#[inline(always)]
+fn error<E: Forward>(env: &E, v6: bool) -> Option<Verdict> {
+    let mut work = env.work()?;
+    if v6 {
+        icmp::judge::<E, true, true>(env, &mut work)
+    } else {
+        icmp::judge::<E, false, true>(env, &mut work)
+    }
 }
 
 /// To a VIP.
@@ -118,11 +131,22 @@ fn behind<E: Forward, const IP: usize, const OVER: usize>(env: &E) -> Option<Ins
     }
 }
 
+/// The VIP of a packet, or of the reply that an ICMP error quotes.
 #[inline(always)]
 fn key_v4<E: Forward, const OVER: usize>(env: &E) -> Option<VipKey> {
+    const QUOTED: usize = 20 + 8;
     let [version, _, _, _, _, _, f0, f1, _, protocol] = env.near::<10>(14 + OVER)?;
     let whole = u16::from_be_bytes([f0, f1]) & 0x3fff == 0;
-    if version != 0x45 || !whole || (protocol != TCP && protocol != UDP) {
+    if version != 0x45 || !whole {
+        return None;
+    }
+    if protocol == ICMP {
+        let [inner, _, _, _, _, _, _, _, _, protocol] = env.near::<10>(14 + OVER + QUOTED)?;
+        let port = u16::from_ne_bytes(env.near(14 + OVER + QUOTED + 20)?);
+        let address = mapped(env.near(14 + OVER + QUOTED + 12)?);
+        return if inner == 0x45 { Some(VipKey { address, port, protocol, zero: 0 }) } else { None };
+    }
+    if protocol != TCP && protocol != UDP {
         return None;
     }
     let port = u16::from_ne_bytes(env.near(14 + OVER + 22)?);
@@ -131,8 +155,18 @@ fn key_v4<E: Forward, const OVER: usize>(env: &E) -> Option<VipKey> {
 
 #[inline(always)]
 fn key_v6<E: Forward, const OVER: usize>(env: &E) -> Option<VipKey> {
+    const QUOTED: usize = 40 + 8;
     let [version, _, _, _, _, _, protocol, _] = env.near::<8>(14 + OVER)?;
-    if version >> 4 != 6 || (protocol != TCP && protocol != UDP) {
+    if version >> 4 != 6 {
+        return None;
+    }
+    if protocol == ICMPV6 {
+        let [inner, _, _, _, _, _, protocol, _] = env.near::<8>(14 + OVER + QUOTED)?;
+        let port = u16::from_ne_bytes(env.near(14 + OVER + QUOTED + 40)?);
+        let address = words(env.near(14 + OVER + QUOTED + 8)?);
+        return if inner >> 4 == 6 { Some(VipKey { address, port, protocol, zero: 0 }) } else { None };
+    }
+    if protocol != TCP && protocol != UDP {
         return None;
     }
     let port = u16::from_ne_bytes(env.near(14 + OVER + 42)?);
@@ -149,8 +183,7 @@ fn narrow<E: Forward, const OVER: usize>(env: &E, v6: bool) -> bool {
 
 /// The packet, as if it had come like this, to endpoints of this node only.
 #[inline(always)]
-fn arrived<E: Forward>(env: &E, vip: VipValue) -> Verdict {
-    let Some(packet) = packet::shape(env) else { return forward::drop(Reason::ForwardUnusual) };
+fn arrived<E: Forward>(env: &E, packet: &Packet, vip: VipValue) -> Verdict {
     let flags = match (packet.protocol, packet.v6) {
         (TCP, true) => env.near::<1>(67),
         (TCP, false) => env.near::<1>(47),
@@ -158,15 +191,18 @@ fn arrived<E: Forward>(env: &E, vip: VipValue) -> Verdict {
     };
     let Some([flags]) = flags else { return forward::drop(Reason::Truncated) };
     env.count_vip(vip.slot, packet.end as u32, packet.protocol == TCP && flags & (SYN | ACK) == SYN);
-    if ranges::asked(vip.flags) && !ranges::admit(env, &packet, vip.slot) {
+    if ranges::asked(vip.flags) && !ranges::admit(env, packet, vip.slot) {
         return forward::drop(Reason::SourceOutside);
     }
     // The ring of this node's endpoints lies behind those of all.
     let here = VipValue { slot: vip.slot + MAX_VIPS, flags: vip.flags & !(VIP_DIRECT | VIP_RANGES) };
     // Never as it is, to a VIP without the flag.
-    let verdict = forward::to_endpoint(env, &packet, flags, &here);
+    let verdict = forward::to_endpoint(env, packet, flags, &here);
     let verdict = verdict.unwrap_or(forward::drop(Reason::NoBackend));
-    let reason =
-        if verdict.reason as u32 == Reason::Forwarded as u32 { Reason::Decapsulated } else { verdict.reason };
-    Verdict { reason, ..verdict }
+    match verdict.reason {
+        Reason::Forwarded => Verdict { reason: Reason::Decapsulated, ..verdict },
+        // The kernel delivers to endpoints of this node, and answers by itself.
+        Reason::TooBig => forward::drop(Reason::TooBigUnanswered),
+        _ => verdict,
+    }
 }

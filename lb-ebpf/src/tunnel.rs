@@ -4,20 +4,16 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use lb_common::maps::PROGRAM_TUNNEL;
 use lb_common::tunnel as common;
-use lb_common::verdict::{Action, Verdict};
+use lb_common::verdict::Verdict;
 
+use crate::action;
 use crate::frame::Kernel;
 use crate::maps::{PROGRAMS, count};
-use crate::{action, rare};
 
 /// Takes packets out of other nodes' packets, and sends them to endpoints of this node.
 #[xdp(frags)]
 pub fn tunnel(context: XdpContext) -> u32 {
-    let verdict = common::judge(&Kernel::<false>::new(&context));
-    if verdict.action == Action::Rare {
-        rare::go_on(&context, verdict);
-    }
-    action(verdict)
+    action(common::judge(&Kernel::<false>::new(&context)))
 }
 
 /// Goes on there, and comes back only if there is no such program.
