@@ -174,6 +174,7 @@ impl Rig {
         }));
         self.generation += 1;
         Arc::new(Snapshot {
+            health_ports: Arc::new([]),
             generation: self.generation,
             services: Arc::new([]),
             listeners: Arc::new([listener(self.http, Protocol::Http), listener(self.https, Protocol::Https)]),
