@@ -15,12 +15,13 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::dataplane::kernel::Lock;
-use crate::model::{ProxyProtocol, Snapshot};
+use crate::model::{BanRules, ProxyProtocol, Snapshot};
 use crate::proxy::{self, Proxy};
 use crate::source::{Health, Update, kubernetes, manifests};
 use crate::translate::{self, Translator, UnknownClass};
 
 use super::admin::server::{Socket, SocketError};
+use super::bans::{self, Bans};
 use super::check::now_unix;
 use super::cli::{AccessLog, RunArgs};
 use super::handover::stand_by;
@@ -115,7 +116,15 @@ pub async fn run(args: RunArgs) -> Result<(), DaemonError> {
     memory::without_huge_pages();
 
     let socket = Socket::open(&args.socket)?;
-    let state = Arc::new(State::new(settings.source.clone()));
+    let ban = BanRules {
+        after: args.ban_after.unwrap_or_default(),
+        within: args.ban_within,
+        lasts: args.ban_for,
+        most: args.ban_max,
+    };
+    let vips = settings.listeners.iter().map(|listener| listener.vip.address);
+    let own = addresses.iter().filter_map(|(_, address)| *address).chain(vips).collect();
+    let state = Arc::new(State::new(settings.source.clone(), Bans::new(ban, own)));
     let probes = match health::listen(args.health).await {
         Ok(listener) => tokio::spawn(health::serve(listener, state.clone())),
         // The daemon before has the address until it hands over.
@@ -126,7 +135,8 @@ pub async fn run(args: RunArgs) -> Result<(), DaemonError> {
         Err(error) => return Err(error.into()),
     };
     let handed_over = probes.abort_handle();
-    let background = [probes, tokio::spawn(socket.serve(state.clone()))];
+    let background =
+        [probes, tokio::spawn(socket.serve(state.clone())), tokio::spawn(bans::watch(state.clone()))];
     let result = follow(&args, &settings, &state, &mut stop, &handed_over).await;
     if let Ok(Ended::AtOnce) = result {
         // Dropping the proxy would wait for its workers; the end of the process does not.
@@ -176,7 +186,8 @@ async fn follow(
         take(args, next, state, &mut lock, &update).await?;
         health_ports.apply(&state.snapshot.load().health_ports);
         if let Some(publisher) = publisher.as_ref().filter(|_| update.synced) {
-            publisher.publish(&update.objects, state.snapshot.load_full());
+            let resting = state.resting.is_on();
+            publisher.publish(&update.objects, state.snapshot.load_full(), resting);
         }
         let freed = tokio::time::sleep(memory::KEPT);
         tokio::pin!(freed);
@@ -187,6 +198,7 @@ async fn follow(
                 () = stop.asked() => break 'serving,
                 changed = updates.changed() => break changed.map_err(|_| DaemonError::SourceEnded)?,
                 _ = resync.tick() => break,
+                () = state.resting.changed() => break,
                 () = &mut freed, if !given_back => {
                     memory::give_back();
                     given_back = true;

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::admin::health_words::{endpoint_state, requests_of, unwell};
 use super::admin::views::{
-    Backend, Host, Issue, Maps, RouteView, Rules, Status, Steering, Verification, word,
+    Backend, Host, Issue, Maps, RouteView, Rules, Status, Steering, Tuned, Verification, word,
 };
 use super::check::Report as CheckReport;
 use super::doctor::{Finding, Level};
@@ -82,6 +82,9 @@ pub fn status(status: &Status) -> String {
             fact(name, value);
         }
     }
+    if let Some(seconds) = status.drained_for {
+        fact("Drained", format!("for {seconds} s: others are to take over; `sluice drain --undo` ends that"));
+    }
     if let Some(error) = &status.trouble {
         fact("Trouble", error.clone());
     }
@@ -106,6 +109,15 @@ pub fn status(status: &Status) -> String {
             fact("SYN cookies", format!("{when}, {given} given so far"));
         }
         fact("Sources", rules_text(rules));
+    }
+    if let Some(bans) = &status.bans {
+        let rules = match bans.rules.after {
+            0 => "off".to_owned(),
+            after => {
+                format!("{after} offences within {} s keep out for {} s", bans.rules.within, bans.rules.lasts)
+            }
+        };
+        fact("Bans", format!("{} now, {} since the start; {rules}", bans.banned, bans.total));
     }
     text.push_str(&lines(&facts));
     if !status.vips.is_empty() {
@@ -166,8 +178,33 @@ fn rules_text(rules: &Rules) -> String {
 }
 
 /// What `sluice tune` says.
-pub fn tuning(tuning: &Tuning) -> String {
+pub fn tuning(tuned: &Tuned) -> String {
     let mut facts = table(&[]);
+    if let Some(tuning) = &tuned.rules {
+        add_rules(&mut facts, tuning);
+    }
+    let ban = &tuned.ban;
+    let after = match ban.after {
+        0 => "0 (nobody is banned)".to_owned(),
+        after => format!("{after} offences"),
+    };
+    facts.add_row(["ban-after".to_owned(), after]);
+    facts.add_row(["ban-within".to_owned(), format!("{} s", ban.within)]);
+    facts.add_row(["ban-for".to_owned(), format!("{} s", ban.lasts)]);
+    facts.add_row(["ban-max".to_owned(), ban.most.to_string()]);
+    let banned = tuned.banned.iter().take(LISTED);
+    let mut banned: Vec<_> = banned
+        .map(|one| format!("{} for {} s: {}", one.source, one.seconds_left, one.caught_at.words()))
+        .collect();
+    if tuned.banned.len() > LISTED {
+        banned.push(format!("and {} more (-o json lists all)", tuned.banned.len() - LISTED));
+    }
+    let banned = if banned.is_empty() { "nobody".to_owned() } else { banned.join("\n") };
+    facts.add_row(["banned".to_owned(), banned]);
+    lines(&facts)
+}
+
+fn add_rules(facts: &mut Table, tuning: &Tuning) {
     let mut list = |name: &str, networks: &BTreeSet<IpNet>| {
         let mut shown: Vec<_> = networks.iter().take(LISTED).map(IpNet::to_string).collect();
         if networks.len() > LISTED {
@@ -186,7 +223,6 @@ pub fn tuning(tuning: &Tuning) -> String {
     facts.add_row(["connection-burst".to_owned(), tuning.connection_burst.to_string()]);
     facts.add_row(["syn-cookies".to_owned(), tuning.syn_cookies.name().to_owned()]);
     facts.add_row(["syn-rate".to_owned(), format!("{} a second on one CPU", tuning.syn_rate)]);
-    lines(&facts)
 }
 
 /// Who writes Ingress status, and how that is getting on.

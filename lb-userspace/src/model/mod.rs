@@ -3,6 +3,7 @@
 //! A [`Snapshot`] is the whole desired state of a node and never changes once made. Parts that
 //! did not change between two generations are the same `Arc`, which is how readers know.
 
+mod ban;
 mod canary;
 mod care;
 mod cluster;
@@ -19,6 +20,7 @@ mod tls;
 mod tuning;
 mod worker_pool;
 
+pub use ban::{BanRules, MAX_BAN_AFTER, MAX_BAN_FOR, MAX_BAN_WITHIN, MAX_BANS};
 pub use canary::{Canary, CanaryHeader, CanaryValue};
 pub use care::{Care, CircuitLimits, Ejection, HealthCheck, Probe};
 pub use cluster::{Cluster, ClusterKey, Endpoint, PortRef, Via};
@@ -32,6 +34,7 @@ pub use proxy_protocol::{ProxyProtocol, ProxyVersion};
 pub use route::{Backend, Compat, PathMatch, Route, Unavailable, VirtualHost};
 pub use snapshot::{Routing, Snapshot};
 pub use tls::{Certificate, ClientAuth, Passthrough, TlsConfig};
+pub(crate) use tuning::networks;
 pub use tuning::{BadTuning, DEFAULT_BURST, MAX_BURST, MAX_RATE, MAX_SYN_RATE, SynCookies, Tuning};
 pub use worker_pool::WorkerPool;
 

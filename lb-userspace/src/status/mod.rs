@@ -58,14 +58,16 @@ use self::elector::Elector;
 use self::members::Membership;
 use self::teller::Teller;
 use self::writer::Writer;
+use crate::backoff::luck;
 use crate::model::{ObjectKey, Snapshot};
 use crate::objects::{FIELD_MANAGER, Ingress, Objects};
 use crate::translate::{self, CONTROLLER};
 
 pub use self::addresses::{Address, BadAddress, Publish};
 pub use self::lease::Timing;
-pub use self::pace::{Backoff, Pace};
+pub use self::pace::Pace;
 pub use self::report::{Report, Reporter};
+pub use crate::backoff::Backoff;
 
 /// How status is written. The defaults suit clusters of any size.
 #[derive(Clone, Debug)]
@@ -131,7 +133,7 @@ pub fn identity(hostname: &str) -> String {
         .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
         .collect();
     let host = host.trim_matches('-');
-    let random = (pace::luck() * f64::from(u32::MAX)) as u32;
+    let random = (luck() * f64::from(u32::MAX)) as u32;
     format!("{}-{random:08x}", if host.is_empty() { "sluice" } else { host })
 }
 
@@ -144,6 +146,8 @@ pub struct Served {
     pub snapshot: Arc<Snapshot>,
     /// By which settings.
     pub translation: Arc<translate::Settings>,
+    /// Others are to take over: this node's addresses are not published.
+    pub resting: bool,
 }
 
 /// What is served, and which of the Ingresses are ours.
@@ -151,6 +155,7 @@ pub struct Served {
 struct View {
     objects: Arc<Objects>,
     snapshot: Arc<Snapshot>,
+    resting: bool,
     owned: Arc<BTreeSet<ObjectKey>>,
 }
 
@@ -222,7 +227,8 @@ async fn look(
                 _ => Arc::new(translate::owned(&served.objects, &served.translation)),
             };
             let (objects, snapshot) = (served.objects.clone(), served.snapshot.clone());
-            views.send_replace(Some(Arc::new(View { objects, snapshot, owned: owned.clone() })));
+            let resting = served.resting;
+            views.send_replace(Some(Arc::new(View { objects, snapshot, resting, owned: owned.clone() })));
             known = Some((served, owned));
         }
         if updates.changed().await.is_err() {

@@ -337,3 +337,42 @@ impl Endpoints {
 fn port_number(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_is_no_room_for_is_left_out_and_said() {
+        let service = |number: u8, endpoints: u8| {
+            let name = format!("s{number:02}");
+            let vip = Vip { address: [192, 0, 2, number].into(), port: 80, transport: Transport::Tcp };
+            let one = L4Service {
+                vip,
+                service: ObjectKey::new("default", &*name),
+                targets: (0..endpoints).map(|n| SocketAddr::from(([10, 0, 0, n], 80))).collect(),
+                draining: Arc::new([]),
+                affinity: false,
+                quic: false,
+                local: false,
+                sources: None,
+            };
+            (ObjectKey::new("default", &*name), Known { services: vec![one], ..Known::default() })
+        };
+        // Fifteen large rings fit; a small one does beside them.
+        let mut all = L4Services { known: (1..=17).map(|number| service(number, 60)).collect() };
+        all.known.extend([service(18, 1)]);
+        let mut issues = Vec::new();
+        let served: Vec<_> = all.services(&[], &mut issues).iter().map(|one| one.vip.address).collect();
+        let expect: Vec<IpAddr> = (1..=15).chain([18]).map(|number| [192, 0, 2, number].into()).collect();
+        assert_eq!(served, expect);
+        let said: Vec<_> = issues.iter().map(|issue| (issue.object.key.to_string(), issue.reason)).collect();
+        let no_room = |name: &str| (format!("default/{name}"), IssueReason::NoRoom);
+        assert_eq!(said, [no_room("s16"), no_room("s17")]);
+        assert!(
+            issues[0].message.starts_with("192.0.2.16:80/tcp is not forwarded: "),
+            "{}",
+            issues[0].message
+        );
+    }
+}

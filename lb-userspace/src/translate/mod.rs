@@ -20,6 +20,7 @@ mod config_map;
 mod health_port;
 mod ingress;
 mod l4;
+mod loops;
 mod member;
 mod merge;
 mod path;
