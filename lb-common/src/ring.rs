@@ -28,7 +28,7 @@ impl Entry {
             Some(slot) => slot + 1,
             None => 0,
         };
-        Self(now + 1 | before << BITS | if others { OTHERS } else { 0 })
+        Self((now + 1) | (before << BITS) | if others { OTHERS } else { 0 })
     }
 
     /// The slot of the endpoint; `None`: there is none.

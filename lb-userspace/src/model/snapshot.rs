@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{
-    Cluster, ClusterKey, HostPattern, Issue, L4Service, Listener, Nodes, ProxyProtocol, TlsConfig,
-    VirtualHost,
+    Cluster, ClusterKey, HealthPort, HostPattern, Issue, L4Service, Listener, Nodes, ProxyProtocol,
+    TlsConfig, VirtualHost,
 };
 
 /// Everything that decides which route a request takes. Changes rarely; endpoints aren't in it.
@@ -30,6 +30,9 @@ pub struct Snapshot {
     /// VIPs in forward mode, sorted by VIP, one each.
     #[serde(skip_serializing_if = "is_empty")]
     pub services: Arc<[L4Service]>,
+    /// Where load balancers ask for this node's endpoints, sorted by port, one each.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub health_ports: Arc<[HealthPort]>,
     /// The nodes that may send each other packets in packets; nobody, where no Service asks for that.
     #[serde(skip_serializing_if = "is_nobody")]
     pub nodes: Arc<Nodes>,
@@ -67,6 +70,7 @@ impl Snapshot {
             generation: 0,
             listeners: Arc::new([]),
             services: Arc::new([]),
+            health_ports: Arc::new([]),
             nodes: Arc::default(),
             routing: Arc::default(),
             clusters: OrdMap::new(),
@@ -82,6 +86,6 @@ fn is_nobody(nodes: &Nodes) -> bool {
     *nodes == Nodes::default()
 }
 
-fn is_empty(services: &[L4Service]) -> bool {
-    services.is_empty()
+fn is_empty<T>(all: &[T]) -> bool {
+    all.is_empty()
 }

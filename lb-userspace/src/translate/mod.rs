@@ -18,6 +18,7 @@ mod class;
 mod clusters;
 mod config_map;
 mod forwarding;
+mod health_port;
 mod ingress;
 mod l4;
 mod loops;

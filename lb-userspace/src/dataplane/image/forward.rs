@@ -6,15 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use lb_common::maglev::{self, Member};
-use lb_common::maps::{
-    MAX_BACKENDS, MAX_NODES, MAX_RANGES, MAX_RING_CHUNKS, MAX_SERVERS, MAX_VIPS, RING_CHUNK,
-};
+use lb_common::maps::MAX_NODES;
 use lb_common::quic;
 use lb_common::verdict::words;
 use serde::Serialize;
 
 use super::VipEntry;
-use crate::model::{Delivery, Direct, End, L4Service, Snapshot, Transport, Vip};
+use crate::model::{Delivery, Direct, End, L4Room, L4Service, Snapshot, Transport, Vip, ring_chunks};
 
 /// Who gets packets to VIPs in forward mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -152,9 +150,7 @@ impl Service {
 
     /// How many chunks the rings take.
     pub fn chunks(&self) -> usize {
-        let here = if self.targets.is_empty() { 0 } else { maglev::size(self.targets.len() as u32) };
-        let whole = if self.direct.is_some() { maglev::DIRECT_RING } else { 0 };
-        (here as usize).div_ceil(RING_CHUNK) + (whole as usize).div_ceil(RING_CHUNK)
+        ring_chunks(self.targets.len(), self.direct.is_some())
     }
 }
 
@@ -205,24 +201,13 @@ impl Forwarding {
     /// VIP is forwarded to all of its endpoints or not at all.
     pub fn from_snapshot(snapshot: &Snapshot, proxied: &BTreeMap<Vip, VipEntry>) -> Self {
         let mut forwarding = Self::default();
-        // Rings are replaced, not changed: the old one stays while the new one is written.
-        let mut chunks = MAX_RING_CHUNKS as usize / 2;
-        // So are lists of clients.
-        let mut ranges = MAX_RANGES as usize / 2;
-        // And names of endpoints.
-        let mut names = MAX_SERVERS as usize / 2;
+        let mut room = L4Room::besides(proxied.len());
         for one in snapshot.services.iter().filter(|one| !proxied.contains_key(&one.vip)) {
-            let service = service(one);
-            let listed = service.sources.as_ref().map_or(0, BTreeSet::len);
-            let backends = service.backends(one.vip.transport).count() + one.draining.len();
-            let fits = forwarding.services.len() + proxied.len() < MAX_VIPS as usize
-                && forwarding.backends.len() + backends < MAX_BACKENDS as usize;
-            if !fits || service.chunks() > chunks || listed > ranges || service.named.len() > names {
+            // Translation leaves out what doesn't fit, and says so; here it is for certain.
+            if room.take(one).is_err() {
                 continue;
             }
-            chunks -= service.chunks();
-            ranges -= listed;
-            names -= service.named.len();
+            let service = service(one);
             forwarding.add(one, service);
         }
         if forwarding.services.values().any(|service| service.direct.is_some()) {
@@ -281,6 +266,8 @@ fn services<S: serde::Serializer>(services: &BTreeMap<Vip, Service>, s: S) -> Re
 
 #[cfg(test)]
 mod tests {
+    use lb_common::maps::MAX_RING_CHUNKS;
+
     use super::*;
     use crate::model::ObjectKey;
 

@@ -45,7 +45,7 @@ pub struct Translator {
     tls_hosts: TlsHosts,
     clusters: Clusters,
     l4: L4Services,
-    /// Of Services that ask for the same VIP.
+    /// Of Services that ask for the same VIP, or for more than there is room for.
     l4_conflicts: Vec<Issue>,
     /// The Ingresses that ask for aliases or `www` redirects.
     standing_in: BTreeSet<Rank>,
@@ -157,9 +157,11 @@ impl Translator {
         listeners.sort_unstable();
         listeners.dedup();
         let mut services = Arc::clone(&previous.services);
+        let mut health_ports = Arc::clone(&previous.health_ports);
         if work.l4 || self.made.is_none() {
             self.l4_conflicts.clear();
             services = keep(&previous.services, self.l4.services(&listeners, &mut self.l4_conflicts));
+            health_ports = keep(&previous.health_ports, self.l4.health_ports(&mut self.l4_conflicts));
             work.issues = true;
         }
         let mut nodes = Arc::clone(&previous.nodes);
@@ -181,6 +183,7 @@ impl Translator {
             generation: previous.generation,
             listeners: keep(&previous.listeners, listeners),
             services,
+            health_ports,
             nodes,
             routing: self.routing.clone(),
             clusters: self.clusters.served(),
@@ -264,6 +267,7 @@ fn keep<T: PartialEq>(old: &Arc<[T]>, new: Vec<T>) -> Arc<[T]> {
 fn differs(a: &Snapshot, b: &Snapshot) -> bool {
     !Arc::ptr_eq(&a.listeners, &b.listeners)
         || !Arc::ptr_eq(&a.services, &b.services)
+        || !Arc::ptr_eq(&a.health_ports, &b.health_ports)
         || !Arc::ptr_eq(&a.nodes, &b.nodes)
         || !Arc::ptr_eq(&a.routing, &b.routing)
         || !Arc::ptr_eq(&a.tls, &b.tls)
