@@ -11,10 +11,10 @@ use aya::programs::xdp::XdpMode as AyaMode;
 use etherparse::PacketBuilder;
 use ipnet::IpNet;
 use lb_common::reason::Reason;
-use sluice::dataplane::image::forward::{Backend, Forwarding, Service};
+use sluice::dataplane::image::forward::{Backend, Ends, Forwarding, Service, Share};
 use sluice::dataplane::image::{MapImage, VipEntry};
 use sluice::dataplane::kernel::{Dataplane, Settings, load};
-use sluice::model::{Transport, Vip};
+use sluice::model::{Delivery, Transport, Vip};
 
 use crate::checksums;
 use crate::kernel_node::{Client, Node};
@@ -367,7 +367,9 @@ fn alter(image: &mut MapImage, random: &mut fastrand::Rng) {
                 // One at most, for all have one address.
                 let named = targets.iter().take(random.usize(..2)).copied().collect();
                 let affinity = random.bool();
-                let service = Service { targets, affinity, sources, named, direct: None };
+                // Some go as they are to others besides, as far as rings have room for all.
+                let direct = (random.u8(..8) == 0).then(|| ends(random, !targets.is_empty()));
+                let service = Service { targets, affinity, sources, named, direct };
                 image.forward.services.insert(vip, service);
             }
         }
@@ -380,6 +382,19 @@ fn alter(image: &mut MapImage, random: &mut fastrand::Rng) {
     let mut backends: BTreeMap<_, _> = drain.into_iter().map(|one| (one, false)).collect();
     backends.extend(asked.map(|backend| (backend, true)));
     forward.backends = backends;
+}
+
+/// Up to seven others, and this node.
+fn ends(random: &mut fastrand::Rng, here: bool) -> Ends {
+    let mut share = |here| Share { endpoints: random.u32(1..4), here };
+    let others = (1..8u8).map(|host| (IpAddr::from([10, 9, 3, host]), share(false)));
+    let mut ends: BTreeMap<_, _> = others.collect();
+    ends.retain(|_, _| random.bool());
+    if here {
+        ends.insert([10, 9, 3, 9].into(), Share { endpoints: 2, here });
+    }
+    let by = [Delivery::L2, Delivery::Ipip, Delivery::Gue][random.usize(..3)];
+    Ends { by, ends, draining: BTreeSet::new() }
 }
 
 fn toggle(names: &mut BTreeMap<String, u8>, name: String, class: u8) {
