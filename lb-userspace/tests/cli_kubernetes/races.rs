@@ -209,6 +209,15 @@ fn flapping_endpoints_and_edits_cost_no_request() {
     let server = api_server();
     let (red, blue) = (endpoint("red", Duration::ZERO), endpoint("blue", Duration::ZERO));
     publish(&server, red);
+    server.apply(json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": "d", "name": "second"}, "spec": {"ports": [{"port": 80}]}}));
+    let of_second = |to| {
+        let mut slice = slice(&[to]);
+        slice["metadata"]["name"] = "second-1".into();
+        slice["metadata"]["labels"]["kubernetes.io/service-name"] = "second".into();
+        slice
+    };
+    server.apply(of_second(blue));
     let daemon = follow(&server, &[], Daemon::is_ready);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -232,7 +241,11 @@ fn flapping_endpoints_and_edits_cost_no_request() {
             let mut edited = ingress("web", "sluice", "web.test");
             edited["metadata"]["annotations"] = json!({ "round": round.to_string() });
             edited["spec"]["rules"][0]["http"]["paths"][0]["path"] = ["/", ""][round % 2].into();
+            // The route moves from one Service to the other, which then nobody names any more.
+            edited["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]["name"] =
+                ["web", "second"][round / 2 % 2].into();
             server.apply(edited);
+            server.apply(of_second([red, blue][round % 2]));
             // Another Ingress of the same host and Service comes and goes.
             let mut other = ingress("other", "sluice", "web.test");
             other["spec"]["rules"][0]["http"]["paths"][0]["path"] = "/other".into();
@@ -243,6 +256,7 @@ fn flapping_endpoints_and_edits_cost_no_request() {
             }
             std::thread::sleep(Duration::from_millis(7));
         }
+        server.apply(ingress("web", "sluice", "web.test"));
         until_served_by(&daemon, "web.test", "blue");
         stop.store(true, Ordering::Relaxed);
         for client in clients {
