@@ -314,6 +314,8 @@ pub const TUNE_ALL_COOKIES: u32 = 8;
 pub const SOURCE_DENY: u32 = 1;
 /// What the list says of a prefix: let in, without a budget.
 pub const SOURCE_ALLOW: u32 = 2;
+/// [`SOURCE_DENY`] for a time: written by the daemon, for what the proxy caught the source at.
+pub const SOURCE_BANNED: u32 = 3;
 
 /// What is known of a connection of a TLS VIP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

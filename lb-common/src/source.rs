@@ -1,7 +1,7 @@
 //! Rules for clients by their address: lists, and a budget of new connections for each.
 
 use crate::env::Env;
-use crate::maps::{SOURCE_ALLOW, SOURCE_DENY, TUNE_BUDGET, TUNE_SOURCES};
+use crate::maps::{SOURCE_ALLOW, SOURCE_BANNED, SOURCE_DENY, TUNE_BUDGET, TUNE_SOURCES};
 use crate::packet::{ACK, FIN, Packet, RST, SYN};
 use crate::reason::Reason;
 use crate::verdict::{mapped, words};
@@ -24,7 +24,7 @@ pub fn judge<E: Env>(env: &E, packet: &Packet, opening: bool) -> Reason {
     let tuning = env.tuning();
     if tuning.flags & TUNE_SOURCES != 0 {
         match env.source(&address) {
-            Some(SOURCE_DENY) => return Reason::SourceDenied,
+            Some(SOURCE_DENY | SOURCE_BANNED) => return Reason::SourceDenied,
             Some(SOURCE_ALLOW) => return Reason::Vip,
             _ => {}
         }

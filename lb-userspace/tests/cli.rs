@@ -4,11 +4,12 @@
 #[path = "support/daemon.rs"]
 mod daemon;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use daemon::{Daemon, command, endpoint, free_port, get, ingress, service, sluice, text, until};
+use daemon::{DEADLINE, Daemon, command, endpoint, free_port, get, ingress, service, sluice, text, until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -375,12 +376,129 @@ fn what_a_drain_cuts_is_counted() {
 }
 
 #[test]
+fn what_a_drain_leaves_is_counted() {
+    let daemon = with_a_request_under_way("1");
+    let output = daemon.ask(&["drain", "--timeout", "1"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stdout).contains("1 connection left after 1 s"), "{output:?}");
+    assert_eq!(daemon.json(&["status"])["proxy"]["total"]["requests_active"], 1, "nothing is cut");
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     let mut daemon = with_a_request_under_way("300");
     daemon.signal(Signal::SIGINT);
     until("it drains", || daemon.log().contains("draining").then_some(()));
     daemon.signal(Signal::SIGINT);
     assert_eq!(daemon.wait(), Some(0), "{}", daemon.log());
+}
+
+/// What somebody does before they take a node away, and when they have thought better of it.
+#[test]
+fn others_take_over_and_no_longer() {
+    use std::io::{Read, Write};
+    let red = endpoint("red", Duration::ZERO);
+    let files = [("a.yaml", service("red", &[red]) + &ingress("web", "red.test", "/", "red"))];
+    let daemon = Daemon::start(&files, &[]);
+    let open = |daemon: &Daemon| {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", daemon.http)).expect("connected");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: red.test\r\n\r\n").expect("sent");
+        let mut begin = [0; 12];
+        stream.read_exact(&mut begin).expect("an answer");
+        assert_eq!(&begin, b"HTTP/1.1 200");
+        stream
+    };
+    let mut idle = open(&daemon);
+    assert_eq!(daemon.ask(&["probe", "ready"]).status.code(), Some(0));
+    let mut waiting = command();
+    waiting.args(["drain", "--timeout", "60", "--socket"]).arg(daemon.socket());
+    let waiting = waiting.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    // What is idle ends, who comes gets one answer.
+    drop(idle.read_to_end(&mut Vec::new()));
+    let mut late = open(&daemon);
+    let mut rest = String::new();
+    late.read_to_string(&mut rest).expect("the end");
+    assert!(rest.to_lowercase().contains("connection: close"), "{rest}");
+    let status = daemon.json(&["status"]);
+    assert!(status["drained_for"].is_u64() && status["ready"] == false, "{status}");
+    assert_eq!(daemon.ask(&["probe", "ready"]).status.code(), Some(1));
+    let output = waiting.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{output:?}");
+    assert!(text(&output.stdout).contains("no connection is left"), "{output:?}");
+    assert_eq!(daemon.ask(&["drain", "--undo"]).status.code(), Some(0));
+    assert_eq!(daemon.ask(&["probe", "ready"]).status.code(), Some(0));
+    let mut stays = open(&daemon);
+    stays.write_all(b"GET / HTTP/1.1\r\nHost: red.test\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut both = String::new();
+    stays.read_to_string(&mut both).expect("the end");
+    assert_eq!(both.matches("HTTP/1.1 200").count(), 1, "the second answer on the same connection: {both}");
+}
+
+/// Without XDP the daemon itself keeps out who is banned; `tune` shows it and lets in again.
+#[test]
+fn who_misbehaves_is_kept_out_for_a_time() {
+    use std::io::{Read, Write};
+    let red = endpoint("red", Duration::ZERO);
+    let files = [("a.yaml", service("red", &[red]) + &ingress("web", "red.test", "/", "red"))];
+    let more = ["--ban-after", "2", "--ban-within", "3600", "--max-client-connections", "1"];
+    let daemon = Daemon::start(&files, &more);
+    // Not this node's own address, which is never banned.
+    let from = |address: [u8; 4]| {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from((address, 0)).into()).expect("bound");
+        socket.connect(&SocketAddr::from(([127, 0, 0, 1], daemon.http)).into()).expect("connected");
+        let stream = std::net::TcpStream::from(socket);
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        stream
+    };
+    let served = |address: [u8; 4]| {
+        let mut stream = from(address);
+        drop(stream.write_all(b"GET / HTTP/1.1\r\nHost: red.test\r\nConnection: close\r\n\r\n"));
+        let mut answer = Vec::new();
+        drop(stream.read_to_end(&mut answer));
+        answer.starts_with(b"HTTP/1.1 200")
+    };
+    let offend = |address: [u8; 4]| {
+        let mut held = from(address);
+        held.write_all(b"GET / HTTP/1.1\r\nHost: red.test\r\n\r\n").expect("sent");
+        held.read_exact(&mut [0]).expect("an answer");
+        for _ in 0..2 {
+            assert_eq!(from(address).read(&mut [0]).unwrap_or(0), 0, "one too many");
+        }
+    };
+    let (bad, good, own) = ([127, 0, 0, 7], [127, 0, 0, 8], [127, 0, 0, 1]);
+    offend(bad);
+    until("it is banned", || (daemon.json(&["status"])["bans"]["banned"] == 1).then_some(()));
+    assert!(!served(bad) && served(good));
+    let tuned = daemon.json(&["tune"]);
+    assert_eq!(
+        (&tuned["banned"][0]["source"], &tuned["banned"][0]["caught_at"]),
+        (&"127.0.0.7/32".into(), &"connections".into())
+    );
+    assert!(tuned.get("deny").is_none(), "{tuned}");
+    let shown = text(&daemon.ask(&["tune"]).stdout);
+    assert!(shown.contains("127.0.0.7/32 for ") && shown.contains("ban-after"), "{shown}");
+    assert!(text(&daemon.ask(&["status"]).stdout).contains("1 now, 1 since the start"));
+    daemon.json(&["tune", "banned-=127.0.0.7"]);
+    assert!(served(bad));
+    offend(own);
+    // Judged in turn: when this one is banned, the other was looked at.
+    offend(bad);
+    until("it is banned again", || (daemon.json(&["status"])["bans"]["banned"] == 1).then_some(()));
+    assert!(served(own), "the node's own address is spared");
+    // A ban ends by itself, by the rules of its time.
+    daemon.json(&["tune", "banned=", "ban-for=1"]);
+    offend(bad);
+    until("it is banned", || (daemon.json(&["status"])["bans"]["total"] == 3).then_some(()));
+    until("it is let in again", || served(bad).then_some(()));
+    for (setting, says) in
+        [("deny=192.0.2.1", "--no-xdp"), ("ban-after=200", "from 0 to 100"), ("banned=1.2.3.4", "banned-=")]
+    {
+        let output = daemon.ask(&["tune", setting]);
+        assert!(!output.status.success() && text(&output.stderr).contains(says), "{setting}: {output:?}");
+    }
 }
 
 #[test]

@@ -360,3 +360,84 @@ fn shutdown_lets_requests_finish() {
     assert_eq!((seen.status, seen.body.as_slice()), (200, &b"done"[..]));
     assert_eq!(seen.header("connection"), Some("close"));
 }
+
+/// While others are to take over, what is open ends in good order, and who comes gets one answer.
+#[test]
+fn resting_ends_connections_and_refuses_nobody() {
+    let mut rig = Rig::new();
+    let slow = endpoint(|stream| {
+        while rig::read_head(stream).is_some() {
+            std::thread::sleep(Duration::from_millis(300));
+            drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"));
+        }
+    });
+    rig.cluster("web", &[endpoint(echo)]);
+    rig.cluster("slow", &[slow]);
+    rig.cluster("socket", &[endpoint(rig::websocket_echo)]);
+    for name in ["web", "slow", "socket"] {
+        rig.route(&host(name), "/", name);
+    }
+    let proxy = rig.start(|settings| settings.workers = 1);
+    let get = |name: &str, more: &str| format!("GET / HTTP/1.1\r\nHost: {name}.test\r\n{more}\r\n");
+    let ask = |stream: &mut TcpStream, request: &str| {
+        stream.write_all(request.as_bytes()).expect("sent");
+        let seen = read_response(stream, false).expect("an answer");
+        assert_eq!(seen.status, 200);
+        seen.header("connection") == Some("close")
+    };
+    for more in ["", "TE: trailers\r\n"] {
+        let (web, slow) = (get("web", more), get("slow", more));
+        let mut idle = rig::connect(proxy.http);
+        assert!(!ask(&mut idle, &web), "{more:?}");
+        let mut busy = rig::connect(proxy.http);
+        busy.write_all(slow.as_bytes()).expect("sent");
+        rig::eventually(|| proxy.proxy.stats().total.requests_active == 1);
+        proxy.proxy.rest(true);
+        assert!(read_response(&mut idle, false).is_none(), "an idle connection ends");
+        let seen = read_response(&mut busy, false).expect("an answer");
+        assert_eq!((seen.status, seen.header("connection")), (200, Some("close")), "{}", seen.head);
+        for _ in 0..2 {
+            let mut late = rig::connect(proxy.http);
+            assert!(ask(&mut late, &web), "{more:?}: one answer and the end");
+            assert!(read_response(&mut late, false).is_none());
+        }
+        proxy.proxy.rest(false);
+        rig::eventually(|| {
+            let mut stream = rig::connect(proxy.http);
+            !ask(&mut stream, &web) && !ask(&mut stream, &web)
+        });
+    }
+    runtime().block_on(async {
+        let connect = async || {
+            let stream = tokio::net::TcpStream::connect(proxy.http).await.expect("connected");
+            let (client, connection) = hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(
+                TokioExecutor::new(),
+                TokioIo::new(stream),
+            )
+            .await
+            .expect("h2");
+            (client, tokio::spawn(connection))
+        };
+        let request = || http::Request::get("http://web.test/").body(Empty::new()).expect("a request");
+        let (mut client, open) = connect().await;
+        assert_eq!(client.send_request(request()).await.expect("an answer").status(), 200);
+        let stream = tokio::net::TcpStream::connect(proxy.http).await.expect("connected");
+        let (mut socket, _) =
+            tokio_tungstenite::client_async("ws://socket.test/", stream).await.expect("a socket");
+        proxy.proxy.rest(true);
+        tokio::time::timeout(Duration::from_secs(20), open)
+            .await
+            .expect("GOAWAY")
+            .expect("no panic")
+            .expect("in order");
+        let (mut late, open) = connect().await;
+        assert_eq!(late.send_request(request()).await.expect("an answer").status(), 200);
+        tokio::time::timeout(Duration::from_secs(20), open)
+            .await
+            .expect("GOAWAY")
+            .expect("no panic")
+            .expect("in order");
+        socket.send(Message::text("still here")).await.expect("sent");
+        assert_eq!(socket.next().await.expect("a message").expect("a message"), Message::text("still here"));
+    });
+}

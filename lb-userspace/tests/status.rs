@@ -359,6 +359,15 @@ async fn the_addresses_of_all_nodes_are_published() {
     until_says(&server, "web", &["192.0.2.1", "192.0.2.2", "2001:db8::1"]).await;
     assert_eq!(members(&server).len(), 2);
     assert_eq!(first.report().addresses, ["192.0.2.1", "192.0.2.2", "2001:db8::1"]);
+    // One that others are to take over from is not published, though it is there.
+    second.rest(true);
+    until_says(&server, "web", &["192.0.2.1", "2001:db8::1"]).await;
+    second.rest(false);
+    until_says(&server, "web", &["192.0.2.1", "192.0.2.2", "2001:db8::1"]).await;
+    first.rest(true);
+    until_says(&server, "web", &["192.0.2.1", "192.0.2.2"]).await;
+    first.rest(false);
+    until_says(&server, "web", &["192.0.2.1", "192.0.2.2", "2001:db8::1"]).await;
 
     // The leader goes: the other one publishes both until the first has been silent for long enough.
     first.kill();

@@ -15,16 +15,18 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::dataplane::kernel::Lock;
-use crate::model::{ProxyProtocol, Snapshot};
+use crate::model::{BanRules, ProxyProtocol, Snapshot};
 use crate::proxy::{self, Proxy};
 use crate::source::{Health, Update, kubernetes, manifests};
 use crate::translate::{self, Translator, UnknownClass};
 
 use super::admin::server::{Socket, SocketError};
+use super::bans::{self, Bans};
 use super::check::now_unix;
 use super::cli::{AccessLog, RunArgs};
 use super::handover::stand_by;
 use super::health::{self, HealthError};
+use super::health_ports::HealthPorts;
 use super::memory;
 use super::publisher::Publisher;
 use super::settings::{BadSettings, Settings, SourceKind, node_addresses};
@@ -114,7 +116,15 @@ pub async fn run(args: RunArgs) -> Result<(), DaemonError> {
     memory::without_huge_pages();
 
     let socket = Socket::open(&args.socket)?;
-    let state = Arc::new(State::new(settings.source.clone()));
+    let ban = BanRules {
+        after: args.ban_after.unwrap_or_default(),
+        within: args.ban_within,
+        lasts: args.ban_for,
+        most: args.ban_max,
+    };
+    let vips = settings.listeners.iter().map(|listener| listener.vip.address);
+    let own = addresses.iter().filter_map(|(_, address)| *address).chain(vips).collect();
+    let state = Arc::new(State::new(settings.source.clone(), Bans::new(ban, own)));
     let probes = match health::listen(args.health).await {
         Ok(listener) => tokio::spawn(health::serve(listener, state.clone())),
         // The daemon before has the address until it hands over.
@@ -125,7 +135,8 @@ pub async fn run(args: RunArgs) -> Result<(), DaemonError> {
         Err(error) => return Err(error.into()),
     };
     let handed_over = probes.abort_handle();
-    let background = [probes, tokio::spawn(socket.serve(state.clone()))];
+    let background =
+        [probes, tokio::spawn(socket.serve(state.clone())), tokio::spawn(bans::watch(state.clone()))];
     let result = follow(&args, &settings, &state, &mut stop, &handed_over).await;
     if let Ok(Ended::AtOnce) = result {
         // Dropping the proxy would wait for its workers; the end of the process does not.
@@ -142,7 +153,7 @@ pub async fn run(args: RunArgs) -> Result<(), DaemonError> {
 async fn follow(
     args: &RunArgs,
     settings: &Settings,
-    state: &State,
+    state: &Arc<State>,
     stop: &mut Stop,
     probes: &AbortHandle,
 ) -> Result<Ended, DaemonError> {
@@ -163,6 +174,7 @@ async fn follow(
         let _ = state.publishing.set(publisher.reporter.clone());
     }
     let mut translator = Translator::default();
+    let mut health_ports = HealthPorts::new(Arc::clone(state) as Arc<dyn health::Probed>);
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut neighbours = tokio::time::interval(NEIGHBOURS);
@@ -172,8 +184,10 @@ async fn follow(
             translator.translate(&update.objects, &translation, &update.issues, now_unix(), previous)
         };
         take(args, next, state, &mut lock, &update).await?;
+        health_ports.apply(&state.snapshot.load().health_ports);
         if let Some(publisher) = publisher.as_ref().filter(|_| update.synced) {
-            publisher.publish(&update.objects, state.snapshot.load_full());
+            let resting = state.resting.is_on();
+            publisher.publish(&update.objects, state.snapshot.load_full(), resting);
         }
         let freed = tokio::time::sleep(memory::KEPT);
         tokio::pin!(freed);
@@ -184,6 +198,7 @@ async fn follow(
                 () = stop.asked() => break 'serving,
                 changed = updates.changed() => break changed.map_err(|_| DaemonError::SourceEnded)?,
                 _ = resync.tick() => break,
+                () = state.resting.changed() => break,
                 () = &mut freed, if !given_back => {
                     memory::give_back();
                     given_back = true;
@@ -196,6 +211,8 @@ async fn follow(
             }
         }
     }
+    // A successor may have them, and load balancers are to go elsewhere.
+    drop(health_ports);
     let finish = async {
         if let Some(publisher) = publisher {
             publisher.finish().await;

@@ -3,6 +3,7 @@
 //! the newer one puts its own listeners in place; only then does the older one close its own and
 //! drain. At no moment is there nobody to connect to.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -60,9 +61,12 @@ pub async fn stand_by(
 /// Lets go of the kernel's side, all of which stays in place. If a successor takes it, goes on
 /// accepting until its listeners have replaced ours.
 pub async fn hand_over(args: &RunArgs, state: &State, probes: &AbortHandle) {
-    if state.steering().take().is_none() {
-        return;
+    let Some(mut steering) = state.steering().take() else { return };
+    // Nobody would let them in again.
+    if let Err(error) = steering.ban(&BTreeSet::new()) {
+        tracing::warn!(%error, "bans stay in the kernel until a daemon starts");
     }
+    drop(steering);
     // Longer than a successor waits between two attempts.
     tokio::time::sleep(4 * LOCK_POLL).await;
     if matches!(steering::lock(&args.pin_dir), Ok(None)) {

@@ -25,12 +25,13 @@ const MOST: usize = 1000;
 /// A counter or gauge of the proxy's workers: field, name, help.
 type Field = (&'static str, &'static str, &'static str);
 
-const COUNTERS: [Field; 21] = [
+const COUNTERS: [Field; 22] = [
     ("accepted", "proxy_connections", "Client connections accepted"),
     ("accept_failures", "proxy_accept_failures", "Failed accepts, above all for want of file descriptors"),
     ("crowded", "proxy_connections_crowded", "Client connections closed because their client had too many"),
     ("proxy_header_failures", "proxy_header_failures", "Connections without a good PROXY header in time"),
     ("resetting", "proxy_connections_resetting", "HTTP/2 connections ended for resetting most requests"),
+    ("banned", "proxy_connections_banned", "Client connections closed because their client is banned"),
     ("flooding", "proxy_connections_flooding", "HTTP/2 connections ended for frames that carry nothing"),
     ("tls_handshakes", "proxy_tls_handshakes", "TLS handshakes completed"),
     ("tls_failures", "proxy_tls_failures", "TLS handshakes that failed or took too long"),
@@ -91,6 +92,7 @@ const RESPONSES: [(&str, &str); 5] = [
 pub fn encode(status: &Status, measurements: &[Measurement]) -> String {
     let mut metrics = Metrics(Registry::with_prefix("sluice"));
     metrics.daemon(status);
+    metrics.bans(status);
     metrics.kernel(status);
     metrics.proxy(&status.proxy);
     metrics.routes(measurements);
@@ -141,6 +143,13 @@ impl Metrics {
         self.total("events_dropped", "Events that the server refused", report.events_dropped);
         self.number("events_waiting", "Events that wait for their turn", report.events_waiting);
         self.total("status_failures", "Requests for status, Events and Leases that failed", report.failures);
+    }
+
+    fn bans(&mut self, status: &Status) {
+        if let Some(bans) = &status.bans {
+            self.number("banned_sources", "Clients that are kept out for a time", bans.banned as u64);
+            self.total("bans", "Times that a client was banned", bans.total);
+        }
     }
 
     fn kernel(&mut self, status: &Status) {

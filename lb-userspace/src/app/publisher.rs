@@ -48,10 +48,10 @@ impl Publisher {
         Self { served, translation: Arc::new(translation), task, reporter }
     }
 
-    /// Says what is served from now on.
-    pub fn publish(&self, objects: &Arc<Objects>, snapshot: Arc<Snapshot>) {
+    /// Says what is served from now on, and whether others are to take over.
+    pub fn publish(&self, objects: &Arc<Objects>, snapshot: Arc<Snapshot>, resting: bool) {
         let (objects, translation) = (Arc::clone(objects), Arc::clone(&self.translation));
-        self.served.send_replace(Some(Served { objects, snapshot, translation }));
+        self.served.send_replace(Some(Served { objects, snapshot, translation, resting }));
     }
 
     /// Ends the task and lets another daemon lead.

@@ -1,16 +1,17 @@
 //! Text for people. Pure: everything here is made of what `-o json` prints.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use ipnet::IpNet;
 use lb_common::maps::{CLASS_PASSTHROUGH, CLASS_POOLS, CLASS_TERMINATE};
+use serde_json::Value;
 
 use super::admin::health_words::{endpoint_state, requests_of, unwell};
 use super::admin::views::{
-    Backend, Host, Issue, Maps, RouteView, Rules, Status, Steering, Verification, word,
+    Backend, Host, Issue, Maps, RouteView, Rules, Status, Steering, Tuned, Verification, word,
 };
 use super::check::Report as CheckReport;
 use super::doctor::{Finding, Level};
@@ -71,10 +72,18 @@ pub fn status(status: &Status) -> String {
         let how = if status.xdp.is_some() { "" } else { ", but not here: that takes XDP, which is off" };
         fact("Forwarding", format!("{vips} for Services of type LoadBalancer{how}"));
     }
+    let left_out = status.issues.iter().filter(|issue| issue.reason == "NoRoom").count();
+    if left_out > 0 {
+        let vips = plural(left_out, "VIP");
+        fact("Not forwarded", format!("{vips}: the kernel's tables have no room, see the issues"));
+    }
     if let Some(publishing) = &status.publishing {
         for (name, value) in publishing_facts(publishing) {
             fact(name, value);
         }
+    }
+    if let Some(seconds) = status.drained_for {
+        fact("Drained", format!("for {seconds} s: others are to take over; `sluice drain --undo` ends that"));
     }
     if let Some(error) = &status.trouble {
         fact("Trouble", error.clone());
@@ -83,6 +92,9 @@ pub fn status(status: &Status) -> String {
     if let (Some(requests), Some(active)) = (total("requests"), total("active")) {
         let errors = total("responses_5xx").unwrap_or_default();
         fact("Proxy", format!("{requests} requests, {errors} answered 5xx, {active} connections open"));
+    }
+    if let Some(workers) = workers_text(&status.proxy) {
+        fact("Workers", workers);
     }
     if let Some(unwell) = unwell(&status.proxy) {
         fact("Unwell", unwell);
@@ -97,6 +109,15 @@ pub fn status(status: &Status) -> String {
             fact("SYN cookies", format!("{when}, {given} given so far"));
         }
         fact("Sources", rules_text(rules));
+    }
+    if let Some(bans) = &status.bans {
+        let rules = match bans.rules.after {
+            0 => "off".to_owned(),
+            after => {
+                format!("{after} offences within {} s keep out for {} s", bans.rules.within, bans.rules.lasts)
+            }
+        };
+        fact("Bans", format!("{} now, {} since the start; {rules}", bans.banned, bans.total));
     }
     text.push_str(&lines(&facts));
     if !status.vips.is_empty() {
@@ -131,6 +152,23 @@ pub fn status(status: &Status) -> String {
     text
 }
 
+/// General workers and pools, where there are any of the latter.
+fn workers_text(proxy: &Value) -> Option<String> {
+    let mut pools: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+    for worker in proxy.get("workers")?.as_array()? {
+        let of = |name| worker.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let pool = worker.get("pool").and_then(Value::as_str).unwrap_or_default();
+        let (workers, requests) = pools.entry(pool).or_default();
+        *workers += 1;
+        *requests += of("requests");
+    }
+    let shown = pools.iter().map(|(pool, (workers, requests))| match *pool {
+        "" => format!("{workers} general ({requests} requests)"),
+        pool => format!("{workers} of pool {pool} ({requests} requests)"),
+    });
+    (pools.len() > 1).then(|| shown.collect::<Vec<_>>().join(", "))
+}
+
 fn rules_text(rules: &Rules) -> String {
     let budget = match rules.connection_rate {
         0 => "no budget".to_owned(),
@@ -140,8 +178,33 @@ fn rules_text(rules: &Rules) -> String {
 }
 
 /// What `sluice tune` says.
-pub fn tuning(tuning: &Tuning) -> String {
+pub fn tuning(tuned: &Tuned) -> String {
     let mut facts = table(&[]);
+    if let Some(tuning) = &tuned.rules {
+        add_rules(&mut facts, tuning);
+    }
+    let ban = &tuned.ban;
+    let after = match ban.after {
+        0 => "0 (nobody is banned)".to_owned(),
+        after => format!("{after} offences"),
+    };
+    facts.add_row(["ban-after".to_owned(), after]);
+    facts.add_row(["ban-within".to_owned(), format!("{} s", ban.within)]);
+    facts.add_row(["ban-for".to_owned(), format!("{} s", ban.lasts)]);
+    facts.add_row(["ban-max".to_owned(), ban.most.to_string()]);
+    let banned = tuned.banned.iter().take(LISTED);
+    let mut banned: Vec<_> = banned
+        .map(|one| format!("{} for {} s: {}", one.source, one.seconds_left, one.caught_at.words()))
+        .collect();
+    if tuned.banned.len() > LISTED {
+        banned.push(format!("and {} more (-o json lists all)", tuned.banned.len() - LISTED));
+    }
+    let banned = if banned.is_empty() { "nobody".to_owned() } else { banned.join("\n") };
+    facts.add_row(["banned".to_owned(), banned]);
+    lines(&facts)
+}
+
+fn add_rules(facts: &mut Table, tuning: &Tuning) {
     let mut list = |name: &str, networks: &BTreeSet<IpNet>| {
         let mut shown: Vec<_> = networks.iter().take(LISTED).map(IpNet::to_string).collect();
         if networks.len() > LISTED {
@@ -160,7 +223,6 @@ pub fn tuning(tuning: &Tuning) -> String {
     facts.add_row(["connection-burst".to_owned(), tuning.connection_burst.to_string()]);
     facts.add_row(["syn-cookies".to_owned(), tuning.syn_cookies.name().to_owned()]);
     facts.add_row(["syn-rate".to_owned(), format!("{} a second on one CPU", tuning.syn_rate)]);
-    lines(&facts)
 }
 
 /// Who writes Ingress status, and how that is getting on.
@@ -564,6 +626,26 @@ mod tests {
         let got = text(&report);
         assert!(got.contains("Publishing: 192.0.2.1, lb.example\n"), "{got}");
         assert!(got.ends_with("API trouble: 4 so far, the last: 500\n"), "{got}");
+    }
+
+    #[test]
+    fn workers_are_told_by_pool() {
+        let worker = |pool: Option<&str>, requests: u64| match pool {
+            Some(pool) => serde_json::json!({ "worker": 0, "pool": pool, "requests": requests }),
+            None => serde_json::json!({ "worker": 0, "requests": requests }),
+        };
+        for (workers, expect) in [
+            (vec![], None),
+            (vec![worker(None, 3)], None),
+            (
+                vec![worker(None, 3), worker(None, 4), worker(Some("tenant"), 5), worker(Some("a"), 0)],
+                Some("2 general (7 requests), 1 of pool a (0 requests), 1 of pool tenant (5 requests)"),
+            ),
+        ] {
+            let stats = serde_json::json!({ "workers": workers });
+            assert_eq!(workers_text(&stats).as_deref(), expect);
+        }
+        assert_eq!(workers_text(&Value::Null), None);
     }
 
     #[test]

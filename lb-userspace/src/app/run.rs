@@ -17,9 +17,7 @@ use super::cli::{
     RunArgs, TuneArgs,
 };
 use super::explain::Explanation;
-use crate::model::Tuning;
-
-use super::{check, daemon, doctor, environment, flow, render, steering, top, trace};
+use super::{check, daemon, doctor, environment, flow, render, rest, steering, top, trace};
 
 /// The answer is there, and it is no.
 const NEGATIVE: u8 = 1;
@@ -65,6 +63,7 @@ async fn dispatch(command: Command) -> Result<u8, String> {
         Command::Trace(args) => trace::client::run(&args).await.map(|()| 0),
         Command::Maps(args) => maps(args.command).await,
         Command::Tune(args) => tune(&args).await,
+        Command::Drain(args) => rest::run(&args).await,
         Command::Probe(args) => probe(&args).await,
         Command::Doctor(args) => run_doctor(&args).await,
         Command::Check(args) => {
@@ -137,8 +136,7 @@ async fn tune(args: &TuneArgs) -> Result<u8, String> {
         client::post(&client.socket, "/tune", settings.join("\n")).await
     };
     let json = json.map_err(text)?;
-    let tuning: Tuning = serde_json::from_value(json.clone()).map_err(text)?;
-    print(client.output, &json, render::tuning(&tuning))?;
+    show(client, &json, render::tuning)?;
     Ok(0)
 }
 
@@ -223,7 +221,7 @@ fn show<T: DeserializeOwned>(
 }
 
 /// Whoever reads may leave early (`| head`): that is no failure.
-fn print(output: Output, value: &impl Serialize, table: String) -> Result<(), String> {
+pub(super) fn print(output: Output, value: &impl Serialize, table: String) -> Result<(), String> {
     let out = match output {
         Output::Table => table,
         Output::Json => serde_json::to_string_pretty(value).map_err(text)? + "\n",

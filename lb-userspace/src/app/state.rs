@@ -17,11 +17,13 @@ use crate::source::Health;
 use crate::status::Reporter;
 
 use super::admin::server::{Answer, Answers};
-use super::admin::views::{self, Rules, Serving, Source, Status, Verification, word};
+use super::admin::views::{self, Rules, Serving, Source, Status, Tuned, Verification, word};
+use super::bans::{Bans, Changes};
 use super::cli::vip_address;
 use super::explain::{Question, explain};
 use super::flow;
 use super::health::Probed;
+use super::rest::Resting;
 use super::settings::SourceKind;
 use super::steering::{Steering, TuneError};
 use super::{top, trace};
@@ -40,6 +42,8 @@ pub struct State {
     pub proxy: OnceLock<Proxy>,
     /// The kernel's side; none without XDP, before the start, and after a successor took it over.
     steering: Mutex<Option<Steering>>,
+    /// Who is kept out for a time. Locked before `steering` where both are.
+    bans: Mutex<Bans>,
     /// Whether the source has told its first whole state.
     pub synced: AtomicBool,
     /// The daemon before still has the kernel's side: this one only stands by.
@@ -50,24 +54,28 @@ pub struct State {
     pub trouble: ArcSwapOption<String>,
     /// Going down: no longer ready.
     pub draining: AtomicBool,
+    /// Whether others are to take over (`sluice drain`).
+    pub resting: Resting,
     /// How status writing is getting on; set where status is written.
     pub publishing: OnceLock<Reporter>,
 }
 
 impl State {
     /// Knows nothing yet.
-    pub fn new(source: SourceKind) -> Self {
+    pub fn new(source: SourceKind, bans: Bans) -> Self {
         Self {
             source,
             snapshot: ArcSwap::from_pointee(Snapshot::empty()),
             health: ArcSwapOption::empty(),
             proxy: OnceLock::new(),
             steering: Mutex::new(None),
+            bans: Mutex::new(bans),
             synced: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             serving: AtomicBool::new(false),
             trouble: ArcSwapOption::empty(),
             draining: AtomicBool::new(false),
+            resting: Resting::default(),
             publishing: OnceLock::new(),
         }
     }
@@ -75,6 +83,11 @@ impl State {
     /// The kernel's side. A panic of an earlier holder leaves maps that the next apply repairs.
     pub fn steering(&self) -> MutexGuard<'_, Option<Steering>> {
         self.steering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who is kept out for a time.
+    pub fn bans(&self) -> MutexGuard<'_, Bans> {
+        self.bans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why there is no kernel's side to ask.
@@ -163,14 +176,27 @@ impl State {
     }
 
     fn tune(&self, text: &str) -> Answer {
-        match self.steering().as_mut() {
-            None => self.no_maps(),
-            Some(steering) => match steering.tune(text) {
-                Ok(()) => Answer::json(steering.tuning()),
-                Err(error @ TuneError::Bad(_)) => Answer::Failure(StatusCode::BAD_REQUEST, error.to_string()),
-                Err(error) => Answer::Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-            },
+        let mut bans = self.bans();
+        let (changes, others) = match Changes::read(bans.rules(), text) {
+            Ok(read) => read,
+            Err(error) => return Answer::Failure(StatusCode::BAD_REQUEST, error.to_string()),
+        };
+        let mut steering = self.steering();
+        if !others.is_empty() {
+            let Some(steering) = steering.as_mut() else { return self.no_maps() };
+            match steering.tune(&others) {
+                Ok(()) => bans.spare(&steering.tuning().allow),
+                Err(error @ TuneError::Bad(_)) => {
+                    return Answer::Failure(StatusCode::BAD_REQUEST, error.to_string());
+                }
+                Err(error) => return Answer::Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            }
         }
+        if let Some(changes) = changes {
+            bans.change(changes);
+        }
+        self.enforce(&mut bans, steering.as_mut());
+        tuned(&bans, steering.as_ref())
     }
 
     fn explain_flow(&self, text: &str) -> Answer {
@@ -209,15 +235,16 @@ impl Answers for State {
             "/backends" => Answer::json(&self.backends()),
             "/top" => Answer::json(&self.sample()),
             "/explain" => self.explain(query),
-            "/tune" => match self.steering().as_ref() {
-                None => self.no_maps(),
-                Some(steering) => Answer::json(steering.tuning()),
-            },
+            "/tune" => {
+                let bans = self.bans();
+                tuned(&bans, self.steering().as_ref())
+            }
             "/maps" => match self.steering().as_ref().map(|steering| steering.dump()) {
                 None => self.no_maps(),
                 Some(Ok(image)) => Answer::json(&image),
                 Some(Err(error)) => failed(error),
             },
+            "/drain" => self.resting.answer(self),
             "/maps/verify" => {
                 let snapshot = self.snapshot.load_full();
                 match self.steering().as_mut().map(|steering| steering.verify(&snapshot)) {
@@ -235,6 +262,7 @@ impl Answers for State {
     fn change(&self, path: &str, text: &str) -> Answer {
         match path {
             "/tune" => self.tune(text),
+            "/drain" => self.resting.change(self, text),
             "/explain" => self.explain_flow(text),
             _ => Answer::Unknown,
         }
@@ -249,6 +277,9 @@ impl Probed for State {
     fn ready(&self) -> Result<(), String> {
         if self.draining.load(Ordering::Relaxed) {
             return Err("draining".to_owned());
+        }
+        if self.resting.is_on() {
+            return Err("drained with `sluice drain`; `sluice drain --undo` ends that".to_owned());
         }
         if self.waiting.load(Ordering::Relaxed) {
             return Err("standing by: another daemon has the kernel's side".to_owned());
@@ -272,6 +303,7 @@ impl Probed for State {
 
     fn status(&self) -> Status {
         let snapshot = self.snapshot.load();
+        let bans = self.bans().summary();
         let (xdp, counters, rules) = match self.steering().as_ref() {
             Some(steering) => {
                 (Some(steering.info()), steering.counters(), Some(Rules::of(steering.tuning())))
@@ -292,6 +324,7 @@ impl Probed for State {
             serving: Serving::of(&snapshot),
             xdp,
             rules,
+            bans: (bans.rules.after > 0 || bans.total > 0).then_some(bans),
             verdicts: counters.verdicts,
             vips: counters.vips,
             sni: counters.sni,
@@ -300,11 +333,20 @@ impl Probed for State {
                 .get()
                 .and_then(|proxy| serde_json::to_value(proxy.stats()).ok())
                 .unwrap_or(Value::Null),
+            drained_for: self.resting.seconds(),
             issues: snapshot.issues.iter().map(views::Issue::from).collect(),
             trouble: self.trouble.load().as_deref().cloned(),
             publishing: self.publishing.get().map(Reporter::report),
         }
     }
+}
+
+fn tuned(bans: &Bans, steering: Option<&Steering>) -> Answer {
+    Answer::json(&Tuned {
+        rules: steering.map(|steering| steering.tuning().clone()),
+        ban: *bans.rules(),
+        banned: bans.banned(),
+    })
 }
 
 /// The opposite of what the command line does to query values.
@@ -344,7 +386,8 @@ mod tests {
 
     #[test]
     fn a_daemon_that_knows_nothing_is_not_ready() {
-        let state = State::new(SourceKind::Manifests("d".into()));
+        let bans = Bans::new(Default::default(), vec![]);
+        let state = State::new(SourceKind::Manifests("d".into()), bans);
         let status = state.status();
         assert!(!status.ready && status.source.health.contains("waiting"), "{status:?}");
         assert!(matches!(state.answer("/maps", None), Answer::Failure(StatusCode::CONFLICT, _)));

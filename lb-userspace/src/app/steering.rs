@@ -1,9 +1,10 @@
 //! The kernel's side as the daemon uses it: one image of each snapshot, local routes for its VIPs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
+use ipnet::IpNet;
 use lb_common::trace::Rule;
 
 use crate::dataplane::image::{MapImage, class_of};
@@ -144,6 +145,11 @@ impl Steering {
             "rules set"
         );
         Ok(())
+    }
+
+    /// Keeps these sources out until it is told of others.
+    pub fn ban(&mut self, sources: &BTreeSet<IpNet>) -> Result<(), KernelError> {
+        self.dataplane.ban(sources)
     }
 
     /// Has frames shown by a rule.

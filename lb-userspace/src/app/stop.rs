@@ -83,7 +83,7 @@ async fn shut_down(proxy: &Proxy, grace: Duration) -> u64 {
 }
 
 /// Client connections that are open now.
-fn open(proxy: &Proxy) -> u64 {
+pub fn open(proxy: &Proxy) -> u64 {
     let total = proxy.stats().total;
     total.active + total.tunnels_active
 }

@@ -86,13 +86,18 @@ pub enum BadTuning {
     Form(String),
     /// No such setting.
     #[error(
-        "there is no setting {0:?}: there are deny, allow, connection-rate, connection-burst, syn-cookies \
-             and syn-rate"
+        "there is no setting {0:?}: there are deny, allow, connection-rate, connection-burst, syn-cookies, \
+             syn-rate, banned, ban-after, ban-within, ban-for and ban-max"
     )]
     Unknown(String),
     /// No such word.
     #[error("syn-cookies={0} is none of off, auto and always")]
     Word(String),
+    /// Nobody is banned by hand.
+    #[error(
+        "who is banned is not set: let somebody in with banned-=ADDRESS, all with banned=, and keep out with deny"
+    )]
+    Banned,
     /// A number has no parts to add or take away.
     #[error("{0} is no list: set it with =")]
     NoList(String),
@@ -176,7 +181,13 @@ impl Tuning {
     }
 }
 
-fn number(key: &str, value: &str, least: u32, most: u32, place: &mut u32) -> Result<(), BadTuning> {
+pub(super) fn number(
+    key: &str,
+    value: &str,
+    least: u32,
+    most: u32,
+    place: &mut u32,
+) -> Result<(), BadTuning> {
     match value.trim().parse() {
         Ok(number) if (least..=most).contains(&number) => {
             *place = number;
@@ -187,7 +198,7 @@ fn number(key: &str, value: &str, least: u32, most: u32, place: &mut u32) -> Res
 }
 
 /// Networks between commas and white space.
-fn networks(text: &str) -> Result<BTreeSet<IpNet>, BadTuning> {
+pub(crate) fn networks(text: &str) -> Result<BTreeSet<IpNet>, BadTuning> {
     let words = text.split([',', ' ', '\t', '\n', '\r']).filter(|word| !word.is_empty());
     words.map(network).collect()
 }

@@ -1,6 +1,7 @@
 //! One client connection: TLS or plain, HTTP/1.1 or HTTP/2, until it ends or the worker drains.
 
 use std::cell::Cell;
+use std::error::Error as _;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +12,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -28,7 +29,9 @@ use super::error::Error;
 use super::finish::Finish;
 use super::forwarded;
 use super::guard::{MAX_HEAD, MAX_HEADERS};
+use super::offences::Offence;
 use super::passthrough::{self, Way};
+use super::peek::has_more;
 use super::proxy_header::{self, Ends};
 use super::refusal;
 use super::request;
@@ -67,6 +70,10 @@ pub(super) struct Client {
     pub(super) handshake: Option<ClientTls>,
     /// The peer is a proxy whose word counts.
     pub(super) trusted: bool,
+    /// Others were to take over already when it came.
+    pub(super) came_late: bool,
+    /// The peer is the client itself, who answers for what it does.
+    accountable: bool,
     pub(super) h2: Cell<bool>,
     /// What the connection's stream has to know of its requests.
     pub(super) gate: Arc<Gate>,
@@ -103,6 +110,13 @@ impl Client {
         self.h2.get()
     }
 
+    /// The client was caught at something.
+    pub(super) fn offend(&self, offence: Offence) {
+        if self.accountable {
+            self.worker.offences.tell(self.peer, offence);
+        }
+    }
+
     /// A request begins.
     pub(super) fn begin_request(&self) {
         self.all.set(self.all.get().saturating_add(1));
@@ -114,7 +128,7 @@ impl Client {
     /// Whether the connection has had as many requests as it may.
     pub(super) fn is_last(&self) -> bool {
         let most = self.worker.settings.max_requests;
-        most > 0 && self.all.get() >= most
+        self.came_late || (most > 0 && self.all.get() >= most)
     }
 
     /// The client gave a request up before there was an answer. On HTTP/2 that is cheap for it and
@@ -145,13 +159,18 @@ pub(super) async fn serve(
 ) {
     let Some(local) = local.or_else(|| stream.local_addr().ok()) else { return };
     let own = Ends { source: canonical(peer), destination: canonical(local) };
+    if worker.banned.holds(own.source.ip()) {
+        worker.counters.banned.add(1);
+        return;
+    }
     let config = worker.config();
     let Some(protocol) = config.protocol(own.destination) else {
         tracing::debug!(local = %own.destination, "no listener for this address any more");
         return;
     };
+    let source = own.source;
     let Some(ends) = ends(&worker, &config, &mut stream, own).await else { return };
-    let Some(arrival) = Arrival::admit(&worker, &config, ends) else { return };
+    let Some(arrival) = Arrival::admit(&worker, &config, ends, source) else { return };
     match protocol {
         Protocol::Http => {
             // A connection must not keep the configuration that it began with.
@@ -175,7 +194,8 @@ pub(super) async fn serve(
 pub(super) async fn take_over(worker: Rc<Worker>, stream: TcpStream, ends: Ends) {
     worker.counters.taken_over.add(1);
     let config = worker.config();
-    let Some(arrival) = Arrival::admit(&worker, &config, ends) else { return };
+    let Ok(source) = stream.peer_addr().map(canonical) else { return };
+    let Some(arrival) = Arrival::admit(&worker, &config, ends, source) else { return };
     if let Some((client, stream)) = Box::pin(secure(worker, config, stream, arrival, true)).await {
         run(client, stream).await;
     }
@@ -185,20 +205,33 @@ pub(super) async fn take_over(worker: Rc<Worker>, stream: TcpStream, ends: Ends)
 struct Arrival {
     ends: Ends,
     trusted: bool,
+    accountable: bool,
     admitted: Option<Admitted>,
 }
 
 impl Arrival {
-    /// `None`: the client has as many connections as it may.
-    fn admit(worker: &Worker, config: &Config, ends: Ends) -> Option<Self> {
+    /// `source` is the other end of the socket. `None`: the client has as many connections as it may.
+    fn admit(worker: &Worker, config: &Config, ends: Ends, source: SocketAddr) -> Option<Self> {
         let peer = ends.source.ip();
         let trusted = forwarded::is_trusted(peer, config.trusted_proxies(&worker.settings));
         let admitted = if trusted { Ok(None) } else { worker.crowd.admit(peer) };
+        // What a load balancer tells with a PROXY header, its own address even, is nothing to go by.
+        let behind_header = forwarded::is_trusted(source.ip(), &config.proxy_protocol(&worker.settings).from);
+        let accountable = !trusted && !behind_header && source == ends.source;
         let Ok(admitted) = admitted else {
             worker.counters.crowded.add(1);
+            if accountable {
+                worker.offences.tell(peer, Offence::Connections);
+            }
             return None;
         };
-        Some(Self { ends, trusted, admitted })
+        Some(Self { ends, trusted, accountable, admitted })
+    }
+
+    fn offend(&self, worker: &Worker, offence: Offence) {
+        if self.accountable {
+            worker.offences.tell(self.ends.source.ip(), offence);
+        }
     }
 
     fn plain(
@@ -238,6 +271,8 @@ impl Arrival {
             tls: handshake.is_some(),
             handshake,
             trusted: self.trusted,
+            accountable: self.accountable,
+            came_late: worker.drain.is_resting(),
             h2: Cell::new(is_h2),
             gate: Gate::new(),
             requests: Cell::new(0),
@@ -283,21 +318,38 @@ async fn secure(
             }
             Ok(Ok(Way::Nowhere)) => {
                 worker.counters.tls_refused.add(1);
+                arrival.offend(&worker, Offence::Name);
                 // The client may have gone, which is as good.
                 let _ = tokio::time::timeout(LINGER, refusal::refuse(stream)).await;
                 return None;
             }
-            Ok(Err(_)) | Err(_) => {
+            failed => {
                 worker.counters.tls_failures.add(1);
+                if failed.is_err() && has_more(&stream) {
+                    arrival.offend(&worker, Offence::Slow);
+                }
                 return None;
             }
         }
     }
     let tls = Arc::clone(&config.tls);
     drop(config);
-    let Ok(Ok((stream, handshake))) = tokio::time::timeout(limit, tls.accept(stream)).await else {
-        worker.counters.tls_failures.add(1);
-        return None;
+    let heard = Cell::new(false);
+    let accepting = async {
+        stream.readable().await?;
+        heard.set(true);
+        tls.accept(stream).await
+    };
+    let (stream, handshake) = match tokio::time::timeout(limit, accepting).await {
+        Ok(Ok(established)) => established,
+        outcome => {
+            worker.counters.tls_failures.add(1);
+            // Who says nothing at all may keep a connection at hand, as browsers do.
+            if outcome.is_err() && heard.get() {
+                arrival.offend(&worker, Offence::Slow);
+            }
+            return None;
+        }
     };
     worker.counters.tls_handshakes.add(1);
     Some(arrival.secured(worker, stream, handshake))
@@ -339,7 +391,11 @@ async fn read_preface(
             if Pin::new(&mut *stream).poll_read(cx, &mut buffer)?.is_pending() {
                 let limit = worker.settings.timeouts.header;
                 let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-                return timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+                return timer.as_mut().poll(cx).map(|()| match read.is_empty() {
+                    true => Err(io::ErrorKind::TimedOut.into()),
+                    // The begin of something else, whose time is over.
+                    false => Ok((std::mem::take(&mut read), false)),
+                });
             }
             let new = buffer.filled();
             let is_end = new.is_empty();
@@ -364,6 +420,7 @@ where
         run_http2(Rc::clone(&client), stream).await;
         if client.gate.floods() {
             client.worker.counters.flooding.add(1);
+            client.offend(Offence::Flood);
             tracing::debug!(client = %client.ip, "sent hardly anything but frames that carry nothing");
         }
         return;
@@ -372,6 +429,9 @@ where
         run_http1(Rc::clone(&client), stream).await;
     }
     if let Some(status) = client.gate.refused() {
+        if status == StatusCode::REQUEST_TIMEOUT.as_u16() {
+            client.offend(Offence::Slow);
+        }
         note_refusal(&client, status, "the request's head was refused");
     }
 }
@@ -432,12 +492,15 @@ where
     let mut asked = false;
     let mut end = None;
     loop {
-        let draining = pin!(drain.started());
+        let draining = pin!(drain.started(client.came_late));
         tokio::select! {
             biased;
             result = connection.as_mut() => {
                 if let Err(error) = result {
                     tracing::debug!(client = %client.ip, %error, "connection ended");
+                    if is_flood(&error) && !client.gate.floods() {
+                        client.offend(Offence::Flood);
+                    }
                     if error.is_parse() && !client.h2.get() {
                         // hyper has answered 400, or 431 where the head was too large even for it.
                         let status = if error.is_parse_too_large() { 431 } else { 400 };
@@ -456,6 +519,7 @@ where
             }
             () = client.resetting.notified(), if end.is_none() => {
                 client.worker.counters.resetting.add(1);
+                client.offend(Offence::Resets);
                 tracing::debug!(client = %client.ip, "gave up most of its requests");
                 asked = true;
                 end = Some(tokio::time::Instant::now() + LAST_WORDS);
@@ -470,6 +534,12 @@ where
             }
         }
     }
+}
+
+/// Whether h2 has had enough of a client (RFC 9113 section 7, ENHANCE_YOUR_CALM).
+fn is_flood(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_library() && cause.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
 }
 
 /// Ends when the connection had no request for `limit`.

@@ -1,9 +1,11 @@
 //! How many connections each client has open, over all workers.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ahash::{AHashMap, RandomState};
+
+use super::offences::client_network;
 
 /// Parts with a lock each, so that workers seldom meet.
 const SHARDS: usize = 64;
@@ -40,7 +42,7 @@ impl Crowd {
         if self.most == 0 {
             return Ok(None);
         }
-        let client = client(address);
+        let client = client_network(address).addr();
         let mut shard = self.shard(client);
         let open = shard.entry(client).or_default();
         if *open >= self.most {
@@ -66,14 +68,6 @@ impl Drop for Admitted {
                 shard.remove(&self.client);
             }
         }
-    }
-}
-
-/// Who counts as one client: an IPv6 host has at least a /64 to choose addresses from.
-fn client(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
     }
 }
 

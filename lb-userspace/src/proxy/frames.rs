@@ -1,17 +1,20 @@
 //! What h2 lets HTTP/2 clients do, and Sluice does not.
 //!
-//! Two things, both found by following the heads of frames on their way to h2:
+//! Three things, found by following the heads of frames on their way to h2:
 //!
 //! - DATA on a stream that its client has ended is an error of the connection (RFC 9113 section 5.1).
 //!   h2 resets a stream that is long forgotten, each time anew.
 //! - PING, SETTINGS, PRIORITY, WINDOW_UPDATE and RST_STREAM cost their sender a few bytes and are worked
 //!   on one by one. A client may send as many as fit to what else goes over the connection, and some.
+//! - Pseudo-headers in trailers ([`Trailers`]).
 //!
 //! The connection is ended by h2 itself, which knows what to say: the frame at fault is turned into
 //! one that no client may send, and h2 answers GOAWAY. Whose reason is PROTOCOL_ERROR then, so that
 //! [`calm`] writes another where it was a flood.
 
 use tokio::time::Instant;
+
+use super::trailers::Trailers;
 
 /// The preface, whose frame-like look is accidental (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
@@ -66,6 +69,9 @@ pub(super) struct Frames {
     carried: u64,
     answers: u64,
     floods: bool,
+    /// The trailers that are being read, and whether this frame is of them.
+    trailers: Option<Box<Trailers>>,
+    in_trailers: bool,
 }
 
 impl Frames {
@@ -77,6 +83,11 @@ impl Frames {
         while at < bytes.len() {
             if self.left > 0 {
                 let count = self.left.min(bytes.len() - at);
+                if self.in_trailers
+                    && let Some(trailers) = &mut self.trailers
+                {
+                    trailers.follow(&mut bytes[at..at + count]);
+                }
                 (self.left, at) = (self.left - count, at + count);
                 continue;
             }
@@ -114,6 +125,7 @@ impl Frames {
         let stream = u32::from_be_bytes(stream) & 0x7fff_ffff;
         self.left = length as usize;
         let ends = flags & FLAG != 0;
+        self.in_trailers = false;
         match kind {
             DATA if length > 0 => self.carried += u64::from(length),
             HEADERS | CONTINUATION => self.carried += u64::from(length),
@@ -125,6 +137,7 @@ impl Frames {
             PING if !ends => self.answers += 17,
             SETTINGS if !ends => self.answers += 9,
             HEADERS if stream > self.last => {
+                self.trailers = None;
                 self.last = stream;
                 if !ends {
                     self.remember(stream);
@@ -132,10 +145,20 @@ impl Frames {
             }
             DATA | HEADERS if stream <= self.last && stream > self.forgotten => {
                 let place = self.open.binary_search(&stream);
+                if kind == HEADERS && place.is_ok() {
+                    self.trailers = Some(Box::new(Trailers::begin(flags, self.left)));
+                    self.in_trailers = true;
+                }
                 if let (Ok(place), true) = (place, ends) {
                     self.open.remove(place);
                 }
                 return kind == DATA && place.is_err() && stream % 2 == 1;
+            }
+            CONTINUATION => {
+                if let Some(trailers) = &mut self.trailers {
+                    trailers.go_on(self.left);
+                    self.in_trailers = true;
+                }
             }
             _ => {}
         }

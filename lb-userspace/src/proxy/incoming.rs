@@ -53,6 +53,11 @@ pub(super) fn host_of(parts: &Parts) -> Result<String, Error> {
 }
 
 pub(super) fn target_of(parts: &Parts) -> Result<Target, Error> {
+    if parts.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+        return Err(Error::BadRequest(
+            "the request target is of another scheme than http and https".to_owned(),
+        ));
+    }
     let text = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     if text == "*" && parts.method != Method::OPTIONS {
         return Err(Error::BadRequest("* is a target for OPTIONS only".to_owned()));

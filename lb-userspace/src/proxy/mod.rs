@@ -39,6 +39,7 @@ mod listen;
 mod log_format;
 mod measures;
 mod mirror;
+mod offences;
 mod outgoing;
 mod passthrough;
 mod peek;
@@ -59,6 +60,7 @@ mod stream;
 mod streams;
 mod tls;
 mod trace;
+mod trailers;
 mod tunnel;
 mod upgrade;
 mod upstream;
@@ -84,6 +86,7 @@ pub use health::{CheckState, ClusterHealth, EndpointHealth, EndpointState, Healt
 pub use listen::ListenError;
 pub use log_format::{BadFormat, LogFormat, LogVariable, Part};
 pub use measures::{Measured, Measurement};
+pub use offences::{Caught, Offence, client_network};
 pub use settings::{AccessLog, Bind, Settings, Timeouts};
 pub use spans::Tracing;
 pub use stats::{Stats, Totals, WorkerStats};
@@ -134,6 +137,9 @@ pub struct Proxy {
     /// What the workers listen on. Also makes [`Proxy::apply`] one at a time.
     listening: Mutex<BTreeSet<SocketAddr>>,
     checks: health::Checks,
+    offences: offences::Offences,
+    caught: Mutex<Option<mpsc::Receiver<Caught>>>,
+    banned: Arc<offences::Banned>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -160,7 +166,11 @@ impl Proxy {
         let measures = measures::Measures::new(count);
         let config = Config::build(Arc::clone(&snapshot), None, &tls, &measures, count);
         let config = Arc::new(ArcSwap::from_pointee(config));
+        let (offences, caught) = offences::Offences::new();
         let mut proxy = Self {
+            offences,
+            caught: Mutex::new(Some(caught)),
+            banned: Arc::default(),
             crowd: crowd::Crowd::new(settings.max_client_connections),
             measures,
             spans: None,
@@ -243,6 +253,8 @@ impl Proxy {
             crowd: Arc::clone(&self.crowd),
             measures: self.measures.table(index),
             config: Arc::clone(&self.config),
+            offences: self.offences.clone(),
+            banned: Arc::clone(&self.banned),
             counters: Arc::clone(&counters),
             log,
             tracer,
@@ -349,6 +361,25 @@ impl Proxy {
     /// of none.
     pub fn measurements(&self) -> Vec<Measurement> {
         self.measures.read()
+    }
+
+    /// What clients are caught at, from here on. `None` for all but the first who asks.
+    pub fn caught(&self) -> Option<mpsc::Receiver<Caught>> {
+        self.caught.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
+    }
+
+    /// From here on, new connections of these clients are closed at once; and those of others no longer.
+    /// Each is a network as [`client_network`] makes it.
+    pub fn ban(&self, sources: impl Iterator<Item = ipnet::IpNet>) {
+        self.banned.set(sources);
+    }
+
+    /// Has others take over, or no longer: what is open ends in good order, with `Connection: close` and
+    /// GOAWAY; what comes is served, one answer for each connection. Tunnels go on.
+    pub fn rest(&self, rests: bool) {
+        for worker in &self.workers {
+            let _ = worker.commands.send(Command::Rest(rests));
+        }
     }
 
     /// Ends gracefully: no new connections, `Connection: close` and GOAWAY on those that are open,

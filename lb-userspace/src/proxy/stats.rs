@@ -66,6 +66,8 @@ counters! {
     accept_failures,
     /// Client connections closed at once because their client had too many.
     crowded,
+    /// Client connections closed at once because their client is banned.
+    banned,
     /// Connections whose PROXY header was bad or did not come in time.
     proxy_header_failures,
     /// HTTP/2 connections ended because their client gave up most of its requests.

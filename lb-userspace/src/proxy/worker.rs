@@ -27,6 +27,7 @@ use super::direct;
 use super::forwarded::RequestIds;
 use super::measures::Table;
 use super::mirror::Mirrors;
+use super::offences::{Banned, Offences};
 use super::pipe::Pipes;
 use super::policy::Asker;
 use super::pools::Pools;
@@ -48,6 +49,8 @@ pub(super) enum Command {
     Unlisten(SocketAddr),
     /// Serve this TLS connection, which another worker accepted: it belongs to this one's pool.
     Take(TcpStream, Ends),
+    /// Have others take over: what is open ends in good order, and what comes gets one answer. Or no longer.
+    Rest(bool),
     /// Finish: no new connections, and what is open gets this long.
     Drain(Duration),
 }
@@ -62,6 +65,8 @@ pub(super) struct Seed {
     pub(super) crowd: Arc<Crowd>,
     pub(super) measures: Arc<Table>,
     pub(super) config: Arc<ArcSwap<Config>>,
+    pub(super) offences: Offences,
+    pub(super) banned: Arc<Banned>,
     pub(super) counters: Arc<Counters>,
     pub(super) log: Option<Log>,
     pub(super) tracer: Option<Tracer>,
@@ -79,6 +84,8 @@ pub(super) struct Worker {
     pub(super) crowd: Arc<Crowd>,
     pub(super) measures: Arc<Table>,
     pub(super) counters: Arc<Counters>,
+    pub(super) offences: Offences,
+    pub(super) banned: Arc<Banned>,
     pub(super) pool: Rc<Pool>,
     /// Those that speak HTTP/2.
     pub(super) connections: Rc<Connections>,
@@ -132,22 +139,34 @@ impl Deref for Held {
 #[derive(Default)]
 pub(super) struct Drain {
     draining: Cell<bool>,
+    resting: Cell<bool>,
     begun: Notify,
     /// A connection or a tunnel has ended.
     pub(super) ended: Notify,
 }
 
 impl Drain {
-    /// Whether the worker drains.
+    /// Whether connections end with the answer that is being given.
     pub(super) fn is_begun(&self) -> bool {
-        self.draining.get()
+        self.draining.get() || self.resting.get()
     }
 
-    /// Waits until the worker begins to drain.
-    pub(super) async fn started(&self) {
-        while !self.draining.get() {
+    /// Whether others are to take over.
+    pub(super) fn is_resting(&self) -> bool {
+        self.resting.get()
+    }
+
+    /// Waits until a connection is to end. One that `came_late`, when others were to take over already, is
+    /// served until its first answer.
+    pub(super) async fn started(&self, came_late: bool) {
+        while !(self.draining.get() || (self.resting.get() && !came_late)) {
             self.begun.notified().await;
         }
+    }
+
+    fn rest(&self, rests: bool) {
+        self.resting.set(rests);
+        self.begun.notify_waiters();
     }
 
     fn start(&self) {
@@ -189,6 +208,8 @@ impl Seed {
             crowd: self.crowd,
             measures: self.measures,
             counters: self.counters,
+            offences: self.offences,
+            banned: self.banned,
             log: self.log,
             tracer: self.tracer,
             ids: RequestIds::new(),
@@ -232,6 +253,7 @@ async fn command(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Comma
                 }
             }
             Some(Command::Take(stream, ends)) => take_over(&worker, stream, ends),
+            Some(Command::Rest(rests)) => worker.drain.rest(rests),
             Some(Command::Drain(grace)) => break grace,
             None => break Duration::ZERO,
         }
@@ -251,7 +273,9 @@ async fn command(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Comma
         loop {
             match tokio::time::timeout_at(end, commands.recv()).await {
                 Ok(Some(Command::Drain(grace))) => end = end.min(tokio::time::Instant::now() + grace),
-                Ok(Some(Command::Listen(..) | Command::Unlisten(_) | Command::Take(..))) => {}
+                Ok(Some(
+                    Command::Listen(..) | Command::Unlisten(_) | Command::Take(..) | Command::Rest(_),
+                )) => {}
                 Ok(None) | Err(_) => return,
             }
         }

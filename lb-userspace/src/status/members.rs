@@ -127,8 +127,7 @@ impl Membership {
         let mut failures: u32 = 0;
         let mut led = false;
         loop {
-            let listeners = views.borrow_and_update().as_ref().map(|view| view.snapshot.listeners.clone());
-            let addresses = of_listeners(&listeners.unwrap_or_default(), primary);
+            let addresses = addresses(views.borrow_and_update().as_deref());
             let wait = match self.round(&addresses).await {
                 Ok(()) => {
                     failures = 0;
@@ -147,10 +146,8 @@ impl Membership {
                 tokio::select! {
                     () = &mut pause => break,
                     changed = views.changed() => match changed {
-                        Ok(()) => {
-                            let now = views.borrow_and_update().as_ref().map(|v| v.snapshot.listeners.clone());
-                            if of_listeners(&now.unwrap_or_default(), primary) != addresses { break }
-                        }
+                        Ok(()) if self::addresses(views.borrow_and_update().as_deref()) != addresses => break,
+                        Ok(()) => {}
                         Err(_) => return,
                     },
                     () = self.leadership.changed() => {
@@ -224,6 +221,12 @@ impl Membership {
         }
         Ok(())
     }
+}
+
+/// Where this daemon is reached; nowhere while others are to take over.
+fn addresses(view: Option<&View>) -> BTreeSet<IpAddr> {
+    let view = view.filter(|view| !view.resting);
+    view.map(|view| of_listeners(&view.snapshot.listeners, primary)).unwrap_or_default()
 }
 
 /// The Lease that says where a daemon is; over the one that it has written before.

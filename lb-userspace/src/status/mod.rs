@@ -146,6 +146,8 @@ pub struct Served {
     pub snapshot: Arc<Snapshot>,
     /// By which settings.
     pub translation: Arc<translate::Settings>,
+    /// Others are to take over: this node's addresses are not published.
+    pub resting: bool,
 }
 
 /// What is served, and which of the Ingresses are ours.
@@ -153,6 +155,7 @@ pub struct Served {
 struct View {
     objects: Arc<Objects>,
     snapshot: Arc<Snapshot>,
+    resting: bool,
     owned: Arc<BTreeSet<ObjectKey>>,
 }
 
@@ -224,7 +227,8 @@ async fn look(
                 _ => Arc::new(translate::owned(&served.objects, &served.translation)),
             };
             let (objects, snapshot) = (served.objects.clone(), served.snapshot.clone());
-            views.send_replace(Some(Arc::new(View { objects, snapshot, owned: owned.clone() })));
+            let resting = served.resting;
+            views.send_replace(Some(Arc::new(View { objects, snapshot, resting, owned: owned.clone() })));
             known = Some((served, owned));
         }
         if updates.changed().await.is_err() {

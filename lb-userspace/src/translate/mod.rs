@@ -17,6 +17,7 @@ mod care;
 mod class;
 mod clusters;
 mod config_map;
+mod health_port;
 mod ingress;
 mod l4;
 mod loops;

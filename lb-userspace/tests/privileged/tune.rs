@@ -27,12 +27,17 @@ struct Rig {
 
 impl Rig {
     fn new(label: &str) -> Self {
+        Self::with(label, "")
+    }
+
+    /// With further arguments, each behind a space.
+    fn with(label: &str, more: &str) -> Self {
         need_root();
         let topology = Topology::new(label, 0).expect("namespaces");
         let manifests = ManifestDir::create(&topology.directory().join("m")).expect("a directory");
         let (directory, pins) = (manifests.path().display(), topology.pins().display());
         let arguments = format!(
-            "--manifests {directory} --interface {NODE_NIC} --pin-dir {pins} --vip {VIP_V4} --vip {VIP_V6}"
+            "--manifests {directory} --interface {NODE_NIC} --pin-dir {pins} --vip {VIP_V4} --vip {VIP_V6}{more}"
         );
         let arguments = arguments.split(' ').map(str::to_owned).collect();
         let daemon = Daemon::start(Path::new(SLUICE), &topology.node(), topology.directory(), arguments);
@@ -128,4 +133,79 @@ fn a_file_of_networks() {
     assert_eq!(rig.daemon.status().expect("a status")["rules"]["denied"], NETWORKS);
     assert!(rig.reaches(VIP_V4, DEADLINE) && rig.reaches(VIP_V6, DEADLINE));
     assert_eq!(rig.tune(&["deny="]).expect("set")["deny"], serde_json::json!([]));
+}
+
+/// Who is caught by the proxy is dropped at XDP, until the ban ends by itself, somebody lifts it, or the
+/// next daemon starts.
+#[test]
+fn who_misbehaves_is_dropped_for_a_time() {
+    let more = " --ban-after 2 --ban-within 3600 --max-client-connections 1";
+    let mut rig = Rig::with("ban", more);
+    let bans = |rig: &Rig| rig.daemon.status().expect("a status")["bans"].clone();
+    let offend = |rig: &Rig, vip: IpAddr| {
+        let wait = |what: &str, holds: &dyn Fn() -> bool| {
+            let start = std::time::Instant::now();
+            while !holds() {
+                assert!(start.elapsed() < DEADLINE, "{vip}: {what}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        let active = || rig.daemon.status().expect("a status")["proxy"]["total"]["active"].clone();
+        wait("nobody is there", &|| active() == 0);
+        let before = bans(rig)["total"].as_u64().expect("a number");
+        let connect = |patience| {
+            let to = SocketAddr::new(vip, 80);
+            rig.topology.client().enter(|| TcpStream::connect_timeout(&to, patience)).expect("the namespace")
+        };
+        let _held = connect(DEADLINE).expect("connected");
+        wait("the first is there", &|| active() == 1);
+        // Of them the second may be dropped already.
+        let _more = [connect(DEADLINE), connect(SILENCE)];
+        wait("it is banned", &|| bans(rig)["total"] == before + 1);
+    };
+    // The client's IPv6 network is the node's own, too: whoever is in it is spared.
+    let crowded = || rig.daemon.status().expect("a status")["proxy"]["total"]["crowded"].as_u64();
+    let six = SocketAddr::new(VIP_V6, 80);
+    let all: Vec<_> = (0..4)
+        .map(|_| rig.topology.client().enter(|| TcpStream::connect_timeout(&six, DEADLINE)).expect("enter"))
+        .collect();
+    let start = std::time::Instant::now();
+    while crowded() < Some(3) {
+        assert!(start.elapsed() < DEADLINE, "nobody counts connections");
+    }
+    drop(all);
+    let (vip, source) = (VIP_V4, "192.0.2.2/32");
+    rig.tune(&["ban-for=600"]).expect("set");
+    offend(&rig, vip);
+    assert!(bans(&rig)["banned"] == 1 && rig.reaches(VIP_V6, DEADLINE));
+    let shown = rig.tune(&[]).expect("shown");
+    assert_eq!(shown["banned"][0]["source"], source);
+    assert_eq!(shown["deny"], serde_json::json!([]), "a ban is no rule that stays");
+    let before = rig.counted("source_denied");
+    assert!(!rig.reaches(vip, SILENCE), "{source} is banned");
+    assert!(rig.counted("source_denied") > before, "by XDP");
+    // Lifted by hand, by the list of those that are allowed, and by time.
+    rig.tune(&[&format!("banned-={source}")]).expect("set");
+    assert!(rig.reaches(vip, DEADLINE), "{source} is let in again");
+    offend(&rig, vip);
+    assert!(!rig.reaches(vip, SILENCE));
+    rig.tune(&[&format!("allow+={source}")]).expect("set");
+    assert!(rig.reaches(vip, DEADLINE) && bans(&rig)["banned"] == 0);
+    rig.tune(&[&format!("allow-={source}"), "ban-for=2"]).expect("set");
+    offend(&rig, vip);
+    let start = std::time::Instant::now();
+    while !rig.reaches(vip, SILENCE) {
+        assert!(start.elapsed() < DEADLINE, "{source}: the ban never ends");
+    }
+    assert_eq!(bans(&rig)["banned"], 0);
+    rig.tune(&["ban-for=600"]).expect("set");
+    offend(&rig, VIP_V4);
+    rig.daemon.process().kill();
+    assert!(!rig.reaches(VIP_V4, SILENCE), "the kernel has it while no daemon runs");
+    rig.daemon.launch().expect("started anew");
+    rig.daemon.wait_ready().expect("ready again");
+    let start = std::time::Instant::now();
+    while !rig.reaches(VIP_V4, SILENCE) {
+        assert!(start.elapsed() < DEADLINE, "nobody is banned when a daemon starts");
+    }
 }

@@ -179,6 +179,51 @@ fn other_names_rules() {
     }
 }
 
+/// Clients of HTTP/2 like to use a connection for other names that its certificate has. What the
+/// handshake did not ask for is not had that way.
+#[test]
+fn connections_of_http2_that_are_used_for_other_names() {
+    let authority = Authority::root("root");
+    let mine = authority.sign("me");
+    let rules = asks(&authority, |_| ());
+    let proxy = rig(&[("strict.test", Arc::clone(&rules)), ("other.test", rules)]).start(|_| ());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        for (name, shown, expect) in [
+            (
+                "open.test",
+                false,
+                [("open.test", 200), ("strict.test", 421), ("open.test", 200), ("other.test", 421)],
+            ),
+            (
+                "strict.test",
+                true,
+                [("strict.test", 200), ("open.test", 421), ("strict.test", 200), ("other.test", 421)],
+            ),
+            (
+                "strict.test",
+                false,
+                [("strict.test", 400), ("open.test", 421), ("strict.test", 400), ("other.test", 421)],
+            ),
+        ] {
+            let mut config = (*config(shown.then_some(&*mine))).clone();
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            let stream = tokio::net::TcpStream::connect(proxy.https).await.expect("connected");
+            let server = ServerName::try_from(name).expect("a name");
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+            let stream = connector.connect(server, stream).await.expect("TLS");
+            let (client, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+            tokio::spawn(connection);
+            for (host, status) in expect {
+                let request = http::Request::get(format!("https://{host}/")).body(()).expect("a request");
+                let mut client = client.clone().ready().await.expect("ready");
+                let (answer, _) = client.send_request(request, true).expect("sent");
+                assert_eq!(answer.await.expect("an answer").status(), status, "{name} for {host}");
+            }
+        }
+    });
+}
+
 /// A session of another name, or of the same, brings no certificate along.
 #[test]
 fn sessions_are_not_resumed() {

@@ -110,6 +110,13 @@ async fn answer(log: Arc<Log>, request: Request<RecvStream>, mut respond: SendRe
             let _ = futures::future::poll_fn(|cx| respond.poll_reset(cx)).await;
             log.resets.fetch_add(1, Relaxed);
         }
+        "/hints" => {
+            for (status, link) in [(100, "</no>"), (103, "</a>"), (103, "</b>")] {
+                let hint = Response::builder().status(status).header("link", link).header("x-secret", "1");
+                respond.send_informational(hint.body(()).expect("a head")).expect("sent");
+            }
+            drop(respond.send_response(head.body(()).expect("a head"), true));
+        }
         // Each message comes back at once.
         "/talk" => {
             let mut send = respond.send_response(head.body(()).expect("a head"), false).expect("sent");
@@ -441,4 +448,29 @@ fn endpoints_that_leave() {
         });
         assert_eq!(log.connections.load(Relaxed), 2, "{path}");
     }
+}
+
+/// Interim answers of an endpoint on HTTP/2 reach a client on HTTP/1.1, each once, its links alone.
+#[test]
+fn early_hints() {
+    let log = Arc::new(Log::default());
+    let proxy = start(&log);
+    let mut stream = crate::rig::connect(proxy.http);
+    for _ in 0..2 {
+        stream.write_all(b"GET /hints HTTP/1.1\r\nHost: grpc.test\r\n\r\n").expect("sent");
+        let mut seen = Vec::new();
+        while seen.last().is_none_or(|(status, _)| *status < 200) {
+            let one = crate::rig::read_response(&mut stream, false).expect("an answer");
+            assert!(!one.has("x-secret"), "{}", one.head);
+            seen.push((one.status, one.header("link").map(str::to_owned)));
+        }
+        let hint = |link: &str| (103, Some(link.to_owned()));
+        assert_eq!(seen, [hint("</a>"), hint("</b>"), (200, None)]);
+    }
+    // Who speaks HTTP/2 gets the answer alone.
+    runtime().block_on(async {
+        let mut send = client(proxy.http).await;
+        let seen = call(&mut send, post("grpc", "/hints"), Bytes::new()).await.expect("an answer");
+        assert_eq!(seen.status, 200);
+    });
 }

@@ -51,6 +51,7 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 /// A controller of one test.
 pub struct Controller {
     reporter: Reporter,
+    resting: watch::Sender<bool>,
     stop: oneshot::Sender<()>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -73,14 +74,20 @@ impl Controller {
         let reporter = Reporter::new(&settings.identity);
         let (served, updates) = watch::channel(None);
         let (stop, stopped) = oneshot::channel();
-        let pipeline = tokio::spawn(serve(server.client(), translation, served, stopped));
+        let (resting, rests) = watch::channel(false);
+        let pipeline = tokio::spawn(serve(server.client(), translation, served, rests, stopped));
         let writing = tokio::spawn(status::run(server.client(), settings, updates, reporter.clone()));
-        Self { reporter, stop, tasks: [pipeline, writing] }
+        Self { reporter, resting, stop, tasks: [pipeline, writing] }
     }
 
     /// What it says of itself.
     pub fn report(&self) -> Report {
         self.reporter.report()
+    }
+
+    /// Has others take over, or no longer.
+    pub fn rest(&self, rests: bool) {
+        self.resting.send_replace(rests);
     }
 
     /// Ends it properly.
@@ -102,6 +109,7 @@ async fn serve(
     client: kube::Client,
     translation: Arc<translate::Settings>,
     served: watch::Sender<Option<Served>>,
+    mut rests: watch::Receiver<bool>,
     mut stopped: oneshot::Receiver<()>,
 ) {
     // Of two Secrets, one so takes the way of those that are beyond the bound.
@@ -114,10 +122,16 @@ async fn serve(
             let objects = update.objects;
             snapshot = Arc::new(translate(&objects, &translation, &update.issues, 0, &snapshot));
             let translation = Arc::clone(&translation);
-            served.send_replace(Some(Served { objects, snapshot: Arc::clone(&snapshot), translation }));
+            served.send_replace(Some(Served {
+                objects,
+                snapshot: Arc::clone(&snapshot),
+                translation,
+                resting: *rests.borrow_and_update(),
+            }));
         }
         tokio::select! {
             changed = updates.changed() => changed.expect("the source runs on"),
+            Ok(()) = rests.changed() => {}
             _ = &mut stopped => return,
         }
     }

@@ -22,6 +22,7 @@ pub struct Rig {
     /// `by_host` is kept by [`Rig::certificates`].
     pub tls: TlsConfig,
     pub proxy_protocol: Option<Arc<ProxyProtocol>>,
+    pub sni: SniMode,
     routing: Option<Arc<Routing>>,
     generation: u64,
 }
@@ -73,6 +74,7 @@ impl Rig {
             routes: Vec::new(),
             tls: TlsConfig::default(),
             proxy_protocol: None,
+            sni: SniMode::Off,
             routing: None,
             generation: 0,
         }
@@ -155,10 +157,11 @@ impl Rig {
     }
 
     fn snapshot(&mut self) -> Arc<Snapshot> {
+        let sni = self.sni;
         let listener = |address: SocketAddr, protocol| Listener {
             vip: Vip { address: address.ip(), port: address.port(), transport: Transport::Tcp },
             protocol,
-            sni: SniMode::Off,
+            sni: if protocol == Protocol::Https { sni } else { SniMode::Off },
         };
         let routing = Arc::clone(self.routing.get_or_insert_with(|| {
             let mut hosts: BTreeMap<HostPattern, Vec<Route>> = BTreeMap::new();
@@ -179,6 +182,7 @@ impl Rig {
         }));
         self.generation += 1;
         Arc::new(Snapshot {
+            health_ports: Arc::new([]),
             generation: self.generation,
             services: Arc::new([]),
             listeners: Arc::new([listener(self.http, Protocol::Http), listener(self.https, Protocol::Https)]),

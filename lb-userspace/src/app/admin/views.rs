@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::policy_words::route_words;
-use crate::model::{self, PathMatch, Route, Snapshot, SynCookies, Tuning};
+use crate::app::bans::{self, Banned};
+use crate::model::{self, BanRules, PathMatch, Route, Snapshot, SynCookies, Tuning};
 use crate::proxy::{ClusterHealth, EndpointHealth};
 
 /// `sluice status`.
@@ -34,6 +35,9 @@ pub struct Status {
     /// The rules for clients by address; `None` without XDP.
     #[serde(default)]
     pub rules: Option<Rules>,
+    /// Who is kept out for a time; `None` where that is off and never was on.
+    #[serde(default)]
+    pub bans: Option<bans::Summary>,
     /// Packets for each verdict reason of the XDP program.
     pub verdicts: BTreeMap<String, u64>,
     /// Traffic of each VIP, as XDP saw it.
@@ -42,6 +46,9 @@ pub struct Status {
     pub sni: Vec<SniCount>,
     /// The proxy's counters.
     pub proxy: Value,
+    /// For how many seconds others have been meant to take over (`sluice drain`); `None`: they are not.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub drained_for: Option<u64>,
     /// What is wrong.
     pub issues: Vec<Issue>,
     /// Why the kernel or the listeners are not as the snapshot asks.
@@ -157,6 +164,20 @@ impl Rules {
     }
 }
 
+/// `sluice tune`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tuned {
+    /// The rules for clients by address; `None` without XDP.
+    #[serde(flatten)]
+    pub rules: Option<Tuning>,
+    /// What makes a ban.
+    #[serde(flatten)]
+    pub ban: BanRules,
+    /// Who is banned.
+    #[serde(default)]
+    pub banned: Vec<Banned>,
+}
+
 /// One VIP's traffic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VipCount {
@@ -257,6 +278,17 @@ pub struct EndpointView {
     /// How it is; `None`: nothing is known against it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub health: Option<EndpointHealth>,
+}
+
+/// `sluice drain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Others are to take over.
+    pub drained: bool,
+    /// For how many seconds.
+    pub seconds: u64,
+    /// Client connections that are open, tunnels among them.
+    pub open: u64,
 }
 
 /// `sluice maps verify`.

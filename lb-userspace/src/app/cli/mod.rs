@@ -62,6 +62,8 @@ pub enum Command {
     Maps(MapsArgs),
     /// Rules for clients by address, in XDP: show them, change them while the daemon runs.
     Tune(TuneArgs),
+    /// Have other nodes take over: open connections end in good order, the node is no longer ready.
+    Drain(DrainArgs),
     /// Is the daemon alive, or ready? For the probes of a pod: one line, and the exit status.
     Probe(ProbeArgs),
     /// Check kernel, rights, NIC and sysctls of this node. Needs no daemon.
@@ -91,15 +93,41 @@ Examples:
   sluice tune deny=@/etc/sluice/deny.txt                 a file of networks, a million at most
   sluice tune connection-rate=50 connection-burst=200    50 new connections a second for each client
   sluice tune deny= allow= connection-rate=0             none of all that
+  sluice tune ban-after=20 ban-within=60 ban-for=600     keep out for ten minutes whom the proxy
+                                                         catches 20 times within a minute
+  sluice tune banned-=198.51.100.7                       let one of them in again; banned= lets all in
 
 The longest network that covers a client counts. Who is allowed has no budget; a client is an IPv4
 address or an IPv6 /64. All holds for VIPs alone. It stays when the daemon restarts, until the node does,
-or `sluice maps purge`.")]
+or `sluice maps purge`; but what begins with ban is as the daemon's arguments say when it starts, and
+nobody is banned then. Bans work without XDP, too: the daemon closes what it accepts.")]
 pub struct TuneArgs {
     /// KEY=VALUE; KEY+=VALUE and KEY-=VALUE add to lists and take from them. Keys: deny, allow,
-    /// connection-rate, connection-burst. Lists are separated by commas; @FILE stands for a file's.
+    /// connection-rate, connection-burst, syn-cookies, syn-rate, banned, ban-after, ban-within, ban-for,
+    /// ban-max. Lists are separated by commas; @FILE stands for a file's.
     #[arg(value_name = "SETTING")]
     pub settings: Vec<String>,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// `sluice drain`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The node is not ready from then on, and its addresses leave the status of Ingresses. Connections are asked
+to end: HTTP/1.1 with `Connection: close` on the next answer, HTTP/2 with GOAWAY. Who comes nevertheless is
+served, with one answer for each connection. WebSockets and passed-through connections go on; nothing is
+cut before the daemon ends. Services in forward mode are not touched. All that ends with --undo, and with
+the daemon.
+
+Exit status: 0 no connection is left; 1 some are when the time is over; 2 it could not be done.")]
+pub struct DrainArgs {
+    /// How many seconds to wait for connections to end; the node stays drained after that.
+    #[arg(long, value_name = "SECONDS", default_value = "300", conflicts_with = "undo")]
+    pub timeout: u32,
+    /// Take part again.
+    #[arg(long)]
+    pub undo: bool,
     #[command(flatten)]
     pub client: ClientArgs,
 }
@@ -201,6 +229,10 @@ mod tests {
             ("sluice run --manifests d --interface a --wait-for-lock 120", true),
             ("sluice run --manifests d --no-xdp --wait-for-lock 120", false),
             ("sluice run --manifests d --interface a,b --vip 192.0.2.1,::1 --adopt-class x,y", true),
+            ("sluice drain", true),
+            ("sluice drain --timeout 5 -o json", true),
+            ("sluice drain --undo", true),
+            ("sluice drain --undo --timeout 5", false),
             ("sluice probe", false),
             ("sluice probe ready", true),
             ("sluice explain http://a --vip 192.0.2.1", true),

@@ -8,7 +8,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 
 use super::DEFAULT_SOCKET;
 use super::vip::{SniRule, sni_rule};
-use crate::model::{Compat, WorkerPool};
+use crate::model::{Compat, MAX_BAN_AFTER, MAX_BAN_FOR, MAX_BAN_WITHIN, MAX_BANS, WorkerPool};
 use crate::proxy;
 use crate::status::Address;
 
@@ -150,6 +150,21 @@ pub struct RunArgs {
     /// at once. Default: no limit. Trusted proxies have none.
     #[arg(long, env = "SLUICE_MAX_CLIENT_CONNECTIONS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_client_connections: Option<u32>,
+    /// Ban a client (IPv4 address or IPv6 /64) that the proxy catches so often: HTTP/2 floods, heads and
+    /// handshakes that never end, refused server names, too many connections or requests. Its packets are
+    /// dropped in XDP, its connections closed without it. Default: nobody is banned. `sluice tune` changes
+    /// this and lets in again; trusted proxies, this node and allowed sources are spared.
+    #[arg(long, env = "SLUICE_BAN_AFTER", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..=MAX_BAN_AFTER as i64))]
+    pub ban_after: Option<u32>,
+    /// Within so many seconds.
+    #[arg(long, env = "SLUICE_BAN_WITHIN", value_name = "SECONDS", default_value = "60", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..=MAX_BAN_WITHIN as i64))]
+    pub ban_within: u32,
+    /// For so many seconds.
+    #[arg(long, env = "SLUICE_BAN_FOR", value_name = "SECONDS", default_value = "600", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..=MAX_BAN_FOR as i64))]
+    pub ban_for: u32,
+    /// How many bans there are at a time; above, the one that ends first goes.
+    #[arg(long, env = "SLUICE_BAN_MAX", value_name = "N", default_value = "10000", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..=MAX_BANS as i64))]
+    pub ban_max: u32,
     /// How many requests a client may send on one connection, which then ends with
     /// `Connection: close` or GOAWAY. Default: no limit.
     #[arg(long, env = "SLUICE_MAX_CONNECTION_REQUESTS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..))]

@@ -251,12 +251,15 @@ pub(super) mod tests {
 
     use super::*;
     use crate::app::admin::views::SniCount;
+    use crate::app::bans::Bans;
     use crate::app::health::Probed as _;
     use crate::app::settings::SourceKind;
     use crate::app::state::State;
 
     fn sample(n: u64) -> Sample {
-        let mut status = Arc::new(State::new(SourceKind::Manifests("d".into()))).status();
+        let mut status =
+            Arc::new(State::new(SourceKind::Manifests("d".into()), Bans::new(Default::default(), vec![])))
+                .status();
         let worker = |worker: u64, requests: u64| json!({"worker": worker, "cpu": worker, "active": 3, "accepted": n, "requests": requests});
         status.ready = true;
         status.generation = 7;

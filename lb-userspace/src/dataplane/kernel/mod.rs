@@ -24,6 +24,7 @@ pub mod vip_routes;
 mod vip_table;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ use aya::maps::{Array, HashMap, MapData, SockMap};
 use aya::programs::{ProgramError, SchedClassifier, SkLookup, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::Level;
+use ipnet::IpNet;
 use lb_common::flow::{PORT_FACTOR, WAYS};
 use lb_common::maps::{
     CLASS_TERMINATE, LAYOUT, LAYOUT_MAP, MAX_CLASSES, MAX_CPUS, MAX_L4_FLOWS, MAX_WORKERS,
@@ -382,6 +384,15 @@ impl Dataplane {
         }
         self.rules.write(want)?;
         self.end_handshakes()
+    }
+
+    /// Keeps these sources out until it is told of others. Ends with the daemon that asks for it, or the one
+    /// that comes after.
+    ///
+    /// # Errors
+    /// The first write that fails; those before it stay done.
+    pub fn ban(&mut self, sources: &BTreeSet<IpNet>) -> Result<(), KernelError> {
+        self.rules.ban(sources)
     }
 
     /// All counters, summed over CPUs. They go on from where an earlier daemon left.

@@ -8,7 +8,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, MapData, MapError};
 use ipnet::IpNet;
 use lb_common::maps::{
-    self, SOURCE_ALLOW, SOURCE_DENY, TUNE_ALL_COOKIES, TUNE_BUDGET, TUNE_COOKIES, TUNE_SOURCES,
+    self, SOURCE_ALLOW, SOURCE_BANNED, SOURCE_DENY, TUNE_ALL_COOKIES, TUNE_BUDGET, TUNE_COOKIES, TUNE_SOURCES,
 };
 use lb_common::verdict::words;
 
@@ -25,6 +25,8 @@ pub(super) struct Rules {
     limits: Array<MapData, maps::Tuning>,
     /// What the kernel has.
     known: Tuning,
+    /// Who is kept out for a time. Nobody who is in `known`.
+    banned: BTreeSet<IpNet>,
 }
 
 impl Rules {
@@ -33,8 +35,11 @@ impl Rules {
             sources: take(programs, "SOURCES")?,
             limits: take(programs, "TUNING")?,
             known: Tuning::default(),
+            banned: BTreeSet::new(),
         };
-        rules.known = rules.read()?;
+        (rules.known, rules.banned) = rules.read()?;
+        // The daemon that wrote them would have known when they end.
+        rules.ban(&BTreeSet::new())?;
         Ok(rules)
     }
 
@@ -46,11 +51,42 @@ impl Rules {
     /// there is read anew.
     pub(super) fn write(&mut self, want: &Tuning) -> Result<(), KernelError> {
         let written = self.try_write(want);
-        self.known = match written {
-            Ok(()) => want.clone(),
-            Err(_) => self.read()?,
-        };
+        match written {
+            Ok(()) => {
+                self.known = want.clone();
+                self.banned.retain(|network| !want.deny.contains(network) && !want.allow.contains(network));
+            }
+            Err(_) => (self.known, self.banned) = self.read()?,
+        }
         written
+    }
+
+    /// Keeps out whom these networks cover, and nobody else for a time. What is on a list stays as it is.
+    pub(super) fn ban(&mut self, want: &BTreeSet<IpNet>) -> Result<(), KernelError> {
+        let listed =
+            |network: &IpNet| self.known.deny.contains(network) || self.known.allow.contains(network);
+        let want: BTreeSet<_> = want.iter().filter(|network| !listed(network)).copied().collect();
+        let written = self.try_ban(&want);
+        match written {
+            Ok(()) => self.banned = want,
+            Err(_) => (self.known, self.banned) = self.read()?,
+        }
+        written
+    }
+
+    fn try_ban(&mut self, want: &BTreeSet<IpNet>) -> Result<(), KernelError> {
+        let error = KernelError::map("SOURCES");
+        for network in want.difference(&self.banned) {
+            self.sources.insert(&key(network), SOURCE_BANNED, 0).map_err(&error)?;
+        }
+        self.limits.set(0, limits(&self.known, !want.is_empty()), 0).map_err(KernelError::map("TUNING"))?;
+        for network in self.banned.difference(want) {
+            match self.sources.remove(&key(network)) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(source) => return Err(error(source)),
+            }
+        }
+        Ok(())
     }
 
     fn try_write(&mut self, want: &Tuning) -> Result<(), KernelError> {
@@ -64,7 +100,8 @@ impl Rules {
                 self.sources.insert(&key(network), says, 0).map_err(&error)?;
             }
         }
-        self.limits.set(0, limits(want), 0).map_err(KernelError::map("TUNING"))?;
+        let bans = !self.banned.is_empty();
+        self.limits.set(0, limits(want, bans), 0).map_err(KernelError::map("TUNING"))?;
         let left = |network: &&IpNet| !want.deny.contains(network) && !want.allow.contains(network);
         for network in have.deny.union(&have.allow).filter(left) {
             match self.sources.remove(&key(network)) {
@@ -75,22 +112,23 @@ impl Rules {
         Ok(())
     }
 
-    fn read(&self) -> Result<Tuning, KernelError> {
+    /// The rules, and who is kept out for a time.
+    fn read(&self) -> Result<(Tuning, BTreeSet<IpNet>), KernelError> {
         let limits = self.limits.get(&0, 0).map_err(KernelError::map("TUNING"))?;
-        let (mut deny, mut allow) = (BTreeSet::new(), BTreeSet::new());
+        let (mut deny, mut allow, mut banned) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for entry in self.sources.iter() {
             let (key, says) = entry.map_err(KernelError::map("SOURCES"))?;
             if let Some(network) = network(&key) {
-                if says == SOURCE_ALLOW {
-                    allow.insert(network)
-                } else {
-                    deny.insert(network)
+                match says {
+                    SOURCE_ALLOW => allow.insert(network),
+                    SOURCE_BANNED => banned.insert(network),
+                    _ => deny.insert(network),
                 };
             }
         }
         let budget = limits.flags & TUNE_BUDGET != 0 && limits.interval > 0;
         let default = Tuning::default().connection_burst;
-        Ok(Tuning {
+        let tuning = Tuning {
             deny,
             allow,
             connection_rate: if budget { (SECOND / limits.interval) as u32 } else { 0 },
@@ -101,12 +139,13 @@ impl Rules {
                 _ => SynCookies::Always,
             },
             syn_rate: if limits.syn_rate > 0 { limits.syn_rate } else { Tuning::default().syn_rate },
-        })
+        };
+        Ok((tuning, banned))
     }
 }
 
-fn limits(tuning: &Tuning) -> maps::Tuning {
-    let listed = !tuning.deny.is_empty() || !tuning.allow.is_empty();
+fn limits(tuning: &Tuning, bans: bool) -> maps::Tuning {
+    let listed = bans || !tuning.deny.is_empty() || !tuning.allow.is_empty();
     let flag = |on, flag| if on { flag } else { 0 };
     let rate = tuning.connection_rate;
     let cookies = match tuning.syn_cookies {
@@ -158,9 +197,11 @@ mod tests {
             assert_eq!(network(&key(&asked)), Some(asked), "{text}");
         }
         for rate in 1..=MAX_RATE {
-            let interval = limits(&Tuning { connection_rate: rate, ..Tuning::default() }).interval;
+            let tuning = Tuning { connection_rate: rate, ..Tuning::default() };
+            let interval = limits(&tuning, false).interval;
             assert_eq!(SECOND / interval, u64::from(rate));
         }
-        assert_eq!(limits(&Tuning::default()).flags, 0);
+        assert_eq!(limits(&Tuning::default(), false).flags, 0);
+        assert_eq!(limits(&Tuning::default(), true).flags, TUNE_SOURCES);
     }
 }

@@ -53,7 +53,7 @@ where
     if client.trusted || worker.log.is_some() || worker.tracer.is_some() {
         return Some(Rewound::new(Bytes::new(), stream));
     }
-    let mut draining = pin!(worker.drain.started());
+    let mut draining = pin!(worker.drain.started(client.came_late));
     // What came while a request was answered.
     let mut ahead = Bytes::new();
     loop {

@@ -57,6 +57,7 @@ pub(super) use template::Place;
 pub(super) use throttle::Throttled;
 
 use super::body::{Content, ResponseBody};
+use super::offences::Offence;
 use super::respond;
 use super::upstream::Rewrites;
 use crate::model::RoutePolicy;
@@ -172,7 +173,8 @@ impl Policy {
         }
         let client = facts.address();
         if let Some(limits) = &self.limits {
-            pass.held = limits.admit(facts, client)?;
+            pass.held =
+                limits.admit(facts, client).inspect_err(|_| facts.client.offend(Offence::Requests))?;
         }
         if let Some(external) = &self.external {
             external.guard(&mut pass.edits);

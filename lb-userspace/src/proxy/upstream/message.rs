@@ -4,14 +4,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use http_body::Frame;
 
 use super::{Upstream, http1, http2};
 use crate::proxy::error::Error;
+use crate::proxy::headers::write_line;
 use crate::proxy::incoming_body::RequestBody;
 use crate::proxy::stream::Gate;
+
+/// Interim answers that an endpoint may send before the final one.
+pub(super) const MAX_INTERIM: usize = 16;
 
 /// One request, ready to be sent.
 pub(in crate::proxy) struct Request {
@@ -46,6 +50,27 @@ pub(in crate::proxy) struct ResponseHead {
     pub(in crate::proxy) lines: Option<Lines>,
     /// For 101: what is spoken from here on.
     pub(in crate::proxy) upgrade: Option<HeaderValue>,
+}
+
+impl ResponseHead {
+    /// An interim answer as an HTTP/1.1 client gets it. What a route's policy does with headers it does
+    /// with those of the final answer, so that only links, which interim answers are for (RFC 8297), are
+    /// passed on.
+    pub(super) fn early_hints(&self) -> Vec<u8> {
+        let reason = self.status.canonical_reason().unwrap_or_default();
+        let mut out = format!("HTTP/1.1 {} {reason}\r\n", self.status.as_str()).into_bytes();
+        for link in self.headers.get_all(header::LINK) {
+            write_line(&mut out, "link", link.as_bytes());
+        }
+        if let Some(lines) = &self.lines {
+            let is_link = |line: &&[u8]| line.starts_with(b"link: ");
+            for line in lines.text.split_inclusive(|byte| *byte == b'\n').filter(is_link) {
+                out.extend_from_slice(line);
+            }
+        }
+        out.extend_from_slice(b"\r\n");
+        out
+    }
 }
 
 /// The head of an answer as an HTTP/1.1 client gets it, as far as it comes from the endpoint: the

@@ -9,25 +9,21 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 
 use super::Body;
 use super::body::Source;
 use super::head::{BodyLength, Framing, take_head};
 use super::send::{Blocked, SendError, Sender};
 use crate::proxy::error::Error;
-use crate::proxy::headers::write_line;
 use crate::proxy::incoming_body::RequestBody;
 use crate::proxy::stream::Gate;
-use crate::proxy::upstream::message::{ResponseHead, UpstreamBody};
+use crate::proxy::upstream::message::{MAX_INTERIM, ResponseHead, UpstreamBody};
 use crate::proxy::upstream::receipt::Receipt;
 use crate::proxy::upstream::{Answer, Failure, Limits, Pool, Request, Upstream};
 
 /// How long an endpoint may think about `Expect: 100-continue` before the body is sent anyway.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
-
-/// Interim answers that an endpoint may send before the final one.
-const MAX_INTERIM: usize = 16;
 
 /// A request on its way, possibly for the second time.
 pub(in crate::proxy) struct Exchange {
@@ -222,26 +218,8 @@ fn next_head(
         if head.status == StatusCode::CONTINUE {
             *held = false;
         } else if let Some(taker) = interim.taker {
-            taker.send_early(&early_hints(&head));
+            taker.send_early(&head.early_hints());
         }
     }
     Ok(None)
-}
-
-/// An interim answer for the client. What a route's policy does with headers it does with those of
-/// the final answer, so that only links, which interim answers are for (RFC 8297), are passed on.
-fn early_hints(head: &ResponseHead) -> Vec<u8> {
-    let reason = head.status.canonical_reason().unwrap_or_default();
-    let mut out = format!("HTTP/1.1 {} {reason}\r\n", head.status.as_str()).into_bytes();
-    for link in head.headers.get_all(header::LINK) {
-        write_line(&mut out, "link", link.as_bytes());
-    }
-    if let Some(lines) = &head.lines {
-        let is_link = |line: &&[u8]| line.starts_with(b"link: ");
-        for line in lines.text.split_inclusive(|byte| *byte == b'\n').filter(is_link) {
-            out.extend_from_slice(line);
-        }
-    }
-    out.extend_from_slice(b"\r\n");
-    out
 }

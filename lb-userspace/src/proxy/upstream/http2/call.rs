@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ use super::head;
 use super::upload::{Upload, UploadError};
 use crate::proxy::error::Error;
 use crate::proxy::incoming_body::RequestBody;
-use crate::proxy::upstream::message::{ResponseHead, UpstreamBody};
+use crate::proxy::stream::Gate;
+use crate::proxy::upstream::message::{MAX_INTERIM, ResponseHead, UpstreamBody};
 use crate::proxy::upstream::{Answer, Failure, Limits, Request, Transport};
 
 /// A request on its way, possibly for the second time.
@@ -28,6 +30,8 @@ pub(in crate::proxy) struct Call {
     /// When the client gives up, by its own word.
     deadline: Option<Instant>,
     upload: Upload,
+    /// Whom interim answers go to.
+    early: Option<Arc<Gate>>,
     /// A task of its own goes on sending.
     handed_on: bool,
 }
@@ -39,7 +43,7 @@ impl Call {
         let scheme = if transport.is_tls() { Scheme::HTTPS } else { Scheme::HTTP };
         let head = head::request(&request.head, request.method, scheme)?;
         let deadline = head::grpc_timeout(head.headers()).and_then(|time| Instant::now().checked_add(time));
-        Ok(Self { head, deadline, upload: Upload::new(request.body), handed_on: false })
+        Ok(Self { head, deadline, upload: Upload::new(request.body), early: request.early, handed_on: false })
     }
 
     /// Gets ready to send the request again, from the begin; false if part of it is gone.
@@ -70,6 +74,8 @@ impl Call {
         })?;
         let upload = &mut self.upload;
         let mut sent = upload.is_empty();
+        let early = self.early.as_deref();
+        let mut interim = 0;
         let mut waits_for = None;
         let mut timer = pin!(tokio::time::sleep(limits.read));
         let read_limit = || match self.deadline {
@@ -85,6 +91,16 @@ impl Call {
                         return Poll::Ready(Err(Broken::Ours(why.into())));
                     }
                     Poll::Pending => {}
+                }
+            }
+            while let Poll::Ready(Some(Ok(answer))) = response.poll_informational(cx) {
+                interim += 1;
+                if interim > MAX_INTERIM {
+                    let error = Error::Protocol { address, what: "too many interim answers" };
+                    return Poll::Ready(Err(Broken::Ours(error)));
+                }
+                if let Some(early) = early.filter(|_| answer.status() != StatusCode::CONTINUE) {
+                    early.send_early(&head_of(answer).early_hints());
                 }
             }
             match Pin::new(&mut response).poll(cx) {
@@ -157,6 +173,11 @@ fn answer_of(
     };
     let head = ResponseHead { status, headers, lines: None, upgrade: None };
     Ok(Answer::Response(head, Box::new(UpstreamBody::Http2(body))))
+}
+
+fn head_of(answer: Response<()>) -> ResponseHead {
+    let (parts, ()) = answer.into_parts();
+    ResponseHead { status: parts.status, headers: parts.headers, lines: None, upgrade: None }
 }
 
 /// What an error of a stream says about the request (RFC 9113 sections 6.8 and 8.7).
