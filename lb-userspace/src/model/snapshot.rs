@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{
-    Cluster, ClusterKey, HostPattern, Issue, L4Service, Listener, ProxyProtocol, TlsConfig, VirtualHost,
+    BanRules, Cluster, ClusterKey, HostPattern, Issue, L4Service, Listener, ProxyProtocol, TlsConfig,
+    VirtualHost,
 };
 
 /// Everything that decides which route a request takes. Changes rarely; endpoints aren't in it.
@@ -41,6 +42,9 @@ pub struct Snapshot {
     /// Whose connections begin with a PROXY header; `None`: as the node was started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<Arc<ProxyProtocol>>,
+    /// Who is kept out for a time; `None`: as the node was started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ban: Option<BanRules>,
     /// What is wrong, sorted by object.
     pub issues: Arc<[Issue]>,
 }
@@ -68,6 +72,7 @@ impl Snapshot {
             tls: Arc::default(),
             trusted_proxies: None,
             proxy_protocol: None,
+            ban: None,
             issues: Arc::new([]),
         }
     }
