@@ -11,6 +11,7 @@
 //! `dataplane::{image, diff}` are pure; `proxy`, `dataplane::kernel`, `source` and `status` do I/O;
 //! `app` ties everything together. `cargo xtask test` checks the rule.
 
+pub mod backoff;
 pub mod model;
 
 pub mod route;

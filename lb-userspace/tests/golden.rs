@@ -5,12 +5,15 @@
 //! made anew in each run, see [`site`]. Snapshots hold names and dates only, so they stay the same.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::LazyLock;
 
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::Value;
-use sluice::model::{ClusterKey, Compat, ObjectKey, PortRef, Snapshot};
+use sluice::model::{
+    ClusterKey, Compat, Listener, ObjectKey, PortRef, Protocol, Snapshot, SniMode, Transport, Vip,
+};
 use sluice::objects::{Objects, parse};
 use sluice::translate::annotations::CATALOGUE;
 use sluice::translate::{Settings, UnknownClass, translate};
@@ -100,6 +103,14 @@ fn settings(text: &str) -> Settings {
             "config-map" => settings.config_map = Some(pair(value)),
             "zone" => settings.zone = Some(value.into()),
             "node" => settings.node = Some(value.into()),
+            "listen" => {
+                let address: SocketAddr = value.parse().expect("address:port");
+                settings.listeners.push(Listener {
+                    vip: Vip { address: address.ip(), port: address.port(), transport: Transport::Tcp },
+                    protocol: Protocol::Http,
+                    sni: SniMode::Off,
+                });
+            }
             "default-backend" => {
                 let (service, port) = value.split_once(':').expect("namespace/name:port");
                 let port = PortRef::Number(port.parse().expect("a port"));

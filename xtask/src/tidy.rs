@@ -20,8 +20,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("dataplane", &["model"]),
     ("dataplane::kernel", &["model", "dataplane"]),
     ("proxy", &["model", "route"]),
-    ("source", &["model", "objects"]),
-    ("status", &["model", "objects", "translate"]),
+    ("backoff", &[]),
+    ("source", &["backoff", "model", "objects"]),
+    ("status", &["backoff", "model", "objects", "translate"]),
 ];
 
 /// Where each foreign crate may be named inside lb-userspace.

@@ -19,6 +19,7 @@ mod world;
 mod api_server;
 
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -67,7 +68,7 @@ struct Options {
     bench: bool,
 }
 
-fn main() {
+fn main() -> ExitCode {
     let options = Options::parse();
     let machine = Machine::here();
     // The daemon gives memory back two seconds after a change.
@@ -153,6 +154,12 @@ fn main() {
             format!("# `cargo xtask bench churn`\n\nThe method is in README.md.\n\n{}", report.table());
         std::fs::write(directory.join("churn.md"), text).expect("bench/churn.md");
     }
+    let missed = report.missed();
+    if !missed.is_empty() {
+        eprintln!("missed:\n  {}", missed.join("\n  "));
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
 }
 
 /// An API server with the whole cluster, and the endpoints behind it. The daemon is not known yet.

@@ -137,6 +137,26 @@ impl Delays {
     }
 }
 
+/// A line of the table.
+struct Row {
+    what: String,
+    measured: String,
+    /// What it must be, and whether it is.
+    must: Option<(String, bool)>,
+}
+
+impl Row {
+    fn new(what: impl Into<String>, measured: String) -> Self {
+        Self { what: what.into(), measured, must: None }
+    }
+
+    /// `value`, which is what was measured, must not be above `most`. What could not be measured is.
+    fn at_most(self, value: f64, most: f64, unit: &str) -> Self {
+        let must = if most == 0.0 { "0".to_owned() } else { format!("≤ {most}{unit}") };
+        Self { must: Some((must, value <= most)), ..self }
+    }
+}
+
 impl Report {
     /// The tables in Markdown.
     pub fn table(&self) -> String {
@@ -149,39 +169,69 @@ impl Report {
              changes of endpoints in {seconds} s under {rate} requests/s. {cpus} × {cpu}, Linux {kernel}, load \
              average before: {load_before}.\n"
         );
-        let mut row = |name: &str, value: String, must: &str| {
-            let _ = writeln!(out, "| {name} | {value} | {must} |");
-        };
-        row("what", "measured".into(), "must");
-        row("---", "---".into(), "---");
-        row("start to ready", format!("{:.2} s", self.ready_s), "≤ 3 s");
-        for (name, delays) in [("route edit", &self.routes), ("endpoint change", &self.endpoints)] {
-            row(&format!("{name} to first request, p50"), format!("{:.1} ms", delays.p50), "");
-            row(&format!("{name} to first request, p99"), format!("{:.1} ms", delays.p99), "≤ 30 ms");
-            row(&format!("{name}, longest of {}", delays.count), format!("{:.1} ms", delays.max), "");
-            row(&format!("{name}, polled every"), format!("{:.2} ms", delays.granularity), "");
-            row(&format!("{name}, never seen"), delays.lost.to_string(), "0");
+        let _ = writeln!(out, "| what | measured | must |\n| --- | --- | --- |");
+        for Row { what, measured, must } in self.rows() {
+            let must = must.map(|(must, _)| must).unwrap_or_default();
+            let _ = writeln!(out, "| {what} | {measured} | {must} |");
         }
-        let load = &self.load;
-        row("requests of the load", load.requests.to_string(), "");
-        row("errors", load.errors.to_string(), "0");
-        row("answers of a wrong Service", load.misrouted.to_string(), "0");
-        row("requests to endpoints gone for 1 s", load.stale.to_string(), "0");
-        row(
-            "time of a request, p50 / p99 / longest",
-            format!("{:.2} / {:.2} / {:.1} ms", load.p50, load.p99, load.max),
-            "",
-        );
-        let memory = |u: &Usage| {
-            format!("{:.1} MB ({:.1} anonymous, peak {:.1})", u.rss_mb, u.anonymous_mb, u.peak_mb)
-        };
-        row("RSS when ready", memory(&self.at_ready), "≤ 100 MB");
-        row("RSS after the churn", memory(&self.at_end), "≤ 100 MB");
-        row(&format!("RSS, {hosts} routes with one endpoint each"), memory(&self.routes_only), "≤ 50 MB");
-        row("CPU, load alone", format!("{:.1} % of one", self.cpu_load * 100.0), "");
-        row("CPU, with churn", format!("{:.1} % of one", self.cpu_churn * 100.0), "");
         out.push_str(&self.lookups());
         out
+    }
+
+    /// What must be so and is not, a line each.
+    pub fn missed(&self) -> Vec<String> {
+        let rows = self.rows().into_iter().chain(self.lookup.iter().filter_map(|line| {
+            // The host that is asked for is the same, and so is what of the table it takes: all that is
+            // left is how many others there are.
+            let what = format!("lookup among {} hosts, ratio to one host", line.hosts);
+            let row = Row::new(what, format!("{:.2}", line.ratio)).at_most(line.ratio, 1.05, "");
+            (line.asked == "one host").then_some(row)
+        }));
+        let missed = rows.filter_map(|row| match row.must {
+            Some((must, false)) => Some(format!("{}: {}, must be {must}", row.what, row.measured)),
+            _ => None,
+        });
+        missed.collect()
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let hosts = self.size.hosts;
+        let ms = |value: f64| format!("{value:.1} ms");
+        let none = |what: &str, count: u64| Row::new(what, count.to_string()).at_most(count as f64, 0.0, "");
+        let memory = |what: String, u: &Usage, most: f64| {
+            let text = format!("{:.1} MB ({:.1} anonymous, peak {:.1})", u.rss_mb, u.anonymous_mb, u.peak_mb);
+            Row::new(what, text).at_most(u.rss_mb, most, " MB")
+        };
+        let mut rows = vec![Row::new("start to ready", format!("{:.2} s", self.ready_s)).at_most(
+            self.ready_s,
+            3.0,
+            " s",
+        )];
+        for (name, delays) in [("route edit", &self.routes), ("endpoint change", &self.endpoints)] {
+            rows.extend([
+                Row::new(format!("{name} to first request, p50"), ms(delays.p50)),
+                Row::new(format!("{name} to first request, p99"), ms(delays.p99))
+                    .at_most(delays.p99, 30.0, " ms"),
+                Row::new(format!("{name}, longest of {}", delays.count), ms(delays.max)),
+                Row::new(format!("{name}, polled every"), format!("{:.2} ms", delays.granularity)),
+                none(&format!("{name}, never seen"), delays.lost),
+            ]);
+        }
+        let load = &self.load;
+        let times = format!("{:.2} / {:.2} / {:.1} ms", load.p50, load.p99, load.max);
+        rows.extend([
+            Row::new("requests of the load", load.requests.to_string()),
+            none("errors", load.errors),
+            none("answers of a wrong Service", load.misrouted),
+            none("requests to endpoints gone for 1 s", load.stale),
+            Row::new("time of a request, p50 / p99 / longest", times),
+            memory("RSS when ready".to_owned(), &self.at_ready, 100.0),
+            memory("RSS after the churn".to_owned(), &self.at_end, 100.0),
+            memory(format!("RSS, {hosts} routes with one endpoint each"), &self.routes_only, 50.0),
+            Row::new("CPU, load alone", format!("{:.1} % of one", self.cpu_load * 100.0)),
+            Row::new("CPU, with churn", format!("{:.1} % of one", self.cpu_churn * 100.0)),
+        ]);
+        rows
     }
 
     fn lookups(&self) -> String {

@@ -26,6 +26,7 @@ use super::check::now_unix;
 use super::cli::{AccessLog, RunArgs};
 use super::handover::stand_by;
 use super::health::{self, HealthError};
+use super::health_ports::HealthPorts;
 use super::memory;
 use super::publisher::Publisher;
 use super::settings::{BadSettings, Settings, SourceKind, node_addresses};
@@ -152,7 +153,7 @@ pub async fn run(args: RunArgs) -> Result<(), DaemonError> {
 async fn follow(
     args: &RunArgs,
     settings: &Settings,
-    state: &State,
+    state: &Arc<State>,
     stop: &mut Stop,
     probes: &AbortHandle,
 ) -> Result<Ended, DaemonError> {
@@ -173,6 +174,7 @@ async fn follow(
         let _ = state.publishing.set(publisher.reporter.clone());
     }
     let mut translator = Translator::default();
+    let mut health_ports = HealthPorts::new(Arc::clone(state) as Arc<dyn health::Probed>);
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut neighbours = tokio::time::interval(NEIGHBOURS);
@@ -182,6 +184,7 @@ async fn follow(
             translator.translate(&update.objects, &translation, &update.issues, now_unix(), previous)
         };
         take(args, next, state, &mut lock, &update).await?;
+        health_ports.apply(&state.snapshot.load().health_ports);
         if let Some(publisher) = publisher.as_ref().filter(|_| update.synced) {
             let resting = state.resting.is_on();
             publisher.publish(&update.objects, state.snapshot.load_full(), resting);
@@ -208,6 +211,8 @@ async fn follow(
             }
         }
     }
+    // A successor may have them, and load balancers are to go elsewhere.
+    drop(health_ports);
     let finish = async {
         if let Some(publisher) = publisher {
             publisher.finish().await;

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use super::admin::views::Status;
 use super::metrics;
@@ -61,12 +62,29 @@ pub async fn serve_when_free(address: SocketAddr, probed: Arc<dyn Probed>) {
 
 /// Answers until dropped.
 pub async fn serve(listener: TcpListener, probed: Arc<dyn Probed>) {
+    answer(listener, CONNECTIONS, move |request| respond(&*probed, request)).await;
+}
+
+/// Probes that are answered at once; further ones wait.
+const CONNECTIONS: usize = 256;
+
+/// Answers requests on so many connections at once, until dropped.
+pub async fn answer<A>(listener: TcpListener, connections: usize, answer: A)
+where
+    A: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync + 'static,
+{
+    let (room, answer) = (Arc::new(Semaphore::new(connections)), Arc::new(answer));
     loop {
+        // Never closed, so there is always a permit some time.
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let probed = Arc::clone(&probed);
+                let answer = Arc::clone(&answer);
                 tokio::spawn(async move {
-                    let service = service_fn(move |request| respond(Arc::clone(&probed), request));
+                    let service = service_fn(move |request| {
+                        let response = answer(&request);
+                        async move { Ok::<_, Infallible>(response) }
+                    });
                     let connection = hyper::server::conn::http1::Builder::new()
                         .timer(TokioTimer::new())
                         .header_read_timeout(Duration::from_secs(10))
@@ -74,6 +92,7 @@ pub async fn serve(listener: TcpListener, probed: Arc<dyn Probed>) {
                     if let Err(error) = connection.await {
                         tracing::debug!(%error, "a probe went away");
                     }
+                    drop(permit);
                 });
             }
             Err(error) => {
@@ -84,10 +103,7 @@ pub async fn serve(listener: TcpListener, probed: Arc<dyn Probed>) {
     }
 }
 
-async fn respond(
-    probed: Arc<dyn Probed>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+fn respond(probed: &dyn Probed, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let text = "text/plain; charset=utf-8";
     let (status, kind, body) = match request.uri().path() {
         "/healthz" => (StatusCode::OK, text, "ok\n".to_owned()),
@@ -105,5 +121,5 @@ async fn respond(
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    Ok(response)
+    response
 }

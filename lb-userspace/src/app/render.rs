@@ -1,12 +1,13 @@
 //! Text for people. Pure: everything here is made of what `-o json` prints.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use ipnet::IpNet;
 use lb_common::maps::{CLASS_PASSTHROUGH, CLASS_POOLS, CLASS_TERMINATE};
+use serde_json::Value;
 
 use super::admin::health_words::{endpoint_state, requests_of, unwell};
 use super::admin::views::{
@@ -71,6 +72,11 @@ pub fn status(status: &Status) -> String {
         let how = if status.xdp.is_some() { "" } else { ", but not here: that takes XDP, which is off" };
         fact("Forwarding", format!("{vips} for Services of type LoadBalancer{how}"));
     }
+    let left_out = status.issues.iter().filter(|issue| issue.reason == "NoRoom").count();
+    if left_out > 0 {
+        let vips = plural(left_out, "VIP");
+        fact("Not forwarded", format!("{vips}: the kernel's tables have no room, see the issues"));
+    }
     if let Some(publishing) = &status.publishing {
         for (name, value) in publishing_facts(publishing) {
             fact(name, value);
@@ -86,6 +92,9 @@ pub fn status(status: &Status) -> String {
     if let (Some(requests), Some(active)) = (total("requests"), total("active")) {
         let errors = total("responses_5xx").unwrap_or_default();
         fact("Proxy", format!("{requests} requests, {errors} answered 5xx, {active} connections open"));
+    }
+    if let Some(workers) = workers_text(&status.proxy) {
+        fact("Workers", workers);
     }
     if let Some(unwell) = unwell(&status.proxy) {
         fact("Unwell", unwell);
@@ -141,6 +150,23 @@ pub fn status(status: &Status) -> String {
         let _ = write!(text, "\n{}", issues(&status.issues));
     }
     text
+}
+
+/// General workers and pools, where there are any of the latter.
+fn workers_text(proxy: &Value) -> Option<String> {
+    let mut pools: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+    for worker in proxy.get("workers")?.as_array()? {
+        let of = |name| worker.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let pool = worker.get("pool").and_then(Value::as_str).unwrap_or_default();
+        let (workers, requests) = pools.entry(pool).or_default();
+        *workers += 1;
+        *requests += of("requests");
+    }
+    let shown = pools.iter().map(|(pool, (workers, requests))| match *pool {
+        "" => format!("{workers} general ({requests} requests)"),
+        pool => format!("{workers} of pool {pool} ({requests} requests)"),
+    });
+    (pools.len() > 1).then(|| shown.collect::<Vec<_>>().join(", "))
 }
 
 fn rules_text(rules: &Rules) -> String {
@@ -601,6 +627,26 @@ mod tests {
         let got = text(&report);
         assert!(got.contains("Publishing: 192.0.2.1, lb.example\n"), "{got}");
         assert!(got.ends_with("API trouble: 4 so far, the last: 500\n"), "{got}");
+    }
+
+    #[test]
+    fn workers_are_told_by_pool() {
+        let worker = |pool: Option<&str>, requests: u64| match pool {
+            Some(pool) => serde_json::json!({ "worker": 0, "pool": pool, "requests": requests }),
+            None => serde_json::json!({ "worker": 0, "requests": requests }),
+        };
+        for (workers, expect) in [
+            (vec![], None),
+            (vec![worker(None, 3)], None),
+            (
+                vec![worker(None, 3), worker(None, 4), worker(Some("tenant"), 5), worker(Some("a"), 0)],
+                Some("2 general (7 requests), 1 of pool a (0 requests), 1 of pool tenant (5 requests)"),
+            ),
+        ] {
+            let stats = serde_json::json!({ "workers": workers });
+            assert_eq!(workers_text(&stats).as_deref(), expect);
+        }
+        assert_eq!(workers_text(&Value::Null), None);
     }
 
     #[test]

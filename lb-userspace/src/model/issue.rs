@@ -41,6 +41,8 @@ pub enum IssueReason {
     NoEndpoints,
     /// A Service of type LoadBalancer has no address to be reached at.
     NoAddress,
+    /// The kernel's tables have no room for it.
+    NoRoom,
     /// The Secret isn't there.
     SecretNotFound,
     /// The Secret holds no usable certificate.

@@ -36,6 +36,18 @@ pub struct L4Service {
     pub sources: Option<Arc<[IpNet]>>,
 }
 
+/// A port of every node by which load balancers ask whether the node has endpoints of a Service
+/// (`spec.healthCheckNodePort`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HealthPort {
+    /// The port.
+    pub port: u16,
+    /// The Service.
+    pub service: ObjectKey,
+    /// How many ready endpoints it has on this node.
+    pub endpoints: usize,
+}
+
 fn is_empty(addresses: &[SocketAddr]) -> bool {
     addresses.is_empty()
 }

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{
-    BanRules, Cluster, ClusterKey, HostPattern, Issue, L4Service, Listener, ProxyProtocol, TlsConfig,
-    VirtualHost,
+    BanRules, Cluster, ClusterKey, HealthPort, HostPattern, Issue, L4Service, Listener, ProxyProtocol,
+    TlsConfig, VirtualHost,
 };
 
 /// Everything that decides which route a request takes. Changes rarely; endpoints aren't in it.
@@ -30,6 +30,9 @@ pub struct Snapshot {
     /// VIPs in forward mode, sorted by VIP, one each.
     #[serde(skip_serializing_if = "is_empty")]
     pub services: Arc<[L4Service]>,
+    /// Where load balancers ask for this node's endpoints, sorted by port, one each.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub health_ports: Arc<[HealthPort]>,
     /// Hosts and routes.
     pub routing: Arc<Routing>,
     /// Every cluster that a route names is here; unchanged clusters keep their `Arc`.
@@ -67,6 +70,7 @@ impl Snapshot {
             generation: 0,
             listeners: Arc::new([]),
             services: Arc::new([]),
+            health_ports: Arc::new([]),
             routing: Arc::default(),
             clusters: OrdMap::new(),
             tls: Arc::default(),
@@ -78,6 +82,6 @@ impl Snapshot {
     }
 }
 
-fn is_empty(services: &[L4Service]) -> bool {
-    services.is_empty()
+fn is_empty<T>(all: &[T]) -> bool {
+    all.is_empty()
 }

@@ -62,6 +62,8 @@ pub struct Outside {
     pub source_ranges: Vec<Box<str>>,
     /// `spec.externalTrafficPolicy`, unless it is `Cluster`.
     pub traffic_policy: Option<Box<str>>,
+    /// `spec.healthCheckNodePort`, as written; not every number is a port.
+    pub health_port: Option<i32>,
     /// `spec.sessionAffinity`, unless it is `None`.
     pub affinity: Option<Box<str>>,
     /// `status.loadBalancer.ingress`.
@@ -117,6 +119,7 @@ impl Outside {
             source_ranges: texts(&spec.load_balancer_source_ranges),
             traffic_policy: text(&spec.external_traffic_policy)
                 .filter(|policy| !matches!(&**policy, "" | "Cluster")),
+            health_port: spec.health_check_node_port.filter(|port| *port != 0),
             affinity: text(&spec.session_affinity).filter(|affinity| !matches!(&**affinity, "" | "None")),
             addresses: given.map(|one| GivenAddress::new(&one.ip, &one.hostname)).collect(),
         }
@@ -133,6 +136,7 @@ impl Service {
             asked_ip: None,
             source_ranges: Vec::new(),
             traffic_policy: None,
+            health_port: None,
             affinity: None,
             addresses: Vec::new(),
         };

@@ -10,7 +10,7 @@ use arc_swap::{ArcSwap, Guard};
 use super::balance::{Hashed, Token, backend_token, seed, token};
 use super::health::{Circuit, Milliseconds, Vitals, now};
 use super::stats::Counter;
-use crate::model::{Care, Cluster, ClusterKey, UpstreamProtocol};
+use crate::model::{Cluster, ClusterKey};
 
 /// One cluster. Lives as long as any configuration names it; requests of older configurations
 /// see new endpoints at once.
@@ -37,6 +37,8 @@ pub(super) struct Endpoints {
     vitals: OnceLock<Box<[Arc<Vitals>]>>,
     /// Until then somebody gets less than the others.
     warms_until: Milliseconds,
+    /// From then on they count for nobody; 0: never.
+    ends: Milliseconds,
     by_token: OnceLock<Box<AHashMap<Token, usize>>>,
 }
 
@@ -56,6 +58,11 @@ struct PerWorker {
     cursor: Counter,
     requests: Counter,
 }
+
+/// How long requests that took their route before an edit have the endpoints of a cluster that nobody names
+/// any more: longer than a worker waits for its CPU or a request for its body's last packet, and shorter
+/// than addresses of pods take to be given to somebody else.
+const RETIRING: Milliseconds = 5_000;
 
 /// A new endpoint's share at the begin of its slow start, of what the others have.
 const LEAST_SHARE: f64 = 0.1;
@@ -80,12 +87,6 @@ impl ClusterSlot {
         }
     }
 
-    /// A cluster without endpoints.
-    pub(super) fn empty(key: ClusterKey) -> Arc<Cluster> {
-        let (protocol, care) = (UpstreamProtocol::default(), Arc::<Care>::default());
-        Arc::new(Cluster { key, protocol, endpoints: Arc::new([]), care })
-    }
-
     /// Publishes new endpoints unless they are the very same. What is known of those that stay is
     /// kept.
     pub(super) fn update(&self, cluster: &Arc<Cluster>) {
@@ -96,6 +97,14 @@ impl ClusterSlot {
                 self.look_again();
             }
         }
+    }
+
+    /// No configuration names the cluster any more. Requests of older ones have its endpoints for a while
+    /// yet, but not for ever: nobody says any more whose addresses these are.
+    pub(super) fn retire(&self) {
+        let before = self.endpoints.load_full();
+        let last = Endpoints::after(Some(&before), Arc::clone(&before.cluster));
+        self.endpoints.store(Arc::new(Endpoints { ends: now() + RETIRING, ..last }));
     }
 
     /// The endpoints as they are now. For one decision, not to be kept.
@@ -177,6 +186,7 @@ impl Endpoints {
             near,
             vitals: vitals.map_or_else(OnceLock::new, OnceLock::from),
             warms_until,
+            ends: 0,
             by_token: OnceLock::new(),
             cluster,
         };
@@ -222,6 +232,11 @@ impl Endpoints {
     pub(super) fn vitals_of(&self, address: SocketAddr) -> Option<&Arc<Vitals>> {
         let at = self.cluster.endpoints.binary_search_by(|one| one.address.cmp(&address)).ok()?;
         self.vitals().get(at)
+    }
+
+    /// Whether they count for nobody any more.
+    pub(super) fn are_over(&self) -> bool {
+        self.ends > 0 && now() >= self.ends
     }
 
     /// Until when somebody gets less than the others; 0: nobody does.

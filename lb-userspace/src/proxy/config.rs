@@ -190,9 +190,8 @@ fn slots(snapshot: &Snapshot, previous: Option<&Config>, workers: usize) -> Slot
                 }
             }
             DiffItem::Remove(key, _) => {
-                // Requests of older configurations must not go to endpoints that nobody updates any more.
                 if let Some(slot) = slots.remove(key) {
-                    slot.update(&ClusterSlot::empty(key.clone()));
+                    slot.retire();
                 }
             }
         }

@@ -40,8 +40,9 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, BadAddress> {
         if let Ok(ip) = text.parse::<IpAddr>() {
+            let ip = ip.to_canonical();
             let nobody = ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST);
-            return if nobody { Err(BadAddress(text.to_owned())) } else { Ok(Self::Ip(ip)) };
+            return if nobody { Err(BadAddress(text.to_owned())) } else { Ok(Self::of(ip)) };
         }
         let name = text.to_ascii_lowercase();
         let label = |label: &str| {
@@ -69,6 +70,12 @@ impl fmt::Display for Address {
 }
 
 impl Address {
+    /// An IPv4 address that is written as an IPv6 address is that IPv4 address: the API warns of the
+    /// other form, and clients can't connect to it.
+    fn of(ip: IpAddr) -> Self {
+        Self::Ip(ip.to_canonical())
+    }
+
     /// As the API writes it, without ports: every address takes both of them.
     pub fn entry(&self) -> IngressLoadBalancerIngress {
         match self {
@@ -92,13 +99,17 @@ pub fn of_service(service: &Service) -> BTreeSet<Address> {
     if service.kind == ServiceKind::ExternalName {
         return given(None, outside.external_name.as_deref()).collect();
     }
-    let balanced = outside.addresses.iter().flat_map(given_address);
-    let external = outside.external_ips.iter().flat_map(|ip| given(Some(ip), None));
+    let canonical = |address| match address {
+        Address::Ip(ip) => Address::of(ip),
+        name => name,
+    };
+    let balanced = outside.addresses.iter().flat_map(given_address).map(canonical);
+    let external = outside.external_ips.iter().flat_map(|ip| given(Some(ip), None)).map(canonical);
     let outside: BTreeSet<_> = balanced.chain(external).collect();
     if !outside.is_empty() || service.kind == ServiceKind::LoadBalancer {
         return outside;
     }
-    service.cluster_ips.iter().map(|ip| Address::Ip(*ip)).collect()
+    service.cluster_ips.iter().map(|ip| Address::of(*ip)).collect()
 }
 
 fn given_address(entry: &GivenAddress) -> impl Iterator<Item = Address> {
@@ -118,7 +129,8 @@ fn given(ip: Option<&str>, hostname: Option<&str>) -> impl Iterator<Item = Addre
 /// primary address of that family, which `primary` knows.
 pub fn of_listeners(listeners: &[Listener], primary: impl Fn(IpAddr) -> Option<IpAddr>) -> BTreeSet<IpAddr> {
     let addresses = listeners.iter().map(|listener| listener.vip.address);
-    addresses.filter_map(|ip| if ip.is_unspecified() { primary(ip) } else { Some(ip) }).collect()
+    let own = |ip: IpAddr| if ip.is_unspecified() { primary(ip) } else { Some(ip) };
+    addresses.filter_map(own).map(|ip| ip.to_canonical()).collect()
 }
 
 /// The address by which this node speaks with the outside, of the family of `any`: the source
@@ -151,6 +163,8 @@ mod tests {
         for (text, expect) in [
             ("198.51.100.10", Some("198.51.100.10")),
             ("2001:DB8::A", Some("2001:db8::a")),
+            ("::ffff:198.51.100.10", Some("198.51.100.10")),
+            ("::ffff:0.0.0.0", None),
             ("LB.example.com", Some("lb.example.com")),
             ("localhost", Some("localhost")),
             ("127.0.0.1", Some("127.0.0.1")),
@@ -248,6 +262,7 @@ mod tests {
             (vec![listener("198.51.100.1", 80), listener("198.51.100.1", 443)], vec!["198.51.100.1"]),
             (vec![listener("0.0.0.0", 80), listener("::", 80)], vec!["192.0.2.7"]),
             (vec![listener("127.0.0.1", 80), listener("::", 80)], vec!["127.0.0.1"]),
+            (vec![listener("::ffff:198.51.100.1", 80)], vec!["198.51.100.1"]),
         ] {
             let got: Vec<_> = of_listeners(&listeners, primary).iter().map(IpAddr::to_string).collect();
             assert_eq!(got, expect);

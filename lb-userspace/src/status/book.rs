@@ -9,11 +9,11 @@
 //! keeps it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::View;
@@ -114,9 +114,9 @@ impl Book {
         for issues in view.snapshot.issues.chunk_by(|a, b| a.object == b.object) {
             let Some(regarding) = regarding(view, &issues[0]) else { continue };
             for issue in issues.iter().filter(worth_it).take(MOST_PER_OBJECT) {
-                let id = id(&regarding, &(issue.reason, &issue.field, &issue.message));
+                let reason = format!("{:?}", issue.reason);
+                let id = id(&regarding, &[&reason, &issue.field, &issue.message]);
                 if let Some(count) = self.count(id, self.again, now) {
-                    let reason = format!("{:?}", issue.reason);
                     let note = match issue.field.as_str() {
                         "" => issue.message.clone(),
                         field => format!("{field}: {}", issue.message),
@@ -134,7 +134,7 @@ impl Book {
             .collect();
         for key in self.fresh.keys().filter(|key| !troubled.contains(key)) {
             let regarding = reference(view, Kind::Ingress, key);
-            let id = id(&regarding, &SYNCED);
+            let id = id(&regarding, &[SYNCED]);
             if let Some(count) = self.count(id, self.synced_again, now) {
                 let note = "Served as it is written now.".to_owned();
                 put(Telling::new(id, regarding, false, SYNCED.to_owned(), note, count));
@@ -236,11 +236,17 @@ fn reference(view: &View, kind: Kind, key: &ObjectKey) -> ObjectReference {
     }
 }
 
-fn id(regarding: &ObjectReference, what: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (&regarding.kind, &regarding.namespace, &regarding.name, &regarding.uid).hash(&mut hasher);
-    what.hash(&mut hasher);
-    hasher.finish()
+/// The same whatever Sluice was built with: the next version's leader finds the Events of this one's.
+fn id(regarding: &ObjectReference, what: &[&str]) -> u64 {
+    let part = |part: &Option<String>| part.clone().unwrap_or_default();
+    let of_object = [&regarding.kind, &regarding.namespace, &regarding.name, &regarding.uid].map(part);
+    let mut hasher = Sha256::new();
+    for text in of_object.iter().map(String::as_str).chain(what.iter().copied()) {
+        hasher.update((text.len() as u64).to_be_bytes());
+        hasher.update(text);
+    }
+    let digest = hasher.finalize();
+    u64::from_be_bytes(digest.first_chunk().copied().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -296,6 +302,15 @@ mod tests {
                 text(telling)
             })
             .collect()
+    }
+
+    /// Names of Events outlive the binary that made them.
+    #[test]
+    fn names_never_change() {
+        let regarding =
+            reference(&view(&[ingress("web", "x", &[])], vec![]), Kind::Ingress, &ObjectKey::new("d", "web"));
+        assert_eq!(format!("{:016x}", id(&regarding, &["PortNotFound", "spec.x", "m"])), "2bfad608d314a9d1");
+        assert_ne!(id(&regarding, &["a", "bc"]), id(&regarding, &["ab", "c"]));
     }
 
     #[test]

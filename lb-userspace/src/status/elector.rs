@@ -9,10 +9,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::lease::{Election, Step, Timing};
-use super::pace::{Backoff, luck};
 use super::report::Reporter;
 use super::request::{Failure, in_time};
 use super::{FIELD_MANAGER, Settings};
+use crate::backoff::{Backoff, luck};
 
 /// Whether this process leads.
 #[derive(Clone, Debug)]

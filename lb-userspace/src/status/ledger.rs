@@ -9,8 +9,8 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::addresses::{Address, of_ingress};
-use super::pace::Backoff;
 use super::request::Failure;
+use crate::backoff::Backoff;
 use crate::model::ObjectKey;
 use crate::objects::{Ingress, ObjectMap};
 

@@ -23,10 +23,10 @@ use tokio::time::{Instant, sleep};
 use super::addresses::{Address, of_listeners, primary};
 use super::elector::Leadership;
 use super::lease::{lasts, seconds};
-use super::pace::{Backoff, luck};
 use super::report::Reporter;
 use super::request::{Failure, in_time};
 use super::{FIELD_MANAGER, Settings, View};
+use crate::backoff::{Backoff, luck};
 
 /// The label that the Leases of daemons are listed by.
 const LABEL: (&str, &str) = ("sluice.dev/lease", "member");

@@ -58,14 +58,16 @@ use self::elector::Elector;
 use self::members::Membership;
 use self::teller::Teller;
 use self::writer::Writer;
+use crate::backoff::luck;
 use crate::model::{ObjectKey, Snapshot};
 use crate::objects::{FIELD_MANAGER, Ingress, Objects};
 use crate::translate::{self, CONTROLLER};
 
 pub use self::addresses::{Address, BadAddress, Publish};
 pub use self::lease::Timing;
-pub use self::pace::{Backoff, Pace};
+pub use self::pace::Pace;
 pub use self::report::{Report, Reporter};
+pub use crate::backoff::Backoff;
 
 /// How status is written. The defaults suit clusters of any size.
 #[derive(Clone, Debug)]
@@ -131,7 +133,7 @@ pub fn identity(hostname: &str) -> String {
         .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
         .collect();
     let host = host.trim_matches('-');
-    let random = (pace::luck() * f64::from(u32::MAX)) as u32;
+    let random = (luck() * f64::from(u32::MAX)) as u32;
     format!("{}-{random:08x}", if host.is_empty() { "sluice" } else { host })
 }
 

@@ -1,6 +1,5 @@
-//! How often to ask: a token bucket, and waits that grow with each failure. Time is an argument.
+//! How often to ask: a token bucket. Time is an argument.
 
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -56,29 +55,6 @@ impl Bucket {
     }
 }
 
-/// Waits after failures: doubling from `min` to `max`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backoff {
-    /// After the first failure.
-    pub min: Duration,
-    /// The longest.
-    pub max: Duration,
-}
-
-impl Backoff {
-    /// The wait after `failures` in a row, spread over its upper half by `luck` (0 to 1), so that
-    /// many nodes don't come back in the same moment.
-    pub fn wait(&self, failures: u32, luck: f64) -> Duration {
-        let doubled = self.min.saturating_mul(1 << failures.saturating_sub(1).min(16));
-        doubled.min(self.max).mul_f64(0.5 + 0.5 * luck)
-    }
-}
-
-/// A number from 0 to 1 that nobody can guess; for spreading waits, not for secrets.
-pub fn luck() -> f64 {
-    RandomState::new().hash_one(0) as f64 / u64::MAX as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,22 +79,5 @@ mod tests {
 
         assert_eq!(bucket.room(now + Duration::from_secs(3600)), 3, "quiet times save up no more than that");
         assert_eq!(bucket.room(start), 3, "a clock that goes back takes nothing away");
-    }
-
-    #[test]
-    fn waits_double_up_to_their_limit() {
-        let backoff = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(10) };
-        for (failures, luck, expect) in [
-            (1, 1.0, 100),
-            (1, 0.0, 50),
-            (2, 1.0, 200),
-            (4, 1.0, 800),
-            (8, 1.0, 10_000),
-            (u32::MAX, 1.0, 10_000),
-            (u32::MAX, 0.0, 5_000),
-        ] {
-            assert_eq!(backoff.wait(failures, luck), Duration::from_millis(expect), "{failures} {luck}");
-        }
-        assert!((0.0..=1.0).contains(&luck()));
     }
 }

@@ -14,10 +14,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::book::{Book, Telling};
 use super::elector::Leadership;
-use super::pace::{Bucket, luck};
+use super::pace::Bucket;
 use super::report::Reporter;
 use super::request::{Failure, in_time};
 use super::{CONTROLLER, FIELD_MANAGER, Settings, View};
+use crate::backoff::luck;
 
 /// Tells people what is wrong with their objects.
 pub struct Teller {

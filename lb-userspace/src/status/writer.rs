@@ -21,10 +21,11 @@ use super::addresses::{Address, Publish, of_service};
 use super::elector::Leadership;
 use super::ledger::{Addresses, Ledger, Next, Write};
 use super::members::Desired;
-use super::pace::{Bucket, luck};
+use super::pace::Bucket;
 use super::report::Reporter;
 use super::request::{Failure, in_time};
 use super::{FIELD_MANAGER, Settings, View};
+use crate::backoff::luck;
 
 /// Writes the statuses of all Ingresses that are ours.
 pub struct Writer {

@@ -27,7 +27,7 @@ pub(super) struct Classes {
     settings: Settings,
     ours: BTreeSet<Arc<str>>,
     others: BTreeSet<Arc<str>>,
-    /// The default class, if it is ours.
+    /// The default class, whoever's it is.
     default: Option<Arc<str>>,
     /// Of the classes that say it.
     compat: BTreeMap<Arc<str>, Compat>,
@@ -42,15 +42,14 @@ impl Classes {
             let name = key.name.clone();
             let annotation = |name| class.metadata.annotations.as_ref().and_then(|a| a.get(name));
             let controller = class.spec.as_ref().and_then(|spec| spec.controller.as_deref());
-            if controller == Some(settings.controller.as_str()) {
-                ours.insert(name.clone());
-                if annotation(DEFAULT_ANNOTATION).is_some_and(|value| value == "true") {
-                    let created = class.metadata.creation_timestamp.as_ref();
-                    defaults.push((created.map(|time| time.0.as_nanosecond()), name.clone()));
-                }
-            } else {
-                others.insert(name.clone());
+            if annotation(DEFAULT_ANNOTATION).is_some_and(|value| value == "true") {
+                let created = class.metadata.creation_timestamp.as_ref();
+                defaults.push((created.map(|time| time.0.as_nanosecond()), name.clone()));
             }
+            match controller == Some(settings.controller.as_str()) {
+                true => ours.insert(name.clone()),
+                false => others.insert(name.clone()),
+            };
             let annotated = annotation(COMPAT_ANNOTATION).and_then(|value| {
                 parse_compat(
                     value,
@@ -66,9 +65,25 @@ impl Classes {
                 compat.insert(name, found);
             }
         }
-        // Of several default classes the API server takes the youngest, then the first by name.
+        // Of several default classes, of whichever controllers, the API server takes the youngest, then the
+        // first by name (its admission plugin DefaultIngressClass).
         let default = defaults.iter().max_by(|a, b| a.0.cmp(&b.0).then_with(|| b.1.cmp(&a.1)));
         let default = default.map(|(_, name)| name.clone());
+        for (_, name) in defaults.iter().filter(|(_, name)| ours.contains(name)) {
+            let Some(taken) = default.as_ref().filter(|taken| *taken != name) else { continue };
+            issues.push(issue(
+                Severity::Warning,
+                IssueReason::Conflict,
+                "IngressClass",
+                &ObjectKey::new("", name.clone()),
+                format!("metadata.annotations[{DEFAULT_ANNOTATION}]"),
+                format!(
+                    "{:?} is a default class, too, and the younger one, so that Ingresses without a class are its; \
+                     let one class be the default.",
+                    excerpt(taken)
+                ),
+            ));
+        }
         Self { settings: settings.clone(), ours, others, default, compat }
     }
 
@@ -89,8 +104,9 @@ impl Classes {
         let legacy = legacy.map(|name| (name, "metadata.annotations[kubernetes.io/ingress.class]"));
         // The annotation goes first, as it always did in the controllers that people come from.
         let Some((name, field)) = legacy.or(named) else {
-            let ours = self.default.is_some() || self.settings.serve_classless;
-            if !ours {
+            let default = self.default.as_deref();
+            let is_ours = default.is_some_and(|name| self.serves(name));
+            if !is_ours && !self.settings.serve_classless {
                 say(
                     Severity::Note,
                     "spec.ingressClassName",
@@ -99,10 +115,10 @@ impl Classes {
                         .into(),
                 );
             }
-            return ours.then(|| self.compat(self.default.as_deref()));
+            let ours = is_ours || self.settings.serve_classless;
+            return ours.then(|| self.compat(default.filter(|_| is_ours)));
         };
-        let ours = self.settings.adopt.iter().any(|adopted| adopted == name)
-            || self.ours.contains(name)
+        let ours = self.serves(name)
             || (!self.others.contains(name) && self.settings.unknown_class == UnknownClass::Serve);
         if !ours && !self.others.contains(name) && field.starts_with("spec") {
             say(
@@ -129,6 +145,11 @@ impl Classes {
             );
         }
         ours.then(|| self.compat(Some(name)))
+    }
+
+    /// Whether the class's Ingresses are ours, because it is or because we are told so.
+    fn serves(&self, class: &str) -> bool {
+        self.ours.contains(class) || self.settings.adopt.iter().any(|adopted| adopted == class)
     }
 
     fn compat(&self, class: Option<&str>) -> Compat {

@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::health_port;
 use super::quic::QuicPorts;
 use super::report::issue;
-use super::sources::sources;
-use crate::model::{Issue, IssueReason, L4Service, Listener, ObjectKey, Severity, Transport, Vip};
+use super::sources::{FIELD as SOURCES, sources};
+use crate::model::{
+    HealthPort, Issue, IssueReason, L4Room, L4Service, Listener, NoRoom, ObjectKey, Severity, Transport, Vip,
+};
 use crate::objects::{
     Objects, SERVICE_NAME_LABEL, Service, ServiceKind, ServicePort, Slice, SliceAddress, excerpt,
 };
@@ -30,6 +33,7 @@ pub(super) struct L4Services {
 #[derive(Default, PartialEq)]
 struct Known {
     services: Vec<L4Service>,
+    health_port: Option<HealthPort>,
     issues: Vec<Issue>,
 }
 
@@ -50,7 +54,7 @@ impl L4Services {
     }
 
     /// All of them, by VIP. Of two Services with the same VIP, the first by name has it; listeners
-    /// come before both.
+    /// come before both. What the kernel's tables have no room for is left out.
     pub(super) fn services(&self, listeners: &[Listener], issues: &mut Vec<Issue>) -> Vec<L4Service> {
         let mut owners: BTreeMap<Vip, &L4Service> = BTreeMap::new();
         for service in self.known.values().flat_map(|known| &known.services) {
@@ -68,7 +72,39 @@ impl L4Services {
                 owners.insert(service.vip, service);
             }
         }
-        owners.into_values().cloned().collect()
+        let proxied = listeners.iter().filter(|listener| !listener.vip.address.is_unspecified()).count();
+        let mut room = L4Room::besides(proxied);
+        let fits = |one: &&L4Service| match room.take(one) {
+            Ok(()) => true,
+            Err(missing) => {
+                let field = match missing {
+                    NoRoom::Sources => SOURCES,
+                    _ => "spec.ports",
+                };
+                let message = format!("{} is not forwarded: {missing}; ask for less.", one.vip);
+                let (severity, reason) = (Severity::Error, IssueReason::NoRoom);
+                issues.push(issue(severity, reason, "Service", &one.service, field, message));
+                false
+            }
+        };
+        owners.into_values().filter(fits).cloned().collect()
+    }
+
+    /// Where load balancers ask for this node's endpoints, by port. Of two Services with the same one, the
+    /// first by name has it.
+    pub(super) fn health_ports(&self, issues: &mut Vec<Issue>) -> Vec<HealthPort> {
+        let mut ports: BTreeMap<u16, &HealthPort> = BTreeMap::new();
+        for one in self.known.values().filter_map(|known| known.health_port.as_ref()) {
+            if let Some(first) = ports.get(&one.port) {
+                let message =
+                    format!("{} is Service {}'s already; write another one.", one.port, first.service);
+                let (severity, reason) = (Severity::Warning, IssueReason::Conflict);
+                issues.push(issue(severity, reason, "Service", &one.service, health_port::FIELD, message));
+            } else {
+                ports.insert(one.port, one);
+            }
+        }
+        ports.into_values().cloned().collect()
     }
 
     /// What is wrong with them, but for conflicts.
@@ -124,6 +160,8 @@ fn read(objects: &Objects, key: &ObjectKey, service: &Service, node: Option<&str
     };
     let node = node.filter(|_| local);
     let sources = sources(key, service, &mut known.issues);
+    known.health_port =
+        node.and_then(|node| health_port::health_port(objects, key, service, node, &mut known.issues));
     let quic = QuicPorts::read(key, service, &mut known.issues);
     for (p, port) in service.ports.iter().enumerate() {
         let field = format!("spec.ports[{p}]");
@@ -298,4 +336,43 @@ impl Endpoints {
 
 fn port_number(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_is_no_room_for_is_left_out_and_said() {
+        let service = |number: u8, endpoints: u8| {
+            let name = format!("s{number:02}");
+            let vip = Vip { address: [192, 0, 2, number].into(), port: 80, transport: Transport::Tcp };
+            let one = L4Service {
+                vip,
+                service: ObjectKey::new("default", &*name),
+                targets: (0..endpoints).map(|n| SocketAddr::from(([10, 0, 0, n], 80))).collect(),
+                draining: Arc::new([]),
+                affinity: false,
+                quic: false,
+                local: false,
+                sources: None,
+            };
+            (ObjectKey::new("default", &*name), Known { services: vec![one], ..Known::default() })
+        };
+        // Fifteen large rings fit; a small one does beside them.
+        let mut all = L4Services { known: (1..=17).map(|number| service(number, 60)).collect() };
+        all.known.extend([service(18, 1)]);
+        let mut issues = Vec::new();
+        let served: Vec<_> = all.services(&[], &mut issues).iter().map(|one| one.vip.address).collect();
+        let expect: Vec<IpAddr> = (1..=15).chain([18]).map(|number| [192, 0, 2, number].into()).collect();
+        assert_eq!(served, expect);
+        let said: Vec<_> = issues.iter().map(|issue| (issue.object.key.to_string(), issue.reason)).collect();
+        let no_room = |name: &str| (format!("default/{name}"), IssueReason::NoRoom);
+        assert_eq!(said, [no_room("s16"), no_room("s17")]);
+        assert!(
+            issues[0].message.starts_with("192.0.2.16:80/tcp is not forwarded: "),
+            "{}",
+            issues[0].message
+        );
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Endpoints;
 
 use super::report::issue;
-use super::{Settings, care};
+use super::{Settings, care, loops};
 use crate::model::{
     Care, Cluster, ClusterKey, Endpoint, Issue, IssueReason, ObjectKey, PortRef, Severity, Unavailable,
     UpstreamProtocol, Via,
@@ -49,6 +49,7 @@ impl<'a> Services<'a> {
             };
             let zone = node.zone.as_deref();
             let endpoints = address.unwrap_or_else(|| endpoints(objects, &key.service, port, zone, issues));
+            loops::warn(&key.service, &endpoints, &node.listeners, issues);
             // All that is asked for here are ports of one Service: what is wrong is said once.
             let care =
                 care.get_or_insert_with(|| care::of_service(objects, &key.service, &node.care, issues));

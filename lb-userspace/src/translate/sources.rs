@@ -12,6 +12,8 @@ use crate::objects::{Service, excerpt};
 /// The older way to write `spec.loadBalancerSourceRanges`, separated by commas. The field goes first.
 const ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
+pub(super) const FIELD: &str = "spec.loadBalancerSourceRanges";
+
 /// The networks that packets are taken from; `None`: everybody's are. A list of which nothing is
 /// usable is a list: then nobody's packets are taken, for that is the nearest to what was asked for.
 pub(super) fn sources(
@@ -22,9 +24,7 @@ pub(super) fn sources(
     let listed = &service.outside().source_ranges;
     let annotation = service.metadata.annotations.get(ANNOTATION).filter(|text| !text.trim().is_empty());
     let (field, texts): (_, Vec<&str>) = match annotation {
-        _ if !listed.is_empty() => {
-            ("spec.loadBalancerSourceRanges", listed.iter().map(|text| text.trim()).collect())
-        }
+        _ if !listed.is_empty() => (FIELD, listed.iter().map(|text| text.trim()).collect()),
         Some(text) => (
             "metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges]",
             text.split(',').map(str::trim).collect(),

@@ -8,7 +8,7 @@ use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::{Backend, HostPattern, IssueReason};
+use crate::model::{Backend, HostPattern, IssueReason, Severity};
 use crate::objects::{Object, parse};
 
 fn serving() -> Settings {
@@ -126,6 +126,26 @@ fn a_rotation_gone_wrong_keeps_the_certificate_before() {
         let anew = run(&objects, &Snapshot::empty());
         assert!(anew.tls.by_host.is_empty() && told(&anew, "default certificate"), "{:?}", anew.issues);
     }
+}
+
+#[test]
+fn a_bad_secret_of_many_is_no_flood() {
+    let bad = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "tls" },
+                      "stringData": { "tls.crt": "no PEM", "tls.key": "none" } });
+    let ingresses = (0..30).map(|n| {
+        let host = format!("h{n}.example.com");
+        let mut one = ingress(json!({ "tls": [{ "hosts": [host.as_str()], "secretName": "tls" }],
+                                      "rules": [{ "host": host.as_str(), "http": { "paths": [path("/")] } }] }));
+        one["metadata"]["name"] = format!("web-{n:02}").into();
+        one
+    });
+    let documents: Vec<_> = ingresses.chain([bad, service(), slice(&["10.0.0.1"])]).collect();
+    let snapshot = run(&store(&documents).0, &Snapshot::empty());
+    let count = |kind, severity| {
+        snapshot.issues.iter().filter(|issue| (issue.object.kind, issue.severity) == (kind, severity)).count()
+    };
+    assert_eq!(count("Secret", Severity::Error), 1, "{:?}", snapshot.issues);
+    assert_eq!((count("Ingress", Severity::Warning), count("Ingress", Severity::Note)), (10, 20));
 }
 
 fn some_issue() -> Issue {

@@ -41,6 +41,10 @@ impl TlsHosts {
     }
 }
 
+/// So many Ingresses are told as a warning, which becomes an Event, that one Secret can't be used; the
+/// others as a note. The Secret has an issue of its own that says why.
+const MOST_TOLD: usize = 10;
+
 /// The certificates of `members`, which come in the order of their rank: the first to bring one
 /// for a host has it, unless the next is of another key type, which clients may prefer. `hosts` and
 /// `stand_ins` are what they serve.
@@ -64,6 +68,7 @@ pub(super) fn config(
     });
     let mut by_host: BTreeMap<HostPattern, Vec<Arc<Certificate>>> = BTreeMap::new();
     let mut names: HashMap<ObjectKey, HashSet<HostPattern>> = HashMap::new();
+    let mut told: HashMap<&ObjectKey, usize> = HashMap::new();
     for draft in members.iter().map(|member| &member.draft) {
         for tls in &draft.tls {
             // Without a Secret the hosts have the default certificate.
@@ -86,8 +91,10 @@ pub(super) fn config(
             let mut found = Vec::new();
             let certificate = certificates.get(secret, &mut found);
             if certificate.is_none() || found.iter().any(|issue| issue.severity == Severity::Error) {
+                let told = told.entry(secret).or_default();
+                *told += 1;
                 say(
-                    Severity::Warning,
+                    if *told > MOST_TOLD { Severity::Note } else { Severity::Warning },
                     IssueReason::InvalidCertificate,
                     ".secretName",
                     format!(

@@ -38,6 +38,36 @@ fn classes() {
     check_with(&ingresses, &default, &strict, &rows(false, false, true));
 }
 
+/// As the API server decides for Ingresses that are created without a class.
+#[test]
+fn of_several_default_classes_the_youngest_counts() {
+    let default = |name, controller, created: &str| {
+        let mut class =
+            class(name, controller, json!({ "ingressclass.kubernetes.io/is-default-class": "true" }));
+        class["metadata"]["creationTimestamp"] = created.into();
+        class
+    };
+    let (early, late) = ("2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z");
+    let (ours, theirs) = ("sluice.dev/ingress-controller", "traefik.io/ingress-controller");
+    let strict = Settings::default();
+    let adopting = Settings { adopt: vec!["traefik".into()], ..Settings::default() };
+    for (classes, settings, served, told) in [
+        ([default("sluice", ours, late), default("traefik", theirs, early)], &strict, true, false),
+        ([default("sluice", ours, early), default("traefik", theirs, late)], &strict, false, true),
+        // Of the same age: the first by name.
+        ([default("sluice", ours, late), default("traefik", theirs, late)], &strict, true, false),
+        ([default("sluice", ours, late), default("aaa", theirs, late)], &strict, false, true),
+        ([default("sluice", ours, early), default("other", ours, late)], &strict, true, true),
+        ([default("sluice", ours, early), default("traefik", theirs, late)], &adopting, true, true),
+    ] {
+        let answer = if served { "classless" } else { "404" };
+        let ingresses = ["classless: a.com|P|/"];
+        check_with(&ingresses, &classes, settings, &[("a.com", "/", answer)]);
+        let said = issues(&snapshot(&ingresses, &classes, settings), "IngressClass sluice");
+        assert_eq!(!said.is_empty(), told, "{classes:?}: {said:?}");
+    }
+}
+
 #[test]
 fn compat_is_of_the_class() {
     let sluice = |name, annotations| class(name, "sluice.dev/ingress-controller", annotations);

@@ -16,6 +16,7 @@ mod kernel_restart;
 mod kernel_steering;
 mod quic;
 mod rights;
+mod services;
 mod sni_rig;
 mod steer;
 mod tune;

@@ -191,6 +191,31 @@ fn endpoints_see_requests_when_they_are_complete() {
     }
 }
 
+/// A request that took its route before an edit is answered as it would have been, although nobody names
+/// its Service any more.
+#[test]
+fn a_route_that_moves_on_leaves_nobody_behind() {
+    let seen = Arc::new(Seen::default());
+    let limits = BodyLimits { buffer_request: true, ..BodyLimits::default() };
+    let mut proxy = with_limits(noting(&seen), limits, |_| ());
+    let mut stream = rig::connect(proxy.http);
+    stream.write_all(post("Content-Length: 10\r\n", "hello").as_bytes()).expect("sent");
+    eventually(|| proxy.proxy.stats().total.requests_active == 1);
+    let other = Arc::new(Seen::default());
+    proxy.change(|rig| {
+        rig.replace_routes();
+        rig.remove_cluster("web");
+        rig.cluster("other", &[noting(&other)]);
+        rig.route("a.test", "/", "other");
+    });
+    stream.write_all(b"world").expect("sent");
+    assert_eq!(read_response(&mut stream, false).expect("an answer").status, 200);
+    assert_eq!((seen.bytes.load(SeqCst), other.bytes.load(SeqCst)), (10, 0));
+    stream.write_all(lengthy(3).as_bytes()).expect("sent");
+    assert_eq!(read_response(&mut stream, false).expect("an answer").status, 200);
+    assert_eq!((seen.bytes.load(SeqCst), other.bytes.load(SeqCst)), (10, 3), "the next one goes on");
+}
+
 #[test]
 fn buffers_are_bounded() {
     // What does not fit is passed on as it comes: to the endpoint before the body is complete.

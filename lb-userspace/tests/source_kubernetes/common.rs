@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice::source::Update;
-use sluice::source::kubernetes::{self, Settings};
+use sluice::source::kubernetes::{self, Backoff, Settings};
 use tokio::sync::watch::Receiver;
 
 use crate::api_server::{self, ApiServer};
@@ -19,8 +19,7 @@ pub fn settings() -> Settings {
         page: 3,
         answer: Duration::from_millis(500),
         idle: Duration::from_secs(1),
-        backoff_min: Duration::from_millis(5),
-        backoff_max: Duration::from_millis(50),
+        backoff: Backoff { min: Duration::from_millis(5), max: Duration::from_millis(50) },
         ..Settings::default()
     }
 }

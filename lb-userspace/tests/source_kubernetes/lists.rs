@@ -1,5 +1,7 @@
 //! Lists, watches, and what is handed on.
 
+use std::time::Duration;
+
 use sluice::source::Update;
 use sluice::source::kubernetes;
 
@@ -74,6 +76,21 @@ async fn a_server_without_streams_is_not_asked_for_them_again() {
         until_asked(&server, "watch", "services", before + 1).await;
     }
     assert_eq!(streams(), first, "it refused, and is asked for pages since");
+}
+
+#[tokio::test]
+async fn a_server_that_refused_streams_is_asked_again_after_a_while() {
+    let server = server(false).await;
+    server.apply(service("a"));
+    let settings = kubernetes::Settings { streams_again: Duration::ZERO, ..settings() };
+    let mut updates = kubernetes::watch(server.client(), settings);
+    until_names(&mut updates, "the first state", &["service a"]).await;
+    server.offer_streams(true);
+    let lists = server.count("list", "services");
+    server.gone();
+    server.apply(service("b"));
+    until_names(&mut updates, "the change", &["service a", "service b"]).await;
+    assert_eq!(server.count("list", "services"), lists, "streams are offered now");
 }
 
 #[tokio::test]

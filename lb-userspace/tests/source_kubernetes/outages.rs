@@ -38,6 +38,13 @@ async fn outages_keep_the_last_good_state() {
             lists_again: true,
         },
         Row {
+            what: "restored from a backup",
+            break_it: ApiServer::rewind,
+            told: None,
+            mend: |_| {},
+            lists_again: true,
+        },
+        Row {
             what: "cut",
             break_it: ApiServer::disconnect_all,
             told: None,

@@ -120,6 +120,7 @@ pub struct Daemon {
     pub child: Child,
     pub dir: tempfile::TempDir,
     pub http: u16,
+    pub https: u16,
     pub health: u16,
 }
 
@@ -156,7 +157,7 @@ impl Daemon {
                 .stderr(Stdio::from(std::fs::File::create(dir.path().join("log")).expect("a file")))
                 .spawn()
                 .expect("the binary runs");
-            let mut daemon = Self { child, dir, http, health };
+            let mut daemon = Self { child, dir, http, https, health };
             let alive = until("the daemon is up", || match daemon.child.try_wait().expect("a child") {
                 Some(_) => Some(false),
                 None => up(&daemon).then_some(true),

@@ -120,6 +120,11 @@ impl Rig {
         self.add(host, path, backend(cluster), describe);
     }
 
+    /// Forgets a cluster that no route leads to any more.
+    pub fn remove_cluster(&mut self, name: &str) {
+        self.clusters.remove(&key(name));
+    }
+
     /// Forgets all routes, to describe others.
     pub fn replace_routes(&mut self) {
         self.routes.clear();
@@ -177,6 +182,7 @@ impl Rig {
         }));
         self.generation += 1;
         Arc::new(Snapshot {
+            health_ports: Arc::new([]),
             generation: self.generation,
             services: Arc::new([]),
             listeners: Arc::new([listener(self.http, Protocol::Http), listener(self.https, Protocol::Https)]),

@@ -233,6 +233,21 @@ fn wrong_values_are_refused_by_name() {
     }
 }
 
+/// Written twice, one of the two would be lost without a word.
+#[test]
+fn variables_with_values_of_their_own_are_refused_as_options() {
+    let text = fs::read_to_string(deploy().join("helm/sluice/templates/configmap.yaml")).expect("a file");
+    let written = text.lines().filter_map(|line| line.trim().split_once(':'));
+    let names: BTreeSet<_> =
+        written.map(|(name, _)| name).filter(|name| name.starts_with("SLUICE_")).collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        let settings = "clusterSettings={\"proxy-body-size\":\"8m\"}";
+        let said = helm(&[settings, &format!("config.{name}=\"x\"")]).expect_err(name);
+        assert!(said.contains(&format!("config.{name} is what the chart writes from")), "{name}: {said}");
+    }
+}
+
 #[test]
 fn notes_say_where_to_look() {
     for (value, expect) in [

@@ -94,3 +94,30 @@ volumeMounts:
 {{- define "sluice.text" -}}
 {{ kindIs "string" . | ternary . (toJson .) | quote }}
 {{- end -}}
+
+{{/* The variables that have values of their own, and which. */}}
+{{- define "sluice.fixed" -}}
+SLUICE_INTERFACE: xdp.interfaces
+SLUICE_XDP_MODE: xdp.mode
+SLUICE_NO_XDP: xdp.enabled
+SLUICE_VIP: listen.vips
+SLUICE_HTTP_PORT: listen.httpPort
+SLUICE_HTTPS_PORT: listen.httpsPort
+SLUICE_COMPAT: ingress.compat
+SLUICE_ADOPT_CLASS: ingress.adoptClasses
+SLUICE_SERVE_CLASSLESS: ingress.serveClassless
+SLUICE_DEFAULT_BACKEND: ingress.defaultBackend
+SLUICE_DEFAULT_CERTIFICATE: ingress.defaultCertificate
+{{- if .Values.clusterSettings }}
+SLUICE_CONFIG_MAP: clusterSettings
+{{- end }}
+SLUICE_NO_STATUS: status.enabled
+SLUICE_PUBLISH_SERVICE: status.publishService
+SLUICE_PUBLISH_ADDRESS: status.publishAddresses
+SLUICE_ACCESS_LOG: accessLog
+SLUICE_DRAIN_TIMEOUT: drainTimeout
+SLUICE_TRUSTED_PROXY: trustedProxies
+SLUICE_LOG: log.filter
+SLUICE_LOG_FORMAT: log.format
+SLUICE_HEALTH: health
+{{- end -}}

@@ -6,13 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use lb_common::maglev::{self, Member};
-use lb_common::maps::{MAX_BACKENDS, MAX_RANGES, MAX_RING_CHUNKS, MAX_SERVERS, MAX_VIPS, RING_CHUNK};
 use lb_common::quic;
 use lb_common::verdict::words;
 use serde::Serialize;
 
 use super::VipEntry;
-use crate::model::{L4Service, Snapshot, Transport, Vip};
+use crate::model::{L4Room, L4Service, Snapshot, Transport, Vip, ring_chunks};
 
 /// An endpoint of VIPs in forward mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,10 +66,7 @@ impl Service {
 
     /// How many chunks the ring takes.
     pub fn chunks(&self) -> usize {
-        if self.targets.is_empty() {
-            return 0;
-        }
-        (maglev::size(self.targets.len() as u32) as usize).div_ceil(RING_CHUNK)
+        ring_chunks(self.targets.len())
     }
 }
 
@@ -119,28 +115,18 @@ impl Forwarding {
     /// VIP is forwarded to all of its endpoints or not at all.
     pub fn from_snapshot(snapshot: &Snapshot, proxied: &BTreeMap<Vip, VipEntry>) -> Self {
         let mut forwarding = Self::default();
-        // Rings are replaced, not changed: the old one stays while the new one is written.
-        let mut chunks = MAX_RING_CHUNKS as usize / 2;
-        // So are lists of clients.
-        let mut ranges = MAX_RANGES as usize / 2;
-        // And names of endpoints.
-        let mut names = MAX_SERVERS as usize / 2;
+        let mut room = L4Room::besides(proxied.len());
         for one in snapshot.services.iter().filter(|one| !proxied.contains_key(&one.vip)) {
+            // Translation leaves out what doesn't fit, and says so; here it is for certain.
+            if room.take(one).is_err() {
+                continue;
+            }
             let service = Service {
                 targets: one.targets.iter().copied().collect(),
                 affinity: one.affinity,
                 sources: one.sources.as_deref().map(|all| all.iter().copied().collect()),
                 named: if one.quic { told_apart(one) } else { BTreeSet::new() },
             };
-            let listed = service.sources.as_ref().map_or(0, BTreeSet::len);
-            let fits = forwarding.services.len() + proxied.len() < MAX_VIPS as usize
-                && forwarding.backends.len() + one.targets.len() + one.draining.len() < MAX_BACKENDS as usize;
-            if !fits || service.chunks() > chunks || listed > ranges || service.named.len() > names {
-                continue;
-            }
-            chunks -= service.chunks();
-            ranges -= listed;
-            names -= service.named.len();
             forwarding.add(one, service);
         }
         forwarding
@@ -168,6 +154,8 @@ fn services<S: serde::Serializer>(services: &BTreeMap<Vip, Service>, s: S) -> Re
 
 #[cfg(test)]
 mod tests {
+    use lb_common::maps::MAX_RING_CHUNKS;
+
     use super::*;
     use crate::model::ObjectKey;
 

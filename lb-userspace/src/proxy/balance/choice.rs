@@ -190,6 +190,9 @@ impl<'a> Choice<'a> {
     fn try_next(&mut self) -> Result<SocketAddr, Nobody> {
         self.failed();
         let endpoints = self.slot.endpoints();
+        if endpoints.are_over() {
+            return Err(Nobody::Left);
+        }
         let all = &endpoints.cluster.endpoints;
         let is_troubled = self.slot.is_troubled();
         let now = if is_troubled || endpoints.warms_until() > 0 { now() } else { 0 };

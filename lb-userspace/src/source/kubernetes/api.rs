@@ -40,7 +40,7 @@ pub struct Collection {
 /// Why a request gave nothing.
 #[derive(Debug)]
 pub enum Failure {
-    /// The version or the continue token that was asked for is too old.
+    /// The server does not know the version or the continue token that was asked for: any more, or yet.
     Gone,
     /// The answer is larger than its bound.
     TooLarge,
@@ -66,7 +66,7 @@ impl Failure {
             Self::Refused { reason, retry_after, .. } => return (reason, retry_after),
             Self::Broken(cause) => cause,
             Self::TooLarge => "the answer is larger than any should be".into(),
-            Self::Gone => "the version that was asked for is too old".into(),
+            Self::Gone => "the version that was asked for is not known".into(),
             Self::Unheard => "nobody listens".into(),
         };
         (cause, Duration::ZERO)
@@ -207,7 +207,7 @@ impl Server {
 
 /// The failure that a status stands for.
 pub fn refused(status: &Status, retry_after: Duration) -> Failure {
-    if status.code == 410 || status.reason == "Expired" || status.reason == "Gone" {
+    if status.code == 410 || status.reason == "Expired" || status.reason == "Gone" || is_too_new(status) {
         return Failure::Gone;
     }
     let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
@@ -216,6 +216,16 @@ pub fn refused(status: &Status, retry_after: Duration) -> Failure {
         reason: format!("{} {}", status.code, crate::objects::excerpt(&status.message)),
         retry_after: retry_after.max(Duration::from_secs(seconds.into())),
     }
+}
+
+/// Whether a version was asked for that the server has not come to: its store was restored from a
+/// backup, or another server behind the same address is ahead. The server has waited for it some
+/// seconds; client-go lists anew then, too.
+fn is_too_new(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 504
+        && (causes.into_iter().any(|cause| cause.reason == "ResourceVersionTooLarge")
+            || status.message.contains("Too large resource version"))
 }
 
 /// Servers write seconds; the other form, a date, is left to proxies between, and to the backoff.

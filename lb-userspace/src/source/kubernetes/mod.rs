@@ -8,7 +8,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -19,16 +18,19 @@ use tokio::task::{AbortHandle, JoinSet};
 use self::api::{Collection, Server};
 use self::gather::Gatherer;
 use self::reflector::{Reflector, Told};
+use self::streams::Streams;
 use super::Update;
 use crate::model::ObjectKey;
 use crate::objects::Kind;
 
+pub use crate::backoff::Backoff;
+
 mod api;
-mod backoff;
 mod decode;
 mod gather;
 mod reflector;
 mod singles;
+mod streams;
 
 /// The kinds of which all objects are read.
 const KINDS: [Kind; 4] = [Kind::IngressClass, Kind::Ingress, Kind::Service, Kind::EndpointSlice];
@@ -51,10 +53,10 @@ pub struct Settings {
     pub watch: Duration,
     /// A watch without any event, bookmarks included, is opened anew after so long.
     pub idle: Duration,
-    /// The wait after the first failure; doubles up to `backoff_max`.
-    pub backoff_min: Duration,
-    /// The longest wait between two attempts.
-    pub backoff_max: Duration,
+    /// The waits between attempts that fail.
+    pub backoff: Backoff,
+    /// A server that offers no streaming lists is asked for one again after so long.
+    pub streams_again: Duration,
     /// A change is handed on after so long, with what came meanwhile: an edit may be of more than
     /// one object.
     pub settle: Duration,
@@ -72,8 +74,8 @@ impl Default for Settings {
             answer: Duration::from_secs(30),
             watch: Duration::from_secs(285),
             idle: Duration::from_secs(90),
-            backoff_min: Duration::from_millis(100),
-            backoff_max: Duration::from_secs(10),
+            backoff: Backoff { min: Duration::from_millis(100), max: Duration::from_secs(10) },
+            streams_again: Duration::from_secs(600),
             settle: Duration::from_millis(2),
             debounce: Duration::from_millis(5),
         }
@@ -124,7 +126,8 @@ pub fn watch(client: Client, settings: Settings) -> watch::Receiver<Update> {
     let (changes, changed) = mpsc::channel(16);
     let mut tasks = JoinSet::new();
     let server = Server { client, answer: settings.answer };
-    let starter = Starter { server, settings, streams: Arc::new(AtomicBool::new(true)), changes };
+    let streams = Arc::new(Streams::new(settings.streams_again));
+    let starter = Starter { server, settings, streams, changes };
     for kind in KINDS {
         starter.start(Collection::all(kind), &mut tasks);
     }
@@ -138,7 +141,7 @@ pub fn watch(client: Client, settings: Settings) -> watch::Receiver<Update> {
 struct Starter {
     server: Server,
     settings: Settings,
-    streams: Arc<AtomicBool>,
+    streams: Arc<Streams>,
     changes: mpsc::Sender<Told>,
 }
 

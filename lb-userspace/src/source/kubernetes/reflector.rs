@@ -3,14 +3,14 @@
 //! Where the server offers it, the list is a stream: a watch that begins with all objects
 //! (`sendInitialEvents`, Kubernetes 1.34 and later by default). The objects come one by one, so
 //! neither side ever holds a whole list, and the watch goes on in the same answer. A server that
-//! refuses is asked for pages instead, and no reflector of the node asks it for a stream again.
+//! refuses is asked for pages instead; no reflector of the node asks it for a stream again for a while
+//! ([`Streams`]).
 //!
 //! `kube::runtime::watcher` is not used for two reasons. Its stream says nothing when a watch that
 //! failed is up again, so nobody could tell when an outage is over; and an HTTP 410 at the start of
 //! a watch makes it ask for the same expired version again without end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -18,8 +18,9 @@ use tokio::time::{sleep, timeout};
 
 use super::Settings;
 use super::api::{Collection, Failure, Line, Server, refused};
-use super::backoff::Backoff;
 use super::decode::{self, Event, News};
+use super::streams::Streams;
+use crate::backoff::Attempts;
 
 /// Events that are handed on together, at most.
 const BATCH: usize = 100;
@@ -53,7 +54,7 @@ pub struct Reflector {
     /// How patient to be.
     pub settings: Settings,
     /// Whether the server is believed to offer streaming lists.
-    pub streams: Arc<AtomicBool>,
+    pub streams: Arc<Streams>,
     /// Who listens.
     pub changes: mpsc::Sender<Told>,
 }
@@ -73,18 +74,18 @@ impl Reflector {
     /// Runs until nobody listens.
     pub async fn run(self) {
         let mut version: Option<String> = None;
-        let mut backoff = Backoff::new(self.settings.backoff_min, self.settings.backoff_max);
+        let mut backoff = Attempts::new(self.settings.backoff);
         let mut mode = Mode::Stream;
         loop {
             let started = Instant::now();
-            let stream = mode == Mode::Stream && self.streams.load(Ordering::Relaxed);
+            let stream = mode == Mode::Stream && self.streams.are_offered(started);
             let listing = version.is_none();
             let outcome = match version.is_none() && !stream {
                 true => self.list(mode).await.map(|listed| version = Some(listed)),
                 false => self.watch(&mut version).await,
             };
             // A watch that was up for a while shows that the server is well.
-            let lasted = started.elapsed() >= self.settings.backoff_max;
+            let lasted = started.elapsed() >= self.settings.backoff.max;
             if lasted {
                 backoff.reset();
             }
@@ -217,7 +218,7 @@ impl Reflector {
     /// What was refused as a request is refused to all; what just did not work may work next time.
     fn doubt_streams(&self, failure: &Failure) {
         if let Failure::Refused { code: 400 | 404 | 405 | 406 | 415 | 422 | 501, reason, .. } = failure
-            && self.streams.swap(false, Ordering::Relaxed)
+            && self.streams.refuse(Instant::now())
         {
             tracing::debug!(reason, "the Kubernetes API offers no streaming lists; using pages");
         }

@@ -19,9 +19,9 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
 use super::api::Collection;
-use super::backoff::Backoff;
 use super::reflector::{Change, describe};
 use super::{Starter, decode};
+use crate::backoff::Attempts;
 use crate::objects::{Kind, Reference};
 
 /// Objects that are fetched at the same time.
@@ -228,7 +228,7 @@ impl Wanted {
 async fn fetch(starter: Starter, key: Reference, turns: Arc<Semaphore>) {
     let Starter { server, settings, changes, .. } = starter;
     let what = Arc::new(Collection::one(key.0, key.1.clone()));
-    let mut backoff = Backoff::new(settings.backoff_min, settings.backoff_max);
+    let mut backoff = Attempts::new(settings.backoff);
     loop {
         // Never closed.
         let turn = turns.acquire().await;

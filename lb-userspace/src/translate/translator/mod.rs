@@ -44,7 +44,7 @@ pub struct Translator {
     tls_hosts: TlsHosts,
     clusters: Clusters,
     l4: L4Services,
-    /// Of Services that ask for the same VIP.
+    /// Of Services that ask for the same VIP, or for more than there is room for.
     l4_conflicts: Vec<Issue>,
     /// The Ingresses that ask for aliases or `www` redirects.
     standing_in: BTreeSet<Rank>,
@@ -155,9 +155,11 @@ impl Translator {
         listeners.sort_unstable();
         listeners.dedup();
         let mut services = Arc::clone(&previous.services);
+        let mut health_ports = Arc::clone(&previous.health_ports);
         if work.l4 || self.made.is_none() {
             self.l4_conflicts.clear();
             services = keep(&previous.services, self.l4.services(&listeners, &mut self.l4_conflicts));
+            health_ports = keep(&previous.health_ports, self.l4.health_ports(&mut self.l4_conflicts));
             work.issues = true;
         }
         if work.issues || self.made.is_none() {
@@ -170,6 +172,7 @@ impl Translator {
             generation: previous.generation,
             listeners: keep(&previous.listeners, listeners),
             services,
+            health_ports,
             routing: self.routing.clone(),
             clusters: self.clusters.served(),
             tls: self.tls.as_ref().map(|tls| tls.config.clone()).unwrap_or_default(),
@@ -253,6 +256,7 @@ fn keep<T: PartialEq>(old: &Arc<[T]>, new: Vec<T>) -> Arc<[T]> {
 fn differs(a: &Snapshot, b: &Snapshot) -> bool {
     !Arc::ptr_eq(&a.listeners, &b.listeners)
         || !Arc::ptr_eq(&a.services, &b.services)
+        || !Arc::ptr_eq(&a.health_ports, &b.health_ports)
         || !Arc::ptr_eq(&a.routing, &b.routing)
         || !Arc::ptr_eq(&a.tls, &b.tls)
         || a.trusted_proxies != b.trusted_proxies

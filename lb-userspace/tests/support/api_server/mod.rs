@@ -129,6 +129,16 @@ impl ApiServer {
         self.disconnect_all();
     }
 
+    /// Goes back to what it was in the beginning but for its objects, as after a restore from a backup:
+    /// versions that were told are not known yet. Open watches are cut.
+    pub fn rewind(&self) {
+        let mut state = self.shared.lock();
+        (state.version, state.oldest) = (0, 0);
+        state.log.clear();
+        // Before anybody reads on where there is nothing any more.
+        self.disconnect_all();
+    }
+
     /// The next `count` continue tokens are expired.
     pub fn expire_tokens(&self, count: u32) {
         self.shared.lock().expired_tokens = count;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream;
 use http_body_util::{BodyExt, StreamBody};
-use hyper::Response;
 use hyper::body::Frame;
+use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::answers::{Body, Target, fits, shown, status, status_object};
+use super::answers::{Body, Target, fits, reply, shown, status, status_object};
 use super::store::{Shared, Signal, State};
 
 pub(super) fn open_watch(
@@ -27,6 +27,9 @@ pub(super) fn open_watch(
     let state = shared.lock();
     if streams && (state.no_streams || !proper) {
         return status(422, "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch");
+    }
+    if !streams && version > state.version {
+        return too_new(version, state.version);
     }
     let too_old = !streams && version < state.oldest;
     if too_old && state.gone_by_status {
@@ -63,6 +66,16 @@ pub(super) fn open_watch(
         .headers_mut()
         .insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
     response
+}
+
+/// As the API server says it, after it has waited for the version.
+fn too_new(asked: u64, have: u64) -> Response<Body> {
+    let message = format!("Too large resource version: {asked}, current: {have}");
+    let mut object = status_object(504, &message);
+    object["reason"] = "Timeout".into();
+    object["details"] = json!({"retryAfterSeconds": 1,
+        "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]});
+    reply(StatusCode::GATEWAY_TIMEOUT, &object)
 }
 
 /// The events that a streaming list begins with, some to a frame, and the bookmark that ends them.
@@ -147,7 +160,7 @@ impl Watcher {
     fn news(&mut self) -> (Vec<u8>, u64) {
         let state = self.shared.lock();
         let mut text = Vec::new();
-        for logged in &state.log[self.next..] {
+        for logged in state.log.get(self.next..).unwrap_or_default() {
             let object = &logged.object;
             if logged.collection == self.target.collection && fits(object, &self.target, &self.query) {
                 text.extend_from_slice(json_line(logged.event, &shown(object, self.names_only)).as_bytes());

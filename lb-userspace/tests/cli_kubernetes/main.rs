@@ -2,14 +2,16 @@
 //! would see of the daemon before, in and after every kind of outage.
 
 #[allow(dead_code, reason = "other tests use other parts")]
-#[path = "support/api_server/mod.rs"]
+#[path = "../support/api_server/mod.rs"]
 mod api_server;
 #[allow(dead_code, reason = "other tests use other parts")]
-#[path = "support/daemon.rs"]
+#[path = "../support/daemon.rs"]
 mod daemon;
 
+mod conformance;
+mod races;
+
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api_server::{ApiServer, Fault};
@@ -190,45 +192,4 @@ fn a_kubeconfig_that_can_not_be_used_is_named() {
         assert_eq!(out.status.code(), Some(2), "{said}");
         assert!(said.contains("kubeconfig") && !said.contains("panicked"), "{said}");
     }
-}
-
-/// Endpoints flap and routes are edited while clients ask: nobody may notice but by who answers.
-#[test]
-fn flapping_endpoints_and_edits_cost_no_request() {
-    let server = api_server();
-    let (red, blue) = (endpoint("red", Duration::ZERO), endpoint("blue", Duration::ZERO));
-    publish(&server, red);
-    let daemon = follow(&server, &[], Daemon::is_ready);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..2)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut answers = Vec::new();
-                    while !stop.load(Ordering::Relaxed) {
-                        answers.push(daemon.get("web.test", "/"));
-                    }
-                    answers
-                })
-            })
-            .collect();
-        for round in 0..100 {
-            server.apply(slice(&[[red, blue][round % 2]]));
-            let mut edited = ingress("web", "sluice", "web.test");
-            edited["metadata"]["annotations"] = json!({ "round": round.to_string() });
-            edited["spec"]["rules"][0]["http"]["paths"][0]["path"] = ["/", ""][round % 2].into();
-            server.apply(edited);
-            std::thread::sleep(Duration::from_millis(7));
-        }
-        until_served_by(&daemon, "web.test", "blue");
-        stop.store(true, Ordering::Relaxed);
-        for client in clients {
-            for (status, body) in client.join().expect("a client") {
-                assert!(
-                    status == 200 && (body.starts_with("red") || body.starts_with("blue")),
-                    "{status} {body}"
-                );
-            }
-        }
-    });
 }

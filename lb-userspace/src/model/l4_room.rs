@@ -1,0 +1,151 @@
+//! How many VIPs in forward mode the kernel's tables have room for.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use lb_common::maglev;
+use lb_common::maps::{MAX_BACKENDS, MAX_RANGES, MAX_RING_CHUNKS, MAX_SERVERS, MAX_VIPS, RING_CHUNK};
+
+use super::{L4Service, Transport};
+
+/// What is left. A VIP is forwarded to all of its endpoints or not at all, so each is taken in whole.
+#[derive(Debug)]
+pub struct L4Room {
+    vips: usize,
+    backends: BTreeSet<(SocketAddr, Transport)>,
+    chunks: usize,
+    ranges: usize,
+    names: usize,
+}
+
+/// What there is no room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// One more VIP.
+    #[error("the kernel's tables hold {MAX_VIPS} VIPs, listeners included")]
+    Vips,
+    /// Its endpoints.
+    #[error("the kernel's tables hold {MAX_BACKENDS} endpoints of Services of type LoadBalancer")]
+    Endpoints,
+    /// Its ring.
+    #[error(
+        "the kernel's tables have no room for the choice among so many endpoints: 2,048 Services of up to 5, \
+         or 15 of more than 40"
+    )]
+    Ring,
+    /// The networks that it lists.
+    #[error("the kernel's tables hold {} networks of loadBalancerSourceRanges", MAX_RANGES / 2)]
+    Sources,
+    /// The names of its endpoints.
+    #[error("the kernel's tables hold {} endpoints that QUIC packets may name", MAX_SERVERS / 2)]
+    Names,
+}
+
+impl L4Room {
+    /// Besides so many VIPs in proxy mode.
+    pub fn besides(proxied: usize) -> Self {
+        Self {
+            vips: (MAX_VIPS as usize).saturating_sub(proxied),
+            backends: BTreeSet::new(),
+            // Rings, lists and names are replaced, not changed: the old ones stay while the new ones are
+            // written.
+            chunks: MAX_RING_CHUNKS as usize / 2,
+            ranges: MAX_RANGES as usize / 2,
+            names: MAX_SERVERS as usize / 2,
+        }
+    }
+
+    /// Takes a VIP in.
+    ///
+    /// # Errors
+    /// What of it doesn't fit; then nothing was taken.
+    pub fn take(&mut self, one: &L4Service) -> Result<(), NoRoom> {
+        let endpoints = one.targets.len() + one.draining.len();
+        let chunks = chunks(one.targets.len());
+        let listed = one.sources.as_ref().map_or(0, |all| all.len());
+        let named = if one.quic { endpoints } else { 0 };
+        for (fits, missing) in [
+            (self.vips > 0, NoRoom::Vips),
+            (self.backends.len() + endpoints < MAX_BACKENDS as usize, NoRoom::Endpoints),
+            (chunks <= self.chunks, NoRoom::Ring),
+            (listed <= self.ranges, NoRoom::Sources),
+            (named <= self.names, NoRoom::Names),
+        ] {
+            if !fits {
+                return Err(missing);
+            }
+        }
+        self.vips -= 1;
+        let all = one.targets.iter().chain(one.draining.iter());
+        self.backends.extend(all.map(|address| (*address, one.vip.transport)));
+        self.chunks -= chunks;
+        self.ranges -= listed;
+        self.names -= named;
+        Ok(())
+    }
+}
+
+/// How many chunks the ring of so many endpoints takes.
+pub fn chunks(targets: usize) -> usize {
+    if targets == 0 { 0 } else { (maglev::size(targets as u32) as usize).div_ceil(RING_CHUNK) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ipnet::IpNet;
+
+    use super::*;
+    use crate::model::{ObjectKey, Vip};
+
+    fn service(number: u16, targets: usize, listed: usize, quic: bool) -> L4Service {
+        let [a, b] = number.to_be_bytes();
+        let target = |n: usize| SocketAddr::from(([10, a, b, n as u8], 80));
+        let network = |n: usize| {
+            let [_, x, y, z] = (n as u32).to_be_bytes();
+            IpNet::new_assert([100, x, y, z].into(), 32)
+        };
+        L4Service {
+            vip: Vip { address: [192, 0, a, b].into(), port: 443, transport: Transport::Udp },
+            service: ObjectKey::new("default", "web"),
+            targets: (0..targets).map(target).collect(),
+            draining: Arc::new([]),
+            affinity: false,
+            quic,
+            local: false,
+            sources: (listed > 0).then(|| (0..listed).map(network).collect()),
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named_and_takes_no_room() {
+        let rows: [(usize, usize, usize, bool, usize, NoRoom); 6] = [
+            (0, 1, 0, false, 2048, NoRoom::Ring),
+            (0, 60, 0, false, 15, NoRoom::Ring),
+            (0, 0, 0, false, MAX_VIPS as usize, NoRoom::Vips),
+            (MAX_VIPS as usize - 3, 1, 0, false, 3, NoRoom::Vips),
+            (0, 1, MAX_RANGES as usize / 4, false, 2, NoRoom::Sources),
+            (MAX_VIPS as usize, 1, 0, true, 0, NoRoom::Vips),
+        ];
+        for (proxied, targets, listed, quic, count, missing) in rows {
+            let mut room = L4Room::besides(proxied);
+            for number in 0..count {
+                assert_eq!(
+                    room.take(&service(number as u16, targets, listed, quic)),
+                    Ok(()),
+                    "{number} {missing:?}"
+                );
+            }
+            let one_more = service(count as u16, targets, listed, quic);
+            assert_eq!(room.take(&one_more), Err(missing), "{targets} {listed}");
+            if missing != NoRoom::Vips {
+                assert_eq!(
+                    room.take(&service(count as u16, 0, 0, false)),
+                    Ok(()),
+                    "a smaller one still fits"
+                );
+            }
+        }
+    }
+}
