@@ -302,6 +302,7 @@ async fn take(
         }
     };
     state.snapshot.store(Arc::clone(&next));
+    state.bans().follow(next.ban);
     let kernel = state.steering().as_mut().and_then(|steering| steering.publish(&next).err());
     // Last: until a VIP is local, no packet for it gets so far as to be steered.
     let routes = if args.no_xdp { None } else { route_vips(&next).await.err() };

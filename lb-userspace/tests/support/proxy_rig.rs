@@ -202,6 +202,7 @@ impl Rig {
             tls: Arc::new(self.tls.clone()),
             trusted_proxies: None,
             proxy_protocol: self.proxy_protocol.clone(),
+            ban: None,
             issues: Arc::new([]),
         })
     }
