@@ -85,6 +85,10 @@ fn sent<E: Forward>(env: &E, packet: &Packet, slot: u32, hash: u64) -> Verdict {
         Ok(way) => way,
         Err(reason) => return drop(reason),
     };
+    if way.interface == 0 {
+        // The kernel can't deliver it: it takes no packet from outside that is from an address of its own.
+        return drop(Reason::NoUplink);
+    }
     let length = packet.end as u32 - packet.ip as u32;
     let kind = backend.protocol;
     let over_v4 = is_v4(&backend.address);
@@ -100,7 +104,7 @@ fn sent<E: Forward>(env: &E, packet: &Packet, slot: u32, hash: u64) -> Verdict {
     }
     if kind == DIRECT_L2 {
         // Whoever is between would send it to the VIP: here.
-        if way.interface == 0 || way.gateway != 0 {
+        if way.gateway != 0 {
             return drop(Reason::NotAdjacent);
         }
         return Verdict { reason: Reason::Forwarded, action: env.leave(&way) };
@@ -118,9 +122,7 @@ fn sent<E: Forward>(env: &E, packet: &Packet, slot: u32, hash: u64) -> Verdict {
     if !done {
         return drop(Reason::Truncated);
     }
-    // By an interface without the program, the kernel sends it on: it is addressed by now.
-    let action = if way.interface == 0 { Action::Pass } else { env.leave(&way) };
-    Verdict { reason: Reason::Tunnelled, action }
+    Verdict { reason: Reason::Tunnelled, action: env.leave(&way) }
 }
 
 /// Whether an address is one of IPv4.

@@ -53,6 +53,8 @@ pub const HERE: u16 = 97;
 pub const ELSEWHERE: u16 = IPIP4;
 /// As [`HERE`], for the fixtures' client and half of its neighbours.
 pub const FEW: u16 = 98;
+/// In IP of its own family, by an interface without the program.
+pub const UNLINKED: u16 = 99;
 
 /// The endpoint of this node.
 const NEAR: usize = 2;
@@ -62,7 +64,8 @@ pub fn add(content: &mut Content) {
     let mut slot = FIRST_SLOT;
     let first = content.backends.len() as u32;
     let direct = |address, protocol| BackendValue { address, port: 0, protocol, draining: 0, generation: 1 };
-    // By place: two neighbours by MAC, nodes by what is around packets, who is too far away.
+    // By place: two neighbours by MAC, nodes by what is around packets, who is too far away, where a ring
+    // led before, two whom only the kernel reaches.
     content.backends.extend([
         direct(mapped(BACKENDS4[0]), DIRECT_L2),
         direct(words(BACKENDS6[0]), DIRECT_L2),
@@ -73,6 +76,8 @@ pub fn add(content: &mut Content) {
         direct(mapped(DISTANT4), DIRECT_L2),
         direct(words(DISTANT6), DIRECT_L2),
         direct(mapped(BACKENDS4[1]), DIRECT_IPIP),
+        direct(mapped(BACKENDS4[NEAR]), DIRECT_IPIP),
+        direct(words(BACKENDS6[NEAR]), DIRECT_IPIP),
     ]);
     for v6 in [false, true] {
         for protocol in [TCP, UDP] {
@@ -90,6 +95,7 @@ pub fn add(content: &mut Content) {
                 (MOVED, Entry::new(first + 2, Some(first + 8), false)),
                 (HERE, Entry::new(near, None, false)),
                 (FEW, Entry::new(near, None, false)),
+                (UNLINKED, at(9 + family)),
             ] {
                 let address = if v6 { words(VIP6) } else { mapped(VIP4) };
                 let key = VipKey { address, port: port.to_be(), protocol, zero: 0 };
@@ -214,6 +220,7 @@ pub fn steps() -> Vec<Step> {
                     let becomes = Some(wrapped(&sent(50_002, to), around, out));
                     step("in a packet", sent(50_002, to), Reason::Tunnelled, leaves, becomes);
                 }
+                step("by no uplink", sent(50_004, UNLINKED), Reason::NoUplink, Action::Drop, None);
                 let written = frame(client(50_003), near, kind);
                 let here = sent(50_003, HERE);
                 step("to an endpoint of this node", here, Reason::Forwarded, Action::Pass, Some(written));

@@ -12,8 +12,8 @@ use etherparse::{PacketBuilder, TcpOptionElement};
 
 use crate::env::{Bytes, Env, Frame};
 use crate::maps::{
-    FlowKey, FlowState, HELLO_LEN, NameKey, SOURCE_ALLOW, SOURCE_DENY, TUNE_BUDGET, TUNE_SOURCES, Tuning,
-    VIP_FILTER_SNI, VIP_OBSERVE_SNI, VIP_STEER, VipKey, VipValue,
+    FlowKey, FlowState, HELLO_LEN, NameKey, SOURCE_ALLOW, SOURCE_BANNED, SOURCE_DENY, TUNE_BUDGET,
+    TUNE_SOURCES, Tuning, VIP_FILTER_SNI, VIP_OBSERVE_SNI, VIP_STEER, VipKey, VipValue,
 };
 use crate::rare;
 use crate::reason::Reason;
@@ -52,7 +52,7 @@ pub fn sources() -> Vec<(u32, [u32; 4], u32)> {
         (128, words([1; 16]), SOURCE_ALLOW),
         (96 + 24, mapped([203, 0, 113, 0]), SOURCE_DENY),
         (96 + 25, mapped([203, 0, 113, 128]), SOURCE_ALLOW),
-        (48, words(DENIED6), SOURCE_DENY),
+        (48, words(DENIED6), SOURCE_BANNED),
     ]
 }
 

@@ -114,11 +114,14 @@ pub enum Reason {
     TunnelForeign,
     /// To a VIP whose packets get other MACs only, and its endpoint is not in the same segment: dropped.
     NotAdjacent,
+    /// To a VIP whose packets go as they are, and the way to its endpoint's node is by an interface without
+    /// the program: dropped.
+    NoUplink,
 }
 
 impl Reason {
     /// All of them, by index.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 51] = [
         Self::NotIp,
         Self::Truncated,
         Self::Malformed,
@@ -169,6 +172,7 @@ impl Reason {
         Self::Decapsulated,
         Self::TunnelForeign,
         Self::NotAdjacent,
+        Self::NoUplink,
     ];
 
     /// The counter's name in JSON, metrics and tables.
@@ -224,6 +228,7 @@ impl Reason {
             Self::Decapsulated => "decapsulated",
             Self::TunnelForeign => "tunnel_foreign",
             Self::NotAdjacent => "not_adjacent",
+            Self::NoUplink => "no_uplink",
         }
     }
 }

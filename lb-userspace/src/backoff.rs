@@ -45,7 +45,7 @@ impl Attempts {
     }
 
     /// The wait after one more failure.
-    pub fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
         self.backoff.wait(self.failures, luck())
     }
@@ -82,10 +82,10 @@ mod tests {
         let backoff = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(1) };
         let mut attempts = Attempts::new(backoff);
         for most in [100, 200, 400, 800, 1000, 1000] {
-            let wait = attempts.next().as_millis();
+            let wait = attempts.wait().as_millis();
             assert!((most / 2..=most).contains(&wait), "{wait} of {most}");
         }
         attempts.reset();
-        assert!(attempts.is_fresh() && attempts.next() <= backoff.min);
+        assert!(attempts.is_fresh() && attempts.wait() <= backoff.min);
     }
 }

@@ -442,7 +442,7 @@ fn who_misbehaves_is_kept_out_for_a_time() {
     let red = endpoint("red", Duration::ZERO);
     let files = [("a.yaml", service("red", &[red]) + &ingress("web", "red.test", "/", "red"))];
     let more = ["--ban-after", "2", "--ban-within", "3600", "--max-client-connections", "1"];
-    let daemon = Daemon::start(&files, &more);
+    let daemon = Daemon::start(&files, &[&more[..], &["--config-map", "default/settings"]].concat());
     // Not this node's own address, which is never banned.
     let from = |address: [u8; 4]| {
         let socket =
@@ -493,6 +493,10 @@ fn who_misbehaves_is_kept_out_for_a_time() {
     offend(bad);
     until("it is banned", || (daemon.json(&["status"])["bans"]["total"] == 3).then_some(()));
     until("it is let in again", || served(bad).then_some(()));
+    // The cluster's settings go before the arguments.
+    let settings = "kind: ConfigMap\napiVersion: v1\nmetadata: {name: settings, namespace: default}\n";
+    daemon.write("settings.yaml", &format!("{settings}data: {{ban-after: '7'}}\n"));
+    until("they are read", || (daemon.json(&["tune"])["ban_after"] == 7).then_some(()));
     for (setting, says) in
         [("deny=192.0.2.1", "--no-xdp"), ("ban-after=200", "from 0 to 100"), ("banned=1.2.3.4", "banned-=")]
     {

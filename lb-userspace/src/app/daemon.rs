@@ -184,7 +184,10 @@ async fn follow(
             translator.translate(&update.objects, &translation, &update.issues, now_unix(), previous)
         };
         take(args, next, state, &mut lock, &update).await?;
-        health_ports.apply(&state.snapshot.load().health_ports);
+        // Without XDP nothing is forwarded here, and load balancers do well to go elsewhere.
+        if !args.no_xdp {
+            health_ports.apply(&state.snapshot.load().health_ports);
+        }
         if let Some(publisher) = publisher.as_ref().filter(|_| update.synced) {
             let resting = state.resting.is_on();
             publisher.publish(&update.objects, state.snapshot.load_full(), resting);
@@ -299,6 +302,7 @@ async fn take(
         }
     };
     state.snapshot.store(Arc::clone(&next));
+    state.bans().follow(next.ban);
     let kernel = state.steering().as_mut().and_then(|steering| steering.publish(&next).err());
     // Last: until a VIP is local, no packet for it gets so far as to be steered.
     let routes = if args.no_xdp { None } else { route_vips(&next).await.err() };

@@ -180,8 +180,9 @@ fn rules_text(rules: &Rules) -> String {
 /// What `sluice tune` says.
 pub fn tuning(tuned: &Tuned) -> String {
     let mut facts = table(&[]);
-    if let Some(tuning) = &tuned.rules {
-        add_rules(&mut facts, tuning);
+    match &tuned.rules {
+        Some(tuning) => add_rules(&mut facts, tuning),
+        None => drop(facts.add_row(["deny, allow, …", "not here: that takes XDP, which is off"])),
     }
     let ban = &tuned.ban;
     let after = match ban.after {

@@ -85,12 +85,15 @@ pub struct Endpoint {
     /// only while too few of the others can take any.
     #[serde(skip_serializing_if = "is_default")]
     pub distant: bool,
+    /// A listener of the node itself: requests come back to the proxy.
+    #[serde(skip_serializing_if = "is_default")]
+    pub own: bool,
 }
 
 impl Endpoint {
     /// One that is ready, of no zone.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, zone: None, terminating: false, distant: false }
+        Self { address, zone: None, terminating: false, distant: false, own: false }
     }
 }
 

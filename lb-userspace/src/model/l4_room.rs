@@ -1,21 +1,28 @@
 //! How many VIPs in forward mode the kernel's tables have room for.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use lb_common::maglev;
 use lb_common::maps::{MAX_BACKENDS, MAX_RANGES, MAX_RING_CHUNKS, MAX_SERVERS, MAX_VIPS, RING_CHUNK};
 
-use super::{End, L4Service, Transport};
+use super::{Delivery, L4Service, Transport};
 
 /// What is left. A VIP is forwarded to all of its endpoints or not at all, so each is taken in whole.
 #[derive(Debug)]
 pub struct L4Room {
     vips: usize,
-    backends: BTreeSet<(SocketAddr, Transport)>,
+    backends: BTreeSet<Place>,
     chunks: usize,
     ranges: usize,
     names: usize,
+}
+
+/// Whom packets go to.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Endpoint(SocketAddr, Transport),
+    End(IpAddr, Delivery),
 }
 
 /// What there is no room for.
@@ -30,7 +37,7 @@ pub enum NoRoom {
     /// Its ring.
     #[error(
         "the kernel's tables have no room for the choice among so many endpoints: 2,048 Services of up to 5, \
-         or 15 of more than 40"
+         15 of more than 40, or 62 by DSR"
     )]
     Ring,
     /// The networks that it lists.
@@ -60,13 +67,13 @@ impl L4Room {
     /// # Errors
     /// What of it doesn't fit; then nothing was taken.
     pub fn take(&mut self, one: &L4Service) -> Result<(), NoRoom> {
-        let backends = backends(one);
+        let places = places(one);
         let chunks = chunks(written_anew(one), one.direct.is_some());
         let listed = one.sources.as_ref().map_or(0, |all| all.len());
         let named = if one.quic { one.targets.len() + one.draining.len() } else { 0 };
         for (fits, missing) in [
             (self.vips > 0, NoRoom::Vips),
-            (self.backends.len() + backends.len() < MAX_BACKENDS as usize, NoRoom::Endpoints),
+            (self.backends.len() + places.len() < MAX_BACKENDS as usize, NoRoom::Endpoints),
             (chunks <= self.chunks, NoRoom::Ring),
             (listed <= self.ranges, NoRoom::Sources),
             (named <= self.names, NoRoom::Names),
@@ -76,7 +83,7 @@ impl L4Room {
             }
         }
         self.vips -= 1;
-        self.backends.extend(backends.into_iter().map(|address| (address, one.vip.transport)));
+        self.backends.extend(places);
         self.chunks -= chunks;
         self.ranges -= listed;
         self.names -= named;
@@ -84,32 +91,30 @@ impl L4Room {
     }
 }
 
-/// Whom packets are sent to, nodes with port 0.
-fn backends(one: &L4Service) -> Vec<SocketAddr> {
-    let Some(direct) = &one.direct else {
-        return one.targets.iter().chain(one.draining.iter()).copied().collect();
-    };
-    let of_end = |end: &End| match end.here {
-        true => end.targets.iter().chain(end.draining.iter()).copied().collect(),
-        false => vec![SocketAddr::new(end.address, 0)],
-    };
-    direct.ends.iter().flat_map(of_end).collect()
-}
-
-/// How many endpoints are in the ring of those that packets are written anew for.
-fn written_anew(one: &L4Service) -> usize {
-    match &one.direct {
-        None => one.targets.len(),
-        Some(direct) => direct.ends.iter().filter(|end| end.here).map(|end| end.targets.len()).sum(),
-    }
-}
-
-/// How many chunks the rings take, of so many endpoints that packets are written anew for, and of all if
-/// others get them as they are.
+/// How many chunks the ring of so many endpoints takes, and that of everybody where packets go as they are.
 pub fn chunks(targets: usize, direct: bool) -> usize {
-    let here = if targets == 0 { 0 } else { maglev::size(targets as u32) };
-    let whole = if direct { maglev::DIRECT_RING } else { 0 };
-    (here as usize).div_ceil(RING_CHUNK) + (whole as usize).div_ceil(RING_CHUNK)
+    let targets = if targets == 0 { 0 } else { maglev::size(targets as u32) };
+    let all = if direct { maglev::DIRECT_RING } else { 0 };
+    (targets as usize).div_ceil(RING_CHUNK) + (all as usize).div_ceil(RING_CHUNK)
+}
+
+/// How many of its endpoints get packets that are written anew.
+fn written_anew(one: &L4Service) -> usize {
+    let Some(direct) = &one.direct else { return one.targets.len() };
+    direct.ends.iter().filter(|end| end.here).map(|end| end.targets.len()).sum()
+}
+
+fn places(one: &L4Service) -> Vec<Place> {
+    let endpoints = |targets: &[SocketAddr], draining: &[SocketAddr]| {
+        let all = targets.iter().chain(draining);
+        all.map(|address| Place::Endpoint(*address, one.vip.transport)).collect::<Vec<_>>()
+    };
+    let Some(direct) = &one.direct else { return endpoints(&one.targets, &one.draining) };
+    let ends = direct.ends.iter().flat_map(|end| match end.here {
+        true => endpoints(&end.targets, &end.draining),
+        false => vec![Place::End(end.address, direct.by)],
+    });
+    ends.collect()
 }
 
 #[cfg(test)]
@@ -119,7 +124,7 @@ mod tests {
     use ipnet::IpNet;
 
     use super::*;
-    use crate::model::{ObjectKey, Vip};
+    use crate::model::{Direct, End, ObjectKey, Vip};
 
     fn service(number: u16, targets: usize, listed: usize, quic: bool) -> L4Service {
         let [a, b] = number.to_be_bytes();
@@ -170,5 +175,28 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn packets_that_go_as_they_are_take_a_ring_of_everybody() {
+        let direct = |number| {
+            let one = service(number, 4, 0, false);
+            let (here, there) = one.targets.split_at(1);
+            let end = |host, here, targets: &[SocketAddr]| End {
+                address: [10, 255, 0, host].into(),
+                here,
+                targets: targets.into(),
+                draining: Arc::new([]),
+            };
+            let ends = [end(1, true, here), end(2, false, there)].into();
+            L4Service { direct: Some(Direct { by: Delivery::Ipip, ends }), ..one }
+        };
+        let mut room = L4Room::besides(0);
+        for number in 0..62 {
+            assert_eq!(room.take(&direct(number)), Ok(()), "{number}");
+        }
+        assert_eq!(room.take(&direct(62)), Err(NoRoom::Ring));
+        // This node's endpoint of each, and the other node once.
+        assert_eq!(room.backends.len(), 62 + 1);
     }
 }

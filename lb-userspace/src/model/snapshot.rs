@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{
-    Cluster, ClusterKey, HealthPort, HostPattern, Issue, L4Service, Listener, Nodes, ProxyProtocol,
+    BanRules, Cluster, ClusterKey, HealthPort, HostPattern, Issue, L4Service, Listener, Nodes, ProxyProtocol,
     TlsConfig, VirtualHost,
 };
 
@@ -48,6 +48,9 @@ pub struct Snapshot {
     /// Whose connections begin with a PROXY header; `None`: as the node was started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<Arc<ProxyProtocol>>,
+    /// Who is kept out for a time; `None`: as the node was started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ban: Option<BanRules>,
     /// What is wrong, sorted by object.
     pub issues: Arc<[Issue]>,
 }
@@ -77,6 +80,7 @@ impl Snapshot {
             tls: Arc::default(),
             trusted_proxies: None,
             proxy_protocol: None,
+            ban: None,
             issues: Arc::new([]),
         }
     }

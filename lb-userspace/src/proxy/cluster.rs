@@ -37,6 +37,8 @@ pub(super) struct Endpoints {
     vitals: OnceLock<Box<[Arc<Vitals>]>>,
     /// Until then somebody gets less than the others.
     warms_until: Milliseconds,
+    /// One of them is the node itself.
+    come_back: bool,
     /// From then on they count for nobody; 0: never.
     ends: Milliseconds,
     by_token: OnceLock<Box<AHashMap<Token, usize>>>,
@@ -186,6 +188,7 @@ impl Endpoints {
             near,
             vitals: vitals.map_or_else(OnceLock::new, OnceLock::from),
             warms_until,
+            come_back: cluster.endpoints.iter().any(|endpoint| endpoint.own),
             ends: 0,
             by_token: OnceLock::new(),
             cluster,
@@ -237,6 +240,16 @@ impl Endpoints {
     /// Whether they count for nobody any more.
     pub(super) fn are_over(&self) -> bool {
         self.ends > 0 && now() >= self.ends
+    }
+
+    /// Whether requests may come back, since one of them is the node itself.
+    pub(super) fn come_back(&self) -> bool {
+        self.come_back
+    }
+
+    /// Whether this one is the node itself.
+    pub(super) fn is_own(&self, address: SocketAddr) -> bool {
+        self.come_back && self.cluster.endpoints.iter().any(|one| one.own && one.address == address)
     }
 
     /// Until when somebody gets less than the others; 0: nobody does.

@@ -47,6 +47,8 @@ pub(super) enum Error {
     NoEndpoint(ClusterKey),
     #[error("{0} has as many requests as it may")]
     Overloaded(ClusterKey),
+    #[error("the request came back to the proxy again and again: an endpoint of {0} is the proxy itself")]
+    Loop(ClusterKey),
     #[error("endpoint {address} can't be reached: {source}")]
     Connection { address: SocketAddr, source: io::Error },
     #[error("endpoint {0} did not accept the connection in time")]
@@ -79,9 +81,11 @@ impl Error {
             | Self::ClientGone
             | Self::LengthRequired
             | Self::Misdirected => Fault::Client,
-            Self::NoRoute | Self::Unavailable(_) | Self::NoEndpoint(_) | Self::Overloaded(_) => {
-                Fault::Configuration
-            }
+            Self::NoRoute
+            | Self::Unavailable(_)
+            | Self::NoEndpoint(_)
+            | Self::Overloaded(_)
+            | Self::Loop(_) => Fault::Configuration,
             Self::Connection { .. }
             | Self::ConnectTimeout(_)
             | Self::Tls { .. }
@@ -105,6 +109,7 @@ impl Error {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Loop(_) => StatusCode::LOOP_DETECTED,
             Self::Unavailable(_) | Self::NoEndpoint(_) | Self::Overloaded(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -121,6 +126,7 @@ impl Error {
     pub(super) fn public_text(&self) -> String {
         match (self.fault(), self) {
             (Fault::Client, _) | (_, Self::NoRoute) => format!("{self}\n"),
+            (_, Self::Loop(_)) => "the request comes back to where it came from\n".to_owned(),
             (_, Self::Overloaded(_)) => "too many requests for what serves this\n".to_owned(),
             (Fault::Configuration, _) => "no endpoint can serve this request now\n".to_owned(),
             (Fault::Upstream, _) if self.status() == StatusCode::GATEWAY_TIMEOUT => {

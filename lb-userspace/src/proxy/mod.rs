@@ -33,6 +33,7 @@ mod grpc;
 mod guard;
 mod headers;
 mod health;
+mod hops;
 mod incoming;
 mod incoming_body;
 mod listen;

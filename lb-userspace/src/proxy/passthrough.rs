@@ -136,6 +136,12 @@ impl Passage {
         let mut last = None;
         for _ in 0..TRIES {
             let Some(address) = next else { break };
+            if self.slot.endpoints().is_own(address) {
+                // With the same name it would come back here, for ever.
+                last = Some(io::Error::other(format!("endpoint {address} is this node itself")));
+                next = choice.retry();
+                continue;
+            }
             match Upstream::connect(address, &transport, &limits).await {
                 Ok(upstream) => {
                     worker.counters.upstream_connects.add(1);

@@ -21,6 +21,7 @@ use super::error::{Error, Fault};
 use super::finish::Finish;
 use super::forward::forward;
 use super::grpc;
+use super::hops;
 use super::incoming::{check_size, expects_continue, host_of, target_of, wants_upgrade};
 use super::incoming_body::RequestBody;
 use super::mirror::mirror;
@@ -288,6 +289,9 @@ async fn send(
     }
     if let Some(entry) = &mut finish.entry {
         entry.cluster = Some(choice.slot().key.to_string());
+    }
+    if choice.slot().endpoints().come_back() && !hops::count(&asked.parts.headers, &mut pass.edits) {
+        return Err(Error::Loop(choice.slot().key.clone()));
     }
     let mut body = RequestBody::receive(worker, &mut asked.parts, body, rules).await?;
     if let Some(rules) = &rules.mirror {

@@ -1,21 +1,22 @@
 //! Endpoints that are the node itself.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::report::issue;
 use crate::model::{Endpoint, Issue, IssueReason, Listener, ObjectKey, Severity, Transport};
 
-/// Says which of a Service's endpoints this node answers for. They stay: a route may lead to another
-/// one of the same node by another name; most likely it leads to itself.
-pub(super) fn warn(
+/// Marks which of a Service's endpoints this node answers for, and says so. They stay: a route may lead to
+/// another one of the same node by another name; most likely it leads to itself.
+pub(super) fn mark(
     service: &ObjectKey,
-    endpoints: &[Endpoint],
+    endpoints: Arc<[Endpoint]>,
     listeners: &[Listener],
     issues: &mut Vec<Issue>,
-) {
-    let own = |endpoint: &&Endpoint| listeners.iter().any(|listener| answers(listener, endpoint.address));
-    let mut own = endpoints.iter().filter(own);
-    let Some(first) = own.next() else { return };
+) -> Arc<[Endpoint]> {
+    let is_own = |endpoint: &Endpoint| listeners.iter().any(|listener| answers(listener, endpoint.address));
+    let mut own = endpoints.iter().filter(|endpoint| is_own(endpoint));
+    let Some(first) = own.next() else { return endpoints };
     let more = match own.count() {
         0 => String::new(),
         more => format!(" (and {more} more)"),
@@ -27,11 +28,12 @@ pub(super) fn warn(
         service,
         "",
         format!(
-            "has the endpoint {}{more}, which this node itself answers for: requests come back to the proxy, and go \
-             round where they take the same route again. Let the Service name the application.",
+            "has the endpoint {}{more}, which this node itself answers for: requests come back to the proxy, and get \
+             508 where they take the same route again and again. Let the Service name the application.",
             first.address
         ),
     ));
+    endpoints.iter().map(|endpoint| Endpoint { own: is_own(endpoint), ..endpoint.clone() }).collect()
 }
 
 /// Whether connections to `address` come to the listener. Of one that listens on all addresses it is
@@ -69,10 +71,10 @@ mod tests {
         ] {
             let listeners =
                 [listener("198.51.100.10", 80), listener("2001:db8::10", 80), listener("0.0.0.0", 8080)];
-            let endpoints = [Endpoint::new(endpoint.parse().expect("an address"))];
+            let endpoints = Arc::new([Endpoint::new(endpoint.parse().expect("an address"))]);
             let mut issues = Vec::new();
-            warn(&ObjectKey::new("default", "web"), &endpoints, &listeners, &mut issues);
-            assert_eq!(issues.len(), usize::from(loops), "{endpoint}: {issues:?}");
+            let marked = mark(&ObjectKey::new("default", "web"), endpoints, &listeners, &mut issues);
+            assert_eq!((issues.len(), marked[0].own), (usize::from(loops), loops), "{endpoint}: {issues:?}");
             assert!(issues.iter().all(|issue| issue.message.contains(endpoint)), "{issues:?}");
         }
     }

@@ -49,7 +49,7 @@ impl<'a> Services<'a> {
             };
             let zone = node.zone.as_deref();
             let endpoints = address.unwrap_or_else(|| endpoints(objects, &key.service, port, zone, issues));
-            loops::warn(&key.service, &endpoints, &node.listeners, issues);
+            let endpoints = loops::mark(&key.service, endpoints, &node.listeners, issues);
             // All that is asked for here are ports of one Service: what is wrong is said once.
             let care =
                 care.get_or_insert_with(|| care::of_service(objects, &key.service, &node.care, issues));
@@ -226,6 +226,7 @@ impl Found {
             distant: zone.is_some_and(|zone| !is_for(&candidate, zone)),
             zone: candidate.zone,
             terminating: !candidate.ready,
+            own: false,
         };
         usable.into_iter().map(endpoint).collect()
     }

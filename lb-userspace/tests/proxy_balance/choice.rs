@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use sluice::model::{Balance, Template};
+use sluice::model::{Balance, HostPattern, Passthrough, Template};
 
 use crate::rig::{self, Rig, Running, endpoint, eventually, free_port, host, read_head};
 use crate::{count, get, named, word};
@@ -184,4 +185,40 @@ fn routes_of_one_cluster_choose_on_their_own() {
     };
     assert_eq!(count((0..30).map(|_| ask("hash"))).len(), 1);
     assert_eq!(count((0..30).map(|_| ask("turns"))).into_values().collect::<Vec<_>>(), [10, 10, 10]);
+}
+
+/// An endpoint that is the proxy itself: another route of it may take the request, the same one for ever
+/// may not.
+#[test]
+fn requests_that_come_back() {
+    for (routes_on, status, requests) in [(true, 200, 2), (false, 508, 9)] {
+        let mut rig = Rig::new();
+        let ourselves = rig.http;
+        rig.cluster("back", &[ourselves]);
+        rig.own("back", ourselves);
+        rig.cluster("web", &[named("web")]);
+        rig.route_with("a.test", "/", "back", |draft| {
+            draft.policy.upstream.host = routes_on.then(|| Template::literal("b.test"));
+        });
+        rig.route("b.test", "/", "web");
+        let proxy = rig.start(|settings| settings.workers = 1);
+        let seen = get(proxy.http, "/", "X-Sluice-Hops: no\r\n");
+        assert_eq!(seen.status, status, "{}", seen.text());
+        assert_eq!(proxy.proxy.stats().total.requests, requests);
+    }
+}
+
+/// The same with connections that are passed through: there is nothing to count in.
+#[test]
+fn connections_that_would_come_back() {
+    let mut rig = Rig::new();
+    let ourselves = rig.https;
+    rig.cluster("back", &[ourselves]);
+    rig.own("back", ourselves);
+    let to = Passthrough { cluster: Arc::new(rig::key("back")), proxy_protocol: None };
+    rig.tls.passthrough.push((HostPattern::Exact("a.test".into()), to));
+    let proxy = rig.start(|settings| settings.workers = 1);
+    let mut client = rig::tls(proxy.https, "a.test", &[]);
+    assert!(client.conn.complete_io(&mut client.sock).is_err());
+    assert_eq!(proxy.proxy.stats().total.upstream_connects, 0);
 }

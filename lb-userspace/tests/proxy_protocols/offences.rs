@@ -44,8 +44,11 @@ fn next(caught: &mut Receiver<Caught>, what: &str) -> Caught {
     one.unwrap_or_else(|| panic!("{what}: not caught"))
 }
 
+/// Something that a client does.
+type Deed<'a> = Box<dyn Fn() + 'a>;
+
 /// Each way to be caught.
-fn ways(proxy: &Running) -> Vec<(&'static str, Offence, Box<dyn Fn() + '_>)> {
+fn ways(proxy: &Running) -> Vec<(&'static str, Offence, Deed<'_>)> {
     let http = |bytes: Vec<u8>| {
         let address = proxy.http;
         move || {

@@ -105,6 +105,16 @@ impl Rig {
         Arc::make_mut(cluster).endpoints = endpoints.into();
     }
 
+    /// This endpoint of the cluster is the proxy itself.
+    pub fn own(&mut self, cluster: &str, address: SocketAddr) {
+        let cluster = self.clusters.get_mut(&key(cluster)).expect("clusters come first");
+        let mut endpoints = cluster.endpoints.to_vec();
+        for endpoint in &mut endpoints {
+            endpoint.own = endpoint.address == address;
+        }
+        Arc::make_mut(cluster).endpoints = endpoints.into();
+    }
+
     /// What the cluster's Service says it speaks.
     pub fn protocol(&mut self, cluster: &str, protocol: UpstreamProtocol) {
         let cluster = self.clusters.get_mut(&key(cluster)).expect("clusters come first");
@@ -192,6 +202,7 @@ impl Rig {
             tls: Arc::new(self.tls.clone()),
             trusted_proxies: None,
             proxy_protocol: self.proxy_protocol.clone(),
+            ban: None,
             issues: Arc::new([]),
         })
     }

@@ -162,6 +162,8 @@ impl Book {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::hash_map::Entry;
+
     use super::*;
 
     fn book(after: u32, within: u32, lasts: u32, most: u32) -> Book {
@@ -259,14 +261,14 @@ mod tests {
                 let who = random.u32(0..4);
                 let banned = book.offend(source(who), Offence::Flood, now, nobody);
                 let mut expect = false;
-                if !out.contains_key(&who) {
+                if let Entry::Vacant(place) = out.entry(who) {
                     let times = times.entry(who).or_default();
                     times.push(now);
                     let counted = times.iter().filter(|time| **time + u64::from(within) > now).count();
                     if counted >= after as usize {
                         expect = true;
                         times.clear();
-                        out.insert(who, now + u64::from(lasts));
+                        place.insert(now + u64::from(lasts));
                     }
                 }
                 assert_eq!(banned, expect, "{after} in {within} s, at {now}");

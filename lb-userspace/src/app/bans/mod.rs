@@ -31,6 +31,9 @@ const MOST_AT_ONCE: usize = 256;
 #[derive(Debug)]
 pub struct Bans {
     book: Book,
+    /// As the daemon was started, and as the cluster's settings say.
+    usual: BanRules,
+    asked: Option<BanRules>,
     start: Instant,
     /// This node's own addresses.
     own: Vec<IpAddr>,
@@ -67,7 +70,7 @@ impl Bans {
         let mut book = Book::default();
         book.set_rules(rules);
         // What an earlier daemon left in the kernel goes.
-        Self { book, start: Instant::now(), own, changed: true }
+        Self { book, usual: rules, asked: None, start: Instant::now(), own, changed: true }
     }
 
     /// The rules.
@@ -89,6 +92,14 @@ impl Bans {
             caught_at: ban.why,
         };
         self.book.bans().iter().map(one).collect()
+    }
+
+    /// Goes by the cluster's settings, where they have changed; nothing: by those of the start.
+    pub fn follow(&mut self, asked: Option<BanRules>) {
+        if std::mem::replace(&mut self.asked, asked) != asked {
+            self.book.set_rules(asked.unwrap_or(self.usual));
+            self.changed = true;
+        }
     }
 
     /// Makes changes that [`Changes::read`] has found good.
@@ -286,6 +297,30 @@ mod tests {
         bans.judge(caught.into_iter(), &BTreeSet::new());
         bans.spare(&allowed);
         assert_eq!(bans.banned().iter().map(|one| one.source).collect::<Vec<_>>(), [net("203.0.113.1/32")]);
+    }
+
+    #[test]
+    fn whose_rules_count() {
+        let mut bans = Bans::new(rules(3), vec![]);
+        let change = |bans: &mut Bans, line: &str| {
+            let (changes, _) = Changes::read(bans.rules(), line).expect(line);
+            bans.change(changes.expect("about bans"));
+        };
+        for (asked, line, expect) in [
+            (None, None, 3),
+            (Some(5), None, 5),
+            (Some(5), Some("ban-after=7"), 7),
+            // The cluster's settings have not changed, so what somebody set since holds.
+            (Some(5), None, 7),
+            (Some(6), None, 6),
+            (None, None, 3),
+        ] {
+            bans.follow(asked.map(rules));
+            if let Some(line) = line {
+                change(&mut bans, line);
+            }
+            assert_eq!(bans.rules().after, expect, "{asked:?} {line:?}");
+        }
     }
 
     #[test]

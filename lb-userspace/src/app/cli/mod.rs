@@ -99,8 +99,8 @@ Examples:
 
 The longest network that covers a client counts. Who is allowed has no budget; a client is an IPv4
 address or an IPv6 /64. All holds for VIPs alone. It stays when the daemon restarts, until the node does,
-or `sluice maps purge`; but what begins with ban is as the daemon's arguments say when it starts, and
-nobody is banned then. Bans work without XDP, too: the daemon closes what it accepts.")]
+or `sluice maps purge`; but what begins with ban is as the cluster's settings or the daemon's arguments say when it starts or they
+change, and nobody is banned at the start. Bans work without XDP, too: the daemon closes what it accepts.")]
 pub struct TuneArgs {
     /// KEY=VALUE; KEY+=VALUE and KEY-=VALUE add to lists and take from them. Keys: deny, allow,
     /// connection-rate, connection-burst, syn-cookies, syn-rate, banned, ban-after, ban-within, ban-for,

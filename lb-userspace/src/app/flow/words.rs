@@ -31,6 +31,9 @@ pub fn meaning(reason: Reason) -> &'static str {
             "a VIP in forward mode, in a packet to an endpoint's node (sluice.dev/forwarding)"
         }
         Reason::NotAdjacent => "the endpoint is not in the node's own segment, as dsr-l2 asks for",
+        Reason::NoUplink => {
+            "the way to the endpoint's node is by an interface that `--interface` doesn't name"
+        }
         Reason::WayChanged => "the way to the endpoint changed since the connection began",
         other => other.name(),
     }

@@ -63,6 +63,8 @@ use tc::Direction;
 /// The kernel programs' object, as the build script left it.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));
 
+const BELIEVED: &str = "BELIEVED";
+
 /// Where and how the programs are attached.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -164,6 +166,7 @@ pub struct Dataplane {
     handshakes: Handshakes,
     sockets: SockMap<MapData>,
     cpu_worker: Array<MapData, u32>,
+    believed: Array<MapData, u64>,
     trace: watch::Trace,
     info: Info,
     settings: Settings,
@@ -207,6 +210,7 @@ impl Dataplane {
         let rules = Rules::take(&mut programs)?;
         let sockets = take(&mut programs, "SOCKETS")?;
         let cpu_worker = take(&mut programs, "CPU_WORKER")?;
+        let believed = take(&mut programs, BELIEVED)?;
         let trace = watch::Trace::take(&mut programs)?;
         let mut uplinks: HashMap<_, u32, u32> = take(&mut programs, "UPLINKS")?;
         let mut next = Next::take(&mut programs)?;
@@ -238,6 +242,7 @@ impl Dataplane {
             handshakes,
             sockets,
             cpu_worker,
+            believed,
             trace,
             info,
             settings,
@@ -273,6 +278,10 @@ impl Dataplane {
             match sockets.v6 {
                 Some(v6) => self.sockets.set(index + 1, &v6, 0).map_err(&error)?,
                 None => drop(self.sockets.clear_index(&(index + 1))),
+            }
+            // What the listeners before them believed of cookies, these don't.
+            for index in [index, index + 1] {
+                self.believed.set(index, 0, 0).map_err(KernelError::map(BELIEVED))?;
             }
         }
         for class in 0..MAX_CLASSES {

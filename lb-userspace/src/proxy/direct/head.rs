@@ -126,7 +126,10 @@ pub(super) fn plain<'a>(client: &Client, config: &'a Config, bytes: &[u8]) -> Op
     }
     {
         let endpoints = served.cluster.as_ref()?.endpoints();
-        if endpoints.cluster.endpoints.is_empty() || endpoints.cluster.protocol != UpstreamProtocol::Http {
+        if endpoints.cluster.endpoints.is_empty()
+            || endpoints.cluster.protocol != UpstreamProtocol::Http
+            || endpoints.come_back()
+        {
             return None;
         }
     }

@@ -40,7 +40,7 @@ impl Edits {
     }
 
     /// The header has this value and no other.
-    pub(super) fn set(&mut self, name: &HeaderName, value: HeaderValue) {
+    pub(in crate::proxy) fn set(&mut self, name: &HeaderName, value: HeaderValue) {
         if *name == HOST {
             self.host = Some(value);
             return;
@@ -50,7 +50,7 @@ impl Edits {
     }
 
     /// Edits a section as a whole.
-    pub(super) fn apply(self, headers: &mut HeaderMap) {
+    pub(in crate::proxy) fn apply(self, headers: &mut HeaderMap) {
         for name in &self.dropped {
             headers.remove(name);
         }

@@ -94,15 +94,15 @@ impl Reflector {
                     mode = Mode::Stream;
                     // A server that ends every watch at once must not be asked without a pause.
                     if !lasted && !listing {
-                        backoff.next();
+                        backoff.wait();
                     }
                     Duration::ZERO
                 }
-                Ok(()) => backoff.next(),
+                Ok(()) => backoff.wait(),
                 Err(Failure::Gone) => {
                     let was_listing = version.take().is_none();
                     mode = if was_listing && !stream { Mode::Whole } else { Mode::Stream };
-                    backoff.next()
+                    backoff.wait()
                 }
                 Err(Failure::Unheard) => return,
                 Err(failure) => {
@@ -119,7 +119,7 @@ impl Reflector {
                     {
                         return;
                     }
-                    backoff.next().max(retry_after)
+                    backoff.wait().max(retry_after)
                 }
             };
             sleep(wait).await;

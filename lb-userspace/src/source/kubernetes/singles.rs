@@ -244,6 +244,6 @@ async fn fetch(starter: Starter, key: Reference, turns: Arc<Semaphore>) {
             Err(failure) => failure.cause(),
         };
         let _ = changes.send((what.clone(), Change::Failing(describe(&what, &cause)))).await;
-        sleep(backoff.next().max(wait)).await;
+        sleep(backoff.wait().max(wait)).await;
     }
 }

@@ -15,8 +15,8 @@ use super::annotations::{Defaults, endpoint_header, headers};
 use super::care;
 use super::report::issue;
 use crate::model::{
-    Care, ClusterKey, Compat, Issue, IssueReason, Listener, ObjectKey, PortRef, Protocol, ProxyProtocol,
-    Severity, SniMode,
+    BanRules, Care, ClusterKey, Compat, Issue, IssueReason, Listener, MAX_BAN_AFTER, MAX_BAN_FOR,
+    MAX_BAN_WITHIN, MAX_BANS, ObjectKey, PortRef, Protocol, ProxyProtocol, Severity, SniMode,
 };
 use crate::objects::{Objects, is_name};
 
@@ -37,6 +37,8 @@ pub struct ClusterSettings {
     /// Whose connections begin with a PROXY header: those of `proxy-real-ip-cidr` with
     /// `use-proxy-protocol`.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// Who is kept out for a time: `ban-after` with `ban-within`, `ban-for` and `ban-max`.
+    pub ban: Option<BanRules>,
     /// What applies where an Ingress's annotations say nothing.
     pub defaults: ClassDefaults,
     /// `add-headers`, `namespace/configmap`: what all answers get.
@@ -100,6 +102,7 @@ impl ClusterSettings {
                 header_timeout,
             }),
             trusted_proxies: forwarded.map(|believed| if believed { peers } else { Vec::new() }),
+            ban: ban(&mut reader),
             refuse_unknown_names: reader.get("ssl-reject-handshake", values::boolean),
             defaults: ClassDefaults::default(),
             answer_headers: reader.get("add-headers", object_key),
@@ -121,6 +124,29 @@ impl ClusterSettings {
             defaults.edit(&requests, &answers);
         }
     }
+}
+
+/// The rules of bans, if there are to be any.
+fn ban(reader: &mut Reader<'_>) -> Option<BanRules> {
+    let number = |least: u32, most: u32| {
+        let read = values::number(least.into(), most.into());
+        move |text: &str| read(text).map(|number| u32::try_from(number).unwrap_or(most))
+    };
+    let seconds = |most: u32| {
+        move |text: &str| {
+            let seconds = u32::try_from(values::duration(text)?.as_secs()).unwrap_or(u32::MAX);
+            match (1..=most).contains(&seconds) {
+                true => Ok(seconds),
+                false => Err(Bad::new("is no time that fits", format!("write one from 1s to {most}s"))),
+            }
+        }
+    };
+    let default = BanRules::default();
+    let after = reader.get("ban-after", number(0, MAX_BAN_AFTER));
+    let within = reader.get("ban-within", seconds(MAX_BAN_WITHIN)).unwrap_or(default.within);
+    let lasts = reader.get("ban-for", seconds(MAX_BAN_FOR)).unwrap_or(default.lasts);
+    let most = reader.get("ban-max", number(1, MAX_BANS)).unwrap_or(default.most);
+    after.map(|after| BanRules { after, within, lasts, most })
 }
 
 /// What the ConfigMap that `settings` name says now. One that isn't there says nothing.
@@ -337,6 +363,26 @@ mod tests {
             let rules = nginx(&entries).2.proxy_protocol;
             let rules = rules.map(|rules| (rules.from.len(), rules.header_timeout.as_secs()));
             assert_eq!(rules, expect, "{entries:?}");
+        }
+        for (entries, expect) in [
+            (vec![("ban-within", "10s")], None),
+            (vec![("ban-after", "20")], Some((20, 60, 600, 10_000))),
+            (
+                vec![("ban-after", "5"), ("ban-within", "10s"), ("ban-for", "1h"), ("ban-max", "7")],
+                Some((5, 10, 3600, 7)),
+            ),
+        ] {
+            let rules = nginx(&entries).2.ban.map(|ban| (ban.after, ban.within, ban.lasts, ban.most));
+            assert_eq!(rules, expect, "{entries:?}");
+        }
+        for (name, value) in [
+            ("ban-after", "101"),
+            ("ban-within", "0"),
+            ("ban-within", "2h"),
+            ("ban-for", "8d"),
+            ("ban-max", "0"),
+        ] {
+            assert_eq!(read(&[(name, value)]).1.len(), 1, "{name}: {value}");
         }
         let settings = nginx(&[("default-backend", "web/errors:http"), ("default-ssl-certificate", "a/b")]).2;
         assert_eq!(settings.default_backend.map(|key| key.to_string()).as_deref(), Some("web/errors:http"));

@@ -196,6 +196,7 @@ impl Translator {
                 Some(old) if **old == rules => old.clone(),
                 _ => Arc::new(rules),
             }),
+            ban: cluster.ban,
             issues: self.issues.clone(),
         };
         if differs(previous, &next) {
@@ -273,6 +274,7 @@ fn differs(a: &Snapshot, b: &Snapshot) -> bool {
         || !Arc::ptr_eq(&a.tls, &b.tls)
         || a.trusted_proxies != b.trusted_proxies
         || a.proxy_protocol != b.proxy_protocol
+        || a.ban != b.ban
         || a.clusters.diff(&b.clusters).next().is_some()
 }
 

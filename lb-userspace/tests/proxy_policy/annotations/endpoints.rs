@@ -12,11 +12,19 @@
 //! The body of an answer is the endpoint's name, and behind it the request as it came.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::world::pki;
@@ -63,6 +71,7 @@ pub static ENDPOINTS: LazyLock<BTreeMap<&'static str, SocketAddr>> = LazyLock::n
         plain.into_iter().map(|name| (name, endpoint(move |stream| serve(name, stream, "")))).collect();
     let config = crate::endpoints::server_config(&pki().inner, &[]);
     all.insert("secure", endpoint(move |stream| serve_tls(&config, stream)));
+    all.insert("grpc", grpc());
     all
 });
 
@@ -118,6 +127,27 @@ impl Log {
     fn give_once(&self, row: &str, reply: &str) -> bool {
         self.state().given.insert(format!("{row} {reply}"))
     }
+}
+
+/// An endpoint that speaks HTTP/2 and nothing else. Says its name and the request line.
+fn grpc() -> SocketAddr {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            sender.send(listener.local_addr().expect("an address")).expect("somebody waits");
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = service_fn(|request: Request<Incoming>| async move {
+                    let text = format!("grpc\n{} {} HTTP/2\n", request.method(), request.uri().path());
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text))))
+                });
+                let connection = http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+    });
+    receiver.recv().expect("an address")
 }
 
 fn serve_tls(config: &Arc<ServerConfig>, stream: &mut std::net::TcpStream) {

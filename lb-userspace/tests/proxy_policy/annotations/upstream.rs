@@ -17,6 +17,11 @@ pub fn rows() -> Vec<Row> {
         row("backend-protocol: AUTO_HTTP", "? https GET /\n= 200\n@ secure\n? GET /\n= 502")
             .to("secure")
             .tls(),
+        row(
+            "backend-protocol: GRPC",
+            "? POST /pkg.Service/Call hi\n= 200\n@ grpc\n> POST /pkg.Service/Call HTTP/2",
+        )
+        .to("grpc"),
         row("service-upstream: \"true\"", "? GET /\n= 200\n@ cluster-ip")
             .to("by-ip")
             .port("PORT(cluster-ip)")

@@ -153,6 +153,7 @@ fn documents(row: &Row, annotations: &str, patient: bool) -> Vec<Value> {
         ("other", &["other"]),
         ("errors", &["errors"]),
         ("secure", &["secure"]),
+        ("grpc", &["grpc"]),
         ("none", &[]),
         ("three", &["three-1", "three-2", "three-3"]),
         ("five", &["five-1", "five-2", "five-3", "five-4", "five-5"]),
