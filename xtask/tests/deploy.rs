@@ -71,6 +71,7 @@ fn rights_are_what_is_watched_and_no_more() {
     grant("networking.k8s.io/ingressclasses", &watch);
     grant("discovery.k8s.io/endpointslices", &watch);
     grant("services", &watch);
+    grant("nodes", &watch);
     for named in ["configmaps", "secrets"] {
         grant(named, &["get", "list", "watch"]);
     }
