@@ -24,7 +24,7 @@ use crate::nat::fold;
 use crate::packet::{IPV4, IPV6, Packet, UDP};
 use crate::reason::Reason;
 use crate::too_big;
-use crate::verdict::{Action, Verdict};
+use crate::verdict::Verdict;
 
 /// The UDP port of GUE (IANA).
 pub const GUE_PORT: u16 = 6080;
