@@ -3,7 +3,7 @@
 //!
 //! Workers tell what they see; the daemon decides, and keeps the list. Nobody is banned who stands for
 //! others or for us: trusted proxies are never told on, and whoever is on the list of allowed sources, or is
-//! this node itself, is spared here.
+//! a node as far as nodes are known, this one in any case, is spared here.
 
 mod book;
 
@@ -127,12 +127,14 @@ impl Bans {
         self.changed = true;
     }
 
-    fn judge(&mut self, caught: impl Iterator<Item = Caught>, allowed: &BTreeSet<IpNet>) {
+    /// `nodes`: further addresses that are spared.
+    fn judge(&mut self, caught: impl Iterator<Item = Caught>, allowed: &BTreeSet<IpNet>, nodes: &[IpAddr]) {
         let now = self.now();
         for Caught { source, offence } in caught {
             let own = &self.own;
-            let spared =
-                |source: &IpNet| own.iter().any(|own| source.contains(own)) || is_allowed(source, allowed);
+            let spared = |source: &IpNet| {
+                own.iter().chain(nodes).any(|address| source.contains(address)) || is_allowed(source, allowed)
+            };
             if !self.book.offend(source, offence, now, spared) {
                 continue;
             }
@@ -237,10 +239,12 @@ pub async fn watch(state: Arc<State>) {
 
 impl State {
     fn judge(&self, caught: impl Iterator<Item = Caught>) {
+        let nodes = self.snapshot.load().nodes.clone();
         let mut bans = self.bans();
         let mut steering = self.steering();
         let none = BTreeSet::new();
-        bans.judge(caught, steering.as_ref().map_or(&none, |steering| &steering.tuning().allow));
+        let allowed = steering.as_ref().map_or(&none, |steering| &steering.tuning().allow);
+        bans.judge(caught, allowed, &[&nodes.own[..], &nodes.peers].concat());
         self.enforce(&mut bans, steering.as_mut());
     }
 
@@ -276,10 +280,12 @@ mod tests {
     #[test]
     fn who_is_spared() {
         let own = vec!["192.0.2.1".parse().expect("an address"), "2001:db8::1".parse().expect("an address")];
+        let nodes = vec!["192.0.2.3".parse().expect("an address")];
         let allowed = ["198.51.100.0/24", "2001:db8:1::7/128"].map(net).into();
         for (source, expect) in [
             ("192.0.2.1/32", false),
             ("192.0.2.2/32", true),
+            ("192.0.2.3/32", false),
             ("198.51.100.7/32", false),
             ("2001:db8::/64", false),
             ("2001:db8:1::/64", false),
@@ -287,14 +293,14 @@ mod tests {
         ] {
             let mut bans = Bans::new(rules(1), own.clone());
             let caught = Caught { source: net(source), offence: Offence::Flood };
-            bans.judge(std::iter::once(caught), &allowed);
+            bans.judge(std::iter::once(caught), &allowed, &nodes);
             assert_eq!(bans.summary().banned == 1, expect, "{source}");
         }
         let mut bans = Bans::new(rules(1), own);
         let caught = ["203.0.113.1/32", "198.51.100.7/32"]
             .map(net)
             .map(|source| Caught { source, offence: Offence::Flood });
-        bans.judge(caught.into_iter(), &BTreeSet::new());
+        bans.judge(caught.into_iter(), &BTreeSet::new(), &[]);
         bans.spare(&allowed);
         assert_eq!(bans.banned().iter().map(|one| one.source).collect::<Vec<_>>(), [net("203.0.113.1/32")]);
     }
@@ -339,7 +345,7 @@ mod tests {
             let mut bans = Bans::new(rules(1), vec![]);
             let caught = ["192.0.2.1/32", "192.0.2.2/32", "2001:db8::/64"]
                 .map(|source| Caught { source: net(source), offence: Offence::Name });
-            bans.judge(caught.into_iter(), &BTreeSet::new());
+            bans.judge(caught.into_iter(), &BTreeSet::new(), &[]);
             let (changes, others) = Changes::read(bans.rules(), lines).expect(lines);
             if let Some(changes) = changes {
                 bans.change(changes);
