@@ -132,8 +132,8 @@ pub const MAX_L4_FLOWS: u32 = 131_072;
 pub const MAX_BACKENDS: u32 = 16_384;
 /// Ring entries in a chunk, which is what the daemon writes at once.
 pub const RING_CHUNK: usize = 128;
-/// Chunks of rings: 8 MiB, room for 4,000 small Services, 127 whose packets go as they are, or 31 with the
-/// largest ring.
+/// Chunks of rings: 8 MiB. Half of them stay free for rings that take others' places, so there is room for
+/// 2,048 small Services, 62 whose packets go as they are, or 15 with the largest ring.
 pub const MAX_RING_CHUNKS: u32 = 16_384;
 /// Prefixes of clients, of all VIPs together. Each takes about 100 bytes once it is there.
 pub const MAX_RANGES: u32 = 131_072;
