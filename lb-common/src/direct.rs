@@ -17,8 +17,9 @@
 //! own (RFC 6935, 6936). Its DSCP is the inner one's; congestion marks (ECN) of the way between are lost, as
 //! RFC 6040 has it for ends of which the other one may not know them.
 
+use crate::ends::{bytes, ends};
 use crate::flow;
-use crate::forward::{self, Forward, bytes, drop};
+use crate::forward::{self, Forward, drop};
 use crate::maps::{DIRECT_GUE, DIRECT_L2, VipValue, WayValue};
 use crate::nat::fold;
 use crate::packet::{IPV4, IPV6, Packet, UDP};
@@ -67,7 +68,7 @@ pub fn send<E: Forward>(env: &E, packet: &Packet, vip: &VipValue, chosen: bool) 
     let found = if chosen {
         env.pending().map(|new| (new.backend, new.hash))
     } else {
-        forward::ends(env, packet.v6).and_then(|ends| {
+        ends(env, packet.v6).and_then(|ends| {
             let hash = flow::hash(&ends.source, ends.source_port, packet.protocol);
             Some((forward::stateless(env, hash, vip, &ends)?, hash))
         })

@@ -13,16 +13,15 @@
 
 use core::ops::{Deref, DerefMut};
 
+use crate::ends::{Ends, ends, rewrite};
 use crate::env::Env;
-use crate::flow::{
-    self, DATAGRAMS_KEPT, Flow, PORT_TRIES, Phase, Stamp, WAYS, after_client, after_endpoint, first_phase,
-};
+use crate::flow::{self, DATAGRAMS_KEPT, Flow, after_endpoint};
+use crate::flow_table::{NONE, enter, find, go_on, owner, quick, refresh, unpack};
 use crate::fragment::{FragmentKey, FragmentValue};
 use crate::maps::{
     BackendValue, RING_CHUNK, ServiceValue, VIP_AFFINITY, VIP_DIRECT, VIP_QUIC, VipValue, WayValue,
 };
-use crate::mark::{self, Mark, Marks};
-use crate::nat::Change;
+use crate::mark::{self, Marks};
 use crate::packet::{ACK, FIN, Packet, RST, SYN, TCP};
 use crate::quic::{self, ServerKey};
 use crate::ranges::RangeKey;
@@ -30,7 +29,7 @@ use crate::rare::Work;
 use crate::reason::Reason;
 use crate::ring::Entry;
 use crate::too_big::{self, Answers};
-use crate::verdict::{Action, Verdict, mapped, words};
+use crate::verdict::{Action, Verdict};
 
 /// The tables of the forwarder, and the frame to write to.
 pub trait Forward: Env {
@@ -159,20 +158,6 @@ pub struct Pending {
     pub protocol: u8,
     /// Whether its endpoint sees the client's address.
     pub keeps: bool,
-}
-
-/// The two ends of a packet: addresses, and ports in network order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Ends {
-    /// Where it is from.
-    pub source: [u32; 4],
-    /// Where it is to.
-    pub target: [u32; 4],
-    /// The port it is from.
-    pub source_port: u16,
-    /// The port it is to.
-    pub target_port: u16,
 }
 
 /// A packet to a VIP in forward mode. `packet` is one of the shapes that lie at constant offsets. `None`: it
@@ -333,110 +318,8 @@ pub fn to_client<E: Forward>(env: &E, packet: &Packet, flags: u8, port: u16) -> 
     Some(Verdict { reason: Reason::Returned, action })
 }
 
-/// The entry of the flow that has a port (network order) at an endpoint.
-#[inline(always)]
-pub(crate) fn owner<E: Forward>(
-    env: &E,
-    endpoint: &[u32; 4],
-    endpoint_port: u16,
-    protocol: u8,
-    port: u16,
-    now: u32,
-) -> Option<u32> {
-    let endpoint_hash = flow::hash(endpoint, endpoint_port, protocol);
-    let place = flow::port_index(endpoint_hash, u16::from_be(port), env.mask());
-    let index = (env.port(place)? as u32).checked_sub(1)?;
-    let flow = env.flow(index)?;
-    if flow.port != port || flow.protocol != protocol || !Stamp(flow.stamp).alive(now) {
-        return None;
-    }
-    let backend = env.backend(flow.backend)?;
-    let same = backend.address == *endpoint
-        && backend.port == endpoint_port
-        && backend.generation == flow.generation;
-    same.then_some(index)
-}
-
 pub(crate) const fn drop(reason: Reason) -> Verdict {
     Verdict { reason, action: Action::Drop }
-}
-
-/// The mark that a packet in the middle of a connection can be sent by; else one without a tag.
-#[inline(always)]
-fn quick<E: Forward>(env: &E, hash: u64, tag: u32, now: u32) -> Mark {
-    let (first, way) = flow::bucket(hash, env.mask());
-    let Some(marks) = env.marks(first / WAYS) else { return Mark(0) };
-    for step in 0..WAYS {
-        let mark = Mark(marks.0[((way + step) & (WAYS - 1)) as usize]);
-        if mark.is_quick(tag, now) {
-            return mark;
-        }
-    }
-    Mark(0)
-}
-
-/// The entry of the flow that a client's packet belongs to, and that of another one with its tag.
-#[inline(always)]
-pub(crate) fn find<E: Forward>(
-    env: &E,
-    hash: u64,
-    tag: u32,
-    now: u32,
-    protocol: u8,
-    ends: &Ends,
-) -> (u32, u32) {
-    let (first, _) = flow::bucket(hash, env.mask());
-    let mut twin = NONE;
-    let Some(marks) = env.marks(first / WAYS) else { return (NONE, NONE) };
-    for step in 0..WAYS {
-        if Mark(marks.0[step as usize]).tag() != tag {
-            continue;
-        }
-        let index = first | step;
-        let Some(flow) = env.flow(index) else { return (NONE, NONE) };
-        if flow.client_port == ends.source_port
-            && flow.vip_port == ends.target_port
-            && flow.client == ends.source
-            && flow.vip == ends.target
-            && flow.protocol == protocol
-            && Stamp(flow.stamp).alive(now)
-        {
-            return (index, NONE);
-        }
-        twin = index;
-    }
-    (NONE, twin)
-}
-
-/// Notes the packet in its flow. False: the flow can't go on, as its endpoint is gone, or about to
-/// go, and the packet begins a new connection over the same ports.
-#[inline(always)]
-fn go_on<E: Forward>(env: &E, index: u32, flags: u8, now: u32, vip: &VipValue) -> bool {
-    let Some(flow) = env.flow(index) else { return false };
-    let Some(backend) = env.backend(flow.backend) else { return false };
-    let opening = flow.protocol == TCP && flags & (SYN | ACK) == SYN;
-    let old = matches!(Stamp(flow.stamp).phase(), Some(Phase::Open | Phase::Closing));
-    if backend.generation != flow.generation || (opening && old && backend.draining != 0) {
-        return false;
-    }
-    // Packets to this VIP are not, or no longer, sent as they are.
-    let direct = backend.is_direct();
-    if direct && vip.flags & VIP_DIRECT == 0 {
-        return false;
-    }
-    // Nobody sees the replies: a client that goes on was answered.
-    let after = |phase, flags| {
-        let answered = direct && matches!(phase, Phase::Opening);
-        after_client(if answered { Phase::Answered } else { phase }, flags)
-    };
-    let stamp = refresh(env, index, &flow, after, flags, now);
-    let mark = Mark(mark_of(env, index));
-    let told = mark.told(stamp, now);
-    // Without a tag it is being written.
-    if told != mark && mark.tag() != 0 {
-        env.swap_mark(index, mark.0, told.0);
-    }
-    true
 }
 
 /// Whether a packet names another endpoint than its flow's: another connection's packets came by the same
@@ -444,93 +327,6 @@ fn go_on<E: Forward>(env: &E, index: u32, flags: u8, now: u32, vip: &VipValue) -
 #[inline(always)]
 fn leads_elsewhere<E: Forward>(env: &E, index: u32, named: u32) -> bool {
     named != 0 && env.flow(index).is_some_and(|flow| flow.backend + 1 != named)
-}
-
-/// No entry. In place of `Option`: what it would hold besides is one more thing for the verifier to
-/// tell apart.
-const NONE: u32 = u32::MAX;
-
-/// Enters a flow and its port: says where, or, in the upper half, why not. Out of line: established
-/// flows should not pay for its registers.
-#[inline(never)]
-fn enter<E: Forward>(env: &E, new: &Pending) -> u64 {
-    match entered(env, new) {
-        Ok(index) => index as u64,
-        Err(reason) => (reason as u64 + 1) << 32,
-    }
-}
-
-#[inline(always)]
-fn unpack(outcome: u64) -> (u32, Option<Reason>) {
-    let reason = (outcome >> 32) as usize;
-    (outcome as u32, if reason == 0 { None } else { Reason::ALL.get(reason - 1).copied() })
-}
-
-#[inline(always)]
-fn entered<E: Forward>(env: &E, new: &Pending) -> Result<u32, Reason> {
-    let Pending { hash, now, .. } = *new;
-    let backend = env.backend(new.backend).ok_or(Reason::NoBackend)?;
-    let index = if new.old == NONE { room(env, hash, now) } else { new.old };
-    let flow = env.flow(index).ok_or(Reason::FlowsFull)?;
-    let old = flow.stamp;
-    // Of another flow with the same tag, one has to give way.
-    if !same_ends(&flow, new) && Stamp(old).worth(now) == 0 {
-        return Err(Reason::FlowsFull);
-    }
-    let busy = Stamp::new(Phase::Busy, now).0;
-    if !env.swap_stamp(index, old, busy) {
-        // Another CPU took it; the client sends again.
-        return Err(Reason::FlowsFull);
-    }
-    env.write_mark(index, 0);
-    env.write_flow(index, new, backend.generation);
-    if new.keeps && !backend.is_direct() {
-        env.keep(backend.port);
-    }
-    if !new.keeps && !take_port(env, hash, index, &backend, now) {
-        env.swap_stamp(index, busy, 0);
-        return Err(Reason::PortsFull);
-    }
-    let port = env.flow(index).map_or(0, |flow| flow.port);
-    env.write_mark(index, Mark::new(new.tag, new.backend, backend.generation, port).0);
-    env.swap_stamp(index, busy, Stamp::new(first_phase(new.protocol), now).0);
-    Ok(index)
-}
-
-#[inline(always)]
-fn same_ends(flow: &Flow, new: &Pending) -> bool {
-    flow.client_port == new.ends.source_port
-        && flow.vip_port == new.ends.target_port
-        && flow.client == new.ends.source
-        && flow.vip == new.ends.target
-        && flow.protocol == new.protocol
-}
-
-/// The entry of the bucket that a new flow may have.
-#[inline(always)]
-fn room<E: Forward>(env: &E, hash: u64, now: u32) -> u32 {
-    let (first, way) = flow::bucket(hash, env.mask());
-    if let Some(marks) = env.marks(first / WAYS) {
-        // Never used: nothing has to be read to know. Most flows are where they are looked for first.
-        for step in 0..WAYS {
-            let at = (way + step) & (WAYS - 1);
-            if marks.0[at as usize] == 0 {
-                return first | at;
-            }
-        }
-    }
-    let mut room = NONE;
-    let mut best = 0;
-    for step in 0..WAYS {
-        let index = first | ((way + step) & (WAYS - 1));
-        let Some(flow) = env.flow(index) else { return NONE };
-        let worth = Stamp(flow.stamp).worth(now);
-        if worth > best {
-            best = worth;
-            room = index;
-        }
-    }
-    room
 }
 
 /// The ring's word on a flow that is not in the table.
@@ -561,128 +357,4 @@ pub(crate) fn entry<E: Forward>(env: &E, hash: u64, vip: &VipValue, ends: &Ends)
     }
     let at = (((hash >> 32) * service.size as u64) >> 32) as u32;
     env.ring(service.first + at / RING_CHUNK as u32, at % RING_CHUNK as u32)
-}
-
-/// Finds a port at the endpoint that no other flow has.
-#[inline(always)]
-fn take_port<E: Forward>(env: &E, hash: u64, index: u32, backend: &BackendValue, now: u32) -> bool {
-    let endpoint = flow::hash(&backend.address, backend.port, backend.protocol);
-    for attempt in 0..PORT_TRIES {
-        let port = flow::port(hash, attempt);
-        let place = flow::port_index(endpoint, port, env.mask());
-        let Some(taken) = env.port(place) else { return false };
-        if let Some(before) = (taken as u32).checked_sub(1)
-            && before != index
-            && let Some(owner) = env.flow(before)
-            && owner.port_index == place
-        {
-            // Read before the stamp: it is only taken from the flow whose time is up.
-            let mark = mark_of(env, before);
-            if Stamp(env.flow(before).map_or(0, |owner| owner.stamp)).taken(now) {
-                continue;
-            }
-            env.swap_mark(before, mark, 0);
-        }
-        // Before the swap: whoever sees the port taken has to see by whom.
-        env.write_port(index, port.to_be(), place);
-        if env.swap_port(place, taken, index as u64 + 1) {
-            return true;
-        }
-    }
-    false
-}
-
-/// The mark of a flow.
-#[inline(always)]
-fn mark_of<E: Forward>(env: &E, index: u32) -> u64 {
-    env.marks(index / WAYS).map_or(0, |marks| marks.0[(index % WAYS) as usize])
-}
-
-/// Notes that a flow had a packet, at most once in a tick unless its phase changes. Gives its stamp.
-#[inline(always)]
-fn refresh<E: Forward>(
-    env: &E,
-    index: u32,
-    flow: &Flow,
-    after: impl Fn(Phase, u8) -> Phase,
-    flags: u8,
-    now: u32,
-) -> Stamp {
-    let Some(phase) = Stamp(flow.stamp).phase() else { return Stamp(flow.stamp) };
-    // A new connection over the ports of an old one begins anew.
-    let opening = flow.protocol == TCP && flags & (SYN | ACK) == SYN;
-    let next = if opening && matches!(phase, Phase::Closing) { Phase::Opening } else { after(phase, flags) };
-    let stamp = Stamp::new(next, now);
-    if stamp.0 != flow.stamp {
-        // Whoever was faster wrote the same, or something newer.
-        env.swap_stamp(index, flow.stamp, stamp.0);
-    }
-    stamp
-}
-
-const V4_TRANSPORT: usize = 34;
-const V6_TRANSPORT: usize = 54;
-
-/// Who sends a packet of a usual shape to whom.
-#[inline(always)]
-pub(crate) fn ends<E: Forward>(env: &E, v6: bool) -> Option<Ends> {
-    let (source, target, ports) = if v6 {
-        (words(env.near::<16>(22)?), words(env.near::<16>(38)?), env.near::<4>(V6_TRANSPORT)?)
-    } else {
-        (mapped(env.near::<4>(26)?), mapped(env.near::<4>(30)?), env.near::<4>(V4_TRANSPORT)?)
-    };
-    let source_port = u16::from_ne_bytes([ports[0], ports[1]]);
-    let target_port = u16::from_ne_bytes([ports[2], ports[3]]);
-    Some(Ends { source, target, source_port, target_port })
-}
-
-/// Writes the new ends and the checksums that follow. False: the frame is too short for its own
-/// headers, and is as it was.
-#[inline(always)]
-fn rewrite<E: Forward>(env: &E, packet: &Packet, old: &Ends, new: &Ends) -> bool {
-    let transport = if packet.v6 { V6_TRANSPORT } else { V4_TRANSPORT };
-    let tcp = packet.protocol == TCP;
-    let sum = if packet.v6 {
-        let (tcp_sum, udp_sum) = (V6_TRANSPORT + 16, V6_TRANSPORT + 6);
-        if tcp { env.near::<2>(tcp_sum) } else { env.near::<2>(udp_sum) }
-    } else {
-        let (tcp_sum, udp_sum) = (V4_TRANSPORT + 16, V4_TRANSPORT + 6);
-        if tcp { env.near::<2>(tcp_sum) } else { env.near::<2>(udp_sum) }
-    };
-    let Some(sum) = sum else { return false };
-    let ports = Change::NONE.half(old.source_port, new.source_port).half(old.target_port, new.target_port);
-    let p = u16::to_ne_bytes;
-    let [a, b] = p(new.source_port);
-    let [c, d] = p(new.target_port);
-    let all = if packet.v6 {
-        let all = ports.address(old.source, new.source).address(old.target, new.target);
-        if !env.set(22, bytes(new.source)) || !env.set(38, bytes(new.target)) {
-            return false;
-        }
-        all
-    } else {
-        let addresses = Change::NONE.word(old.source[3], new.source[3]).word(old.target[3], new.target[3]);
-        let Some(header) = env.near::<2>(24) else { return false };
-        let header = addresses.apply(u16::from_ne_bytes(header));
-        let (source, target) = (new.source[3].to_ne_bytes(), new.target[3].to_ne_bytes());
-        if !env.set(24, p(header)) || !env.set(26, source) || !env.set(30, target) {
-            return false;
-        }
-        ports.word(old.source[3], new.source[3]).word(old.target[3], new.target[3])
-    };
-    let sum = u16::from_ne_bytes(sum);
-    let sum = p(if tcp { all.apply(sum) } else { all.apply_udp(sum) });
-    match (transport, tcp) {
-        (V4_TRANSPORT, true) => env.set(V4_TRANSPORT, [a, b, c, d]) && env.set(V4_TRANSPORT + 16, sum),
-        (V4_TRANSPORT, false) => env.set(V4_TRANSPORT, [a, b, c, d]) && env.set(V4_TRANSPORT + 6, sum),
-        (_, true) => env.set(V6_TRANSPORT, [a, b, c, d]) && env.set(V6_TRANSPORT + 16, sum),
-        (_, false) => env.set(V6_TRANSPORT, [a, b, c, d]) && env.set(V6_TRANSPORT + 6, sum),
-    }
-}
-
-/// An address as it lies on the wire.
-#[inline(always)]
-pub(crate) fn bytes(address: [u32; 4]) -> [u8; 16] {
-    let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = address.map(u32::to_ne_bytes);
-    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
 }

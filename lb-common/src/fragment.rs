@@ -11,9 +11,11 @@
 //! number is added that its source chooses. That leaves one client's fragments apart from each other
 //! as they were, and needs no memory.
 
+use crate::ends::Ends;
 use crate::env::Env;
 use crate::flow::{self, is_reply_port};
-use crate::forward::{self, Ends, Forward, drop};
+use crate::flow_table;
+use crate::forward::{self, Forward, drop};
 use crate::icmp::write;
 use crate::maps::{VIP_DIRECT, VIP_FORWARD, VipKey, VipValue, WayValue};
 use crate::mark;
@@ -165,7 +167,7 @@ fn choose<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Option<Result
             return None;
         }
         let tick = work.value.tick;
-        let index = forward::owner(env, &ends.source, ends.source_port, UDP, ends.target_port, tick)?;
+        let index = flow_table::owner(env, &ends.source, ends.source_port, UDP, ends.target_port, tick)?;
         let flow = env.flow(index)?;
         work.ends.source_port = flow.vip_port;
         work.ends.target_port = flow.client_port;

@@ -15,8 +15,10 @@
 //! Its own addresses are the connection's as well: who gets it sees nobody whom it doesn't talk to.
 
 use crate::direct;
+use crate::ends::{Ends, bytes};
 use crate::flow::{self, is_reply_port};
-use crate::forward::{self, Ends, Forward, bytes, drop};
+use crate::flow_table;
+use crate::forward::{self, Forward, drop};
 use crate::maps::{VIP_DIRECT, VIP_FORWARD, VipKey, VipValue};
 use crate::mark;
 use crate::nat::Change;
@@ -159,7 +161,7 @@ fn flow_of<E: Forward, const HERE: bool>(env: &E, work: &mut Work) -> Option<u32
             };
             let hash = flow::hash(&work.ends.source, work.ends.source_port, *protocol);
             let tag = mark::tag(hash, &work.ends);
-            let (index, _) = forward::find(env, hash, tag, now, *protocol, &work.ends);
+            let (index, _) = flow_table::find(env, hash, tag, now, *protocol, &work.ends);
             let known = env.flow(index).filter(|flow| {
                 env.backend(flow.backend).is_some_and(|backend| backend.generation == flow.generation)
             });
@@ -180,7 +182,7 @@ fn flow_of<E: Forward, const HERE: bool>(env: &E, work: &mut Work) -> Option<u32
         // A packet of a client's that this node sent on under its own address.
         None if is_reply_port(u16::from_be(ends.source_port)) => {
             work.returns = 1;
-            forward::owner(env, &ends.target, ends.target_port, *protocol, ends.source_port, now)
+            flow_table::owner(env, &ends.target, ends.target_port, *protocol, ends.source_port, now)
         }
         None => None,
     }

@@ -23,7 +23,9 @@ pub mod reason;
 
 pub mod cookie;
 pub mod direct;
+pub mod ends;
 pub mod flow;
+pub mod flow_table;
 pub mod forward;
 pub mod fragment;
 pub mod hello;

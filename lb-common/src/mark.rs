@@ -8,8 +8,8 @@
 //! The tag of a mark is a hash of the flow's ends. No two flows of a bucket have the same one, which
 //! the packet that begins a flow sees to: it is compared in full with whoever has its tag.
 
+use crate::ends::Ends;
 use crate::flow::{Phase, Stamp, WAYS};
-use crate::forward::Ends;
 use crate::maglev::mix;
 use crate::maps::MAX_BACKENDS;
 

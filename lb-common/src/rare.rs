@@ -3,8 +3,9 @@
 //!
 //! [`crate::verdict::judge`] gives them the action [`Action::Rare`]; what they come to is counted here.
 
+use crate::ends::Ends;
 use crate::env::Env;
-use crate::forward::{Ends, Forward};
+use crate::forward::Forward;
 use crate::fragment::{FragmentKey, FragmentValue, Piece};
 use crate::icmp::Quote;
 use crate::maps::WayValue;

@@ -4,8 +4,8 @@
 //! frame ─► sides, head ─► verdict::judge ─► sides, head ─► Rule::wants ─► Event ─► ring buffer
 //! ```
 
+use crate::ends::Ends;
 use crate::env::Frame;
-use crate::forward::Ends;
 use crate::packet::{TCP, UDP};
 use crate::verdict::{Action, Verdict, mapped, words};
 

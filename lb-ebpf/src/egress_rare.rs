@@ -5,7 +5,7 @@ use aya_ebpf::bindings::BPF_F_RECOMPUTE_CSUM;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::TcContext;
-use lb_common::forward::Ends;
+use lb_common::ends::Ends;
 use lb_common::fragment::{FragmentKey, FragmentValue, TO_CLIENT};
 use lb_common::icmp::{self, Edit, Quote};
 use lb_common::reason::Reason;
