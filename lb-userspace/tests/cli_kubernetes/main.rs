@@ -1,6 +1,8 @@
 //! The real binary against a scripted API server, with a real endpoint behind it: what a cluster
 //! would see of the daemon before, in and after every kind of outage.
 
+#[path = "../support/anyone.rs"]
+mod anyone;
 #[allow(dead_code, reason = "other tests use other parts")]
 #[path = "../support/api_server/mod.rs"]
 mod api_server;
