@@ -25,14 +25,18 @@ struct Host {
     dataplane: Dataplane,
     host: Client,
     number: u8,
-    pins: PathBuf,
+    /// Behind the dataplane, which has the lock on them for as long as it lives.
+    _pins: Pins,
     _pod: Client,
 }
 
-impl Drop for Host {
+/// A pin directory that goes with the test.
+struct Pins(PathBuf);
+
+impl Drop for Pins {
     fn drop(&mut self) {
-        // What is left goes with the namespace.
-        let _ = kernel::remove(&self.pins);
+        // The test may have failed with the pins in any state.
+        let _ = kernel::remove(&self.0);
     }
 }
 
@@ -79,7 +83,7 @@ impl Cluster {
                     socket.send_to(&[], (address(number, 1, v6), 9)).expect("sent");
                 });
             }
-            Host { dataplane, host, number, pins, _pod: pod }
+            Host { dataplane, host, number, _pins: Pins(pins), _pod: pod }
         });
         let mut cluster = Self { dataplane: None, hosts: hosts.into(), client, node, _far: far };
         cluster.open();
