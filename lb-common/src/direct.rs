@@ -25,7 +25,7 @@ use crate::nat::fold;
 use crate::packet::{IPV4, IPV6, Packet, UDP};
 use crate::reason::Reason;
 use crate::too_big;
-use crate::verdict::Verdict;
+use crate::verdict::{Verdict, is_v4};
 
 /// The UDP port of GUE (IANA).
 pub const GUE_PORT: u16 = 6080;
@@ -124,13 +124,6 @@ fn sent<E: Forward>(env: &E, packet: &Packet, slot: u32, hash: u64) -> Verdict {
         return drop(Reason::Truncated);
     }
     Verdict { reason: Reason::Tunnelled, action: env.leave(&way) }
-}
-
-/// Whether an address is one of IPv4.
-#[inline(always)]
-pub(crate) const fn is_v4(address: &[u32; 4]) -> bool {
-    let [a, b, c, _] = *address;
-    a == 0 && b == 0 && c == u32::from_ne_bytes([0, 0, 0xff, 0xff])
 }
 
 #[inline(always)]

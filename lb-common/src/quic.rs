@@ -18,6 +18,7 @@
 
 use crate::forward::Forward;
 use crate::packet::{Packet, UDP};
+use crate::verdict::is_v4;
 
 /// Set in the first octet of a packet with a long header (RFC 8999 section 5.1).
 const LONG: u8 = 0x80;
@@ -44,10 +45,10 @@ pub struct ServerKey {
 /// of the octets; IPv4's are followed by zeros. Two IPv6 addresses may have the same.
 #[inline(always)]
 pub const fn server_id(address: &[u32; 4]) -> u64 {
-    let [a, b, c, d] = *address;
+    let [_, _, c, d] = *address;
     let [i, j, k, l] = c.to_ne_bytes();
     let [m, n, o, p] = d.to_ne_bytes();
-    if a == 0 && b == 0 && c == u32::from_ne_bytes([0, 0, 0xff, 0xff]) {
+    if is_v4(address) {
         return u64::from_ne_bytes([m, n, o, p, 0, 0, 0, 0]);
     }
     u64::from_ne_bytes([i, j, k, l, m, n, o, p])

@@ -4,7 +4,7 @@ use crate::env::Env;
 use crate::maps::{SOURCE_ALLOW, SOURCE_BANNED, SOURCE_DENY, TUNE_BUDGET, TUNE_SOURCES};
 use crate::packet::{ACK, FIN, Packet, RST, SYN};
 use crate::reason::Reason;
-use crate::verdict::{mapped, words};
+use crate::verdict::{is_v4, mapped, words};
 
 /// Flags that no TCP sends: a beginning that also ends, or neither a beginning, nor an
 /// acknowledgement, nor a reset ("null", "FIN" and "Xmas" scans). Every stack throws them away.
@@ -42,8 +42,8 @@ pub fn judge<E: Env>(env: &E, packet: &Packet, opening: bool) -> Reason {
 /// Whose budget an address uses: its own in IPv4, its /64 in IPv6, which is what one host gets.
 #[inline(always)]
 fn payer(address: &[u32; 4]) -> [u32; 4] {
-    let [a, b, c, d] = *address;
-    if [a, b, c] == [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff])] { [a, b, c, d] } else { [a, b, 0, 0] }
+    let [a, b, _, _] = *address;
+    if is_v4(address) { *address } else { [a, b, 0, 0] }
 }
 
 /// Whether one more comes within the budget: one each `interval` nanoseconds, and `burst` of them at

@@ -17,7 +17,7 @@ use crate::maps::{MAX_VIPS, NODE_PEER, NODE_SELF, VIP_DIRECT, VIP_RANGES, VipKey
 use crate::packet::{self, ACK, ICMP, ICMPV6, IPV4, IPV6, Packet, SYN, TCP, UDP};
 use crate::ranges;
 use crate::reason::Reason;
-use crate::verdict::{Verdict, mapped, pass, words};
+use crate::verdict::{Verdict, is_v4, mapped, pass, words};
 
 /// Judges a frame that may have a packet in its packet, and counts it. Whoever carries out
 /// [`crate::verdict::Action::Unwrap`] goes on here.
@@ -55,7 +55,7 @@ fn taken_out<E: Forward>(env: &E) -> Option<Verdict> {
     if env.node(&target)? != NODE_SELF {
         return None;
     }
-    let over_v4 = crate::direct::is_v4(&target);
+    let over_v4 = is_v4(&target);
     let vip = match (over_v4, protocol) {
         (true, IN_IPV4 | IN_IPV6) => inside::<E, V4>(env, protocol == IN_IPV6),
         (false, IN_IPV4 | IN_IPV6) => inside::<E, V6>(env, protocol == IN_IPV6),

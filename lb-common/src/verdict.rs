@@ -449,6 +449,13 @@ pub fn mapped(address: [u8; 4]) -> [u32; 4] {
     [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), u32::from_ne_bytes(address)]
 }
 
+/// Whether an address is one of IPv4, as [`mapped`] writes it.
+#[inline(always)]
+pub const fn is_v4(address: &[u32; 4]) -> bool {
+    let [a, b, c, _] = *address;
+    a == 0 && b == 0 && c == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+}
+
 /// An IPv6 address in words as the bytes lie.
 #[inline(always)]
 pub fn words(a: [u8; 16]) -> [u32; 4] {

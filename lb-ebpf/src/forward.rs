@@ -21,7 +21,7 @@ use lb_common::rare::Work;
 use lb_common::reason::Reason;
 use lb_common::ring::Entry;
 use lb_common::too_big::Answers;
-use lb_common::verdict::{Action, mapped};
+use lb_common::verdict::{Action, is_v4, mapped};
 
 use crate::frame::Kernel;
 use crate::maps::{
@@ -380,10 +380,9 @@ fn ask_back(
 fn query(to: &[u32; 4]) -> Query {
     // SAFETY: integers and unions of integers, for which zero is a value.
     let mut query: Query = unsafe { core::mem::zeroed() };
-    let [a, b, c, d] = *to;
-    if a == 0 && b == 0 && c == u32::from_ne_bytes([0, 0, 0xff, 0xff]) {
+    if is_v4(to) {
         query.family = AF_INET;
-        query.__bindgen_anon_4.ipv4_dst = d;
+        query.__bindgen_anon_4.ipv4_dst = to[3];
     } else {
         query.family = AF_INET6;
         query.__bindgen_anon_4.ipv6_dst = *to;

@@ -34,7 +34,7 @@ use aya_ebpf::helpers::generated::bpf_get_numa_node_id;
 use aya_ebpf::macros::{sk_lookup, xdp};
 use aya_ebpf::programs::{SkLookupContext, XdpContext};
 use lb_common::cookie;
-use lb_common::maps::{PROGRAM_ADMIT, PROGRAM_LOOK};
+use lb_common::maps::{PROGRAM_ADMIT, PROGRAM_LOOK, PROGRAM_RARE, PROGRAM_TUNNEL};
 use lb_common::reason::Reason;
 use lb_common::verdict::{self, Action, Verdict};
 
@@ -47,22 +47,25 @@ pub fn sluice(context: XdpContext) -> u32 {
     carry_out(&context, verdict)
 }
 
-/// Does what a verdict says, or goes on to `admit`.
+/// Does what a verdict says, or goes on to the program that does.
 #[inline(always)]
 fn carry_out(context: &XdpContext, verdict: Verdict) -> u32 {
-    if verdict.action == Action::Admit {
-        // SAFETY: nothing here waits for being dropped.
-        unsafe { PROGRAMS.tail_call(context, PROGRAM_ADMIT) };
-        // There is no such program: the stack does its handshakes itself.
-        count(verdict.reason);
-    }
-    if verdict.action == Action::Rare {
-        rare::go_on(context, verdict);
-    }
-    if verdict.action == Action::Unwrap {
-        tunnel::go_on(context, verdict);
+    match verdict.action {
+        // Without such a program the stack does its handshakes itself.
+        Action::Admit => go_on(context, PROGRAM_ADMIT, verdict),
+        Action::Rare => go_on(context, PROGRAM_RARE, verdict),
+        Action::Unwrap => go_on(context, PROGRAM_TUNNEL, verdict),
+        _ => {}
     }
     action(verdict)
+}
+
+/// Goes on to the program in a place, which counts the frame, and comes back only if there is none.
+#[inline(always)]
+fn go_on(context: &XdpContext, place: u32, verdict: Verdict) {
+    // SAFETY: nothing here waits for being dropped.
+    unsafe { PROGRAMS.tail_call(context, place) };
+    count(verdict.reason);
 }
 
 /// Judges TCP to VIPs that steer by name, or where SYN cookies may be needed. `sluice` goes on here.
@@ -70,9 +73,7 @@ fn carry_out(context: &XdpContext, verdict: Verdict) -> u32 {
 pub fn admit(context: XdpContext) -> u32 {
     let verdict = cookie::judge(&frame::Kernel::<false>::new(&context));
     if verdict.action == Action::Look {
-        // SAFETY: as above.
-        unsafe { PROGRAMS.tail_call(&context, PROGRAM_LOOK) };
-        count(verdict.reason);
+        go_on(&context, PROGRAM_LOOK, verdict);
     }
     action(verdict)
 }
