@@ -123,6 +123,14 @@ impl KernelError {
         move |source| Self::Map { name, source: Box::new(source) }
     }
 
+    /// What the removal of an entry came to: one that is not there any more is as good as removed.
+    pub(super) fn removal(name: &'static str, outcome: Result<(), MapError>) -> Result<(), Self> {
+        match outcome {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(source) => Err(Self::map(name)(source)),
+        }
+    }
+
     pub(super) fn program(name: &'static str) -> impl Fn(ProgramError) -> Self {
         move |source| Self::Program { name, source: Box::new(source) }
     }

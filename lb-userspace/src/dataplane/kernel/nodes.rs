@@ -35,9 +35,6 @@ impl Nodes {
     }
 
     pub(super) fn delete(&mut self, ip: IpAddr) -> Result<(), KernelError> {
-        match self.map.remove(&address_key(ip)) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(source) => Err(KernelError::map(NAME)(source)),
-        }
+        KernelError::removal(NAME, self.map.remove(&address_key(ip)))
     }
 }

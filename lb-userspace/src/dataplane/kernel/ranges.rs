@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aya::Ebpf;
+use aya::maps::MapData;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{MapData, MapError};
 use ipnet::IpNet;
 use lb_common::ranges::{self, RangeKey, SLOT_BITS};
 
@@ -63,10 +63,7 @@ impl Ranges {
         let Some(known) = self.known.get_mut(&slot) else { return Ok(()) };
         let gone: Vec<_> = known.difference(networks).copied().collect();
         for network in gone {
-            match self.map.remove(&key(slot, &network)) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(source) => return Err(KernelError::map(NAME)(source)),
-            }
+            KernelError::removal(NAME, self.map.remove(&key(slot, &network)))?;
             known.remove(&network);
         }
         if known.is_empty() {

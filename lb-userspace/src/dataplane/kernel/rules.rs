@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, MapData, MapError};
+use aya::maps::{Array, MapData};
 use ipnet::IpNet;
 use lb_common::maps::{
     self, SOURCE_ALLOW, SOURCE_BANNED, SOURCE_DENY, TUNE_ALL_COOKIES, TUNE_BUDGET, TUNE_COOKIES, TUNE_SOURCES,
@@ -81,10 +81,7 @@ impl Rules {
         }
         self.limits.set(0, limits(&self.known, !want.is_empty()), 0).map_err(KernelError::map("TUNING"))?;
         for network in self.banned.difference(want) {
-            match self.sources.remove(&key(network)) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(source) => return Err(error(source)),
-            }
+            KernelError::removal("SOURCES", self.sources.remove(&key(network)))?;
         }
         Ok(())
     }
@@ -104,10 +101,7 @@ impl Rules {
         self.limits.set(0, limits(want, bans), 0).map_err(KernelError::map("TUNING"))?;
         let left = |network: &&IpNet| !want.deny.contains(network) && !want.allow.contains(network);
         for network in have.deny.union(&have.allow).filter(left) {
-            match self.sources.remove(&key(network)) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(source) => return Err(error(source)),
-            }
+            KernelError::removal("SOURCES", self.sources.remove(&key(network)))?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use aya::Ebpf;
-use aya::maps::{HashMap, MapData, MapError};
+use aya::maps::{HashMap, MapData};
 use lb_common::quic::ServerKey;
 
 use super::{KernelError, take};
@@ -53,10 +53,7 @@ impl Servers {
         }
         let gone: Vec<_> = known.keys().filter(|id| !names.contains_key(id)).copied().collect();
         for id in gone {
-            match self.map.remove(&key(vip, id)) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(source) => return Err(KernelError::map(NAME)(source)),
-            }
+            KernelError::removal(NAME, self.map.remove(&key(vip, id)))?;
             known.remove(&id);
         }
         if names.is_empty() {

@@ -329,10 +329,7 @@ fn delete<K: aya::Pod, V: aya::Pod>(
     key: &K,
 ) -> Result<Option<V>, KernelError> {
     let value = map.get(key, 0).ok();
-    match map.remove(key) {
-        Ok(()) | Err(MapError::KeyNotFound) => Ok(value),
-        Err(source) => Err(KernelError::map(name)(source)),
-    }
+    KernelError::removal(name, map.remove(key)).map(|()| value)
 }
 
 fn entries<K: aya::Pod, V: aya::Pod>(
