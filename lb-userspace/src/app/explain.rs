@@ -17,6 +17,9 @@ pub enum BadUrl {
     /// Neither http nor https.
     #[error("{0:?} is no http or https URL, like https://blue.example.com/x")]
     Scheme(String),
+    /// A name or password before the host, which clients don't send there.
+    #[error("{0:?} has a user before its host, which clients send in another place: leave that out")]
+    User(String),
     /// The host can't be one.
     #[error("{url:?} has no usable host: {why}")]
     Host {
@@ -181,13 +184,19 @@ struct Asked {
 impl Asked {
     fn parse(url: &str) -> Result<Self, BadUrl> {
         let (protocol, rest) = match url.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Protocol::Http, rest),
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Protocol::Https, rest),
-            Some(_) => return Err(BadUrl::Scheme(url.to_owned())),
+            // A WebSocket begins as a request like any other.
+            Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
+                "http" | "ws" => (Protocol::Http, rest),
+                "https" | "wss" => (Protocol::Https, rest),
+                _ => return Err(BadUrl::Scheme(url.to_owned())),
+            },
             None => (Protocol::Http, url),
         };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
+        if authority.contains('@') {
+            return Err(BadUrl::User(url.to_owned()));
+        }
         let host =
             route::normalise_host(authority).map_err(|why| BadUrl::Host { url: url.to_owned(), why })?;
         // A client never sends the fragment, so it is not the proxy's to refuse.
@@ -633,7 +642,24 @@ mod tests {
                 serde_json::from_value(serde_json::to_value(&got).expect("json")).expect("json");
             assert_eq!(back, got, "{url}");
         }
-        for url in ["ftp://a/", "http://", "http:///x", "http://a b/", "http://a/%00", "http://a:99999/"] {
+        for (url, like) in [
+            ("ws://blue.example.com/tea", "http://blue.example.com/tea"),
+            ("WSS://red.example.com/x", "https://red.example.com/x"),
+        ] {
+            let got = explain(&ask(url), &snapshot, &table).expect(url);
+            let same = explain(&ask(like), &snapshot, &table).expect(like);
+            assert_eq!(got, Explanation { url: url.into(), ..same });
+        }
+        for url in [
+            "ftp://a/",
+            "http://u:p@a/",
+            "http://u@a/",
+            "http://",
+            "http:///x",
+            "http://a b/",
+            "http://a/%00",
+            "http://a:99999/",
+        ] {
             assert!(explain(&ask(url), &snapshot, &table).is_err(), "{url}");
         }
     }
