@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Rig {
     pub http: SocketAddr,
     pub https: SocketAddr,
-    clusters: BTreeMap<ClusterKey, Arc<Cluster>>,
+    clusters: BTreeMap<Arc<ClusterKey>, Arc<Cluster>>,
     routes: Vec<(HostPattern, Draft)>,
     /// `by_host` is kept by [`Rig::certificates`].
     pub tls: TlsConfig,
@@ -88,8 +88,9 @@ impl Rig {
         endpoints.sort();
         let care = self.clusters.get(&key(name)).map(|known| known.care.clone()).unwrap_or_default();
         let endpoints = endpoints.into();
-        let cluster = Cluster { key: key(name), protocol: UpstreamProtocol::Http, endpoints, care };
-        self.clusters.insert(key(name), Arc::new(cluster));
+        let key = Arc::new(key(name));
+        let cluster = Cluster { key: Arc::clone(&key), protocol: UpstreamProtocol::Http, endpoints, care };
+        self.clusters.insert(key, Arc::new(cluster));
     }
 
     /// Serves, besides TLS, what translation makes of an Ingress of `name.test` with these annotations (JSON)
