@@ -321,6 +321,13 @@ fn a_second_daemon_is_refused_and_a_dead_one_replaced() {
     assert_eq!(out.status.code(), Some(2));
     assert!(text(&out.stderr).contains("another sluice"), "{}", text(&out.stderr));
     assert!(daemon.is_ready());
+    // With a socket of its own it would take every other client of the first one's.
+    let (own, port) = (format!("{socket}2"), daemon.http.to_string());
+    let others = ["--http-port", &port, "--https-port", &free_port().to_string(), "--health", "127.0.0.1:0"];
+    let run = ["run", "--no-xdp", "--vip", "127.0.0.1", "--manifests", dir, "--socket", &own];
+    let out = sluice(&[&run[..], &others[..]].concat());
+    assert_eq!(out.status.code(), Some(2));
+    assert!(text(&out.stderr).contains("something else listens there"), "{}", text(&out.stderr));
     let purge = daemon.ask(&["maps", "purge", "--pin-dir", "/no/such/dir"]);
     assert_eq!(purge.status.code(), Some(2), "a running daemon's maps stay");
     // kill -9 leaves the socket's file behind; the next daemon takes its place.

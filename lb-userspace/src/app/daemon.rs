@@ -334,6 +334,7 @@ fn start(
         workers: args.workers.map_or(0, usize::from),
         pools: args.worker_pool.clone(),
         bind: if args.no_xdp { proxy::Bind::Direct } else { proxy::Bind::Steered },
+        beside_another: args.wait_for_lock > 0,
         access_log: match args.access_log {
             AccessLog::Off => proxy::AccessLog::Off,
             AccessLog::Stdout => proxy::AccessLog::Stdout,

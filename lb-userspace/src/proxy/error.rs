@@ -28,8 +28,8 @@ pub(super) enum Error {
     TargetTooLong,
     #[error("the request has too many headers")]
     HeadTooLarge,
-    #[error("CONNECT is not served here")]
-    Connect,
+    #[error("{0} is not served here")]
+    Method(&'static str),
     #[error("CONNECT is served for WebSockets alone")]
     ConnectProtocol,
     #[error("the request's body is longer than the {0} bytes that the route takes")]
@@ -75,7 +75,7 @@ impl Error {
             Self::BadRequest(_)
             | Self::TargetTooLong
             | Self::HeadTooLarge
-            | Self::Connect
+            | Self::Method(_)
             | Self::ConnectProtocol
             | Self::BodyTooLarge(_)
             | Self::ClientTimeout
@@ -103,7 +103,7 @@ impl Error {
             Self::BadRequest(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::ConnectProtocol => StatusCode::NOT_IMPLEMENTED,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
