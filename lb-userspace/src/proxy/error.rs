@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::StatusCode;
 
@@ -44,11 +45,11 @@ pub(super) enum Error {
     #[error("the route can't be served: {0}")]
     Unavailable(Unavailable),
     #[error("no endpoint of {0} is ready")]
-    NoEndpoint(ClusterKey),
+    NoEndpoint(Arc<ClusterKey>),
     #[error("{0} has as many requests as it may")]
-    Overloaded(ClusterKey),
+    Overloaded(Arc<ClusterKey>),
     #[error("the request came back to the proxy again and again: an endpoint of {0} is the proxy itself")]
-    Loop(ClusterKey),
+    Loop(Arc<ClusterKey>),
     #[error("endpoint {address} can't be reached: {source}")]
     Connection { address: SocketAddr, source: io::Error },
     #[error("endpoint {0} did not accept the connection in time")]

@@ -13,14 +13,10 @@ fn snapshot() -> Snapshot {
     let cluster = |name: &str, endpoints: &[&str]| {
         let endpoint = |address: &&str| Endpoint::new(address.parse().expect("an address"));
         let endpoints = endpoints.iter().map(endpoint).collect();
+        let key = Arc::new(key(name));
         (
-            key(name),
-            Arc::new(Cluster {
-                key: key(name),
-                protocol: Default::default(),
-                endpoints,
-                care: Default::default(),
-            }),
+            Arc::clone(&key),
+            Arc::new(Cluster { key, protocol: Default::default(), endpoints, care: Default::default() }),
         )
     };
     let route = |path: &str, cluster: &str, policy: RoutePolicy| Route {

@@ -68,9 +68,9 @@ pub struct Translator {
 #[derive(Default)]
 struct Known {
     /// Of its class.
-    issues: Vec<Issue>,
+    issues: Box<[Issue]>,
     /// Of its backends.
-    problems: Vec<Issue>,
+    problems: Box<[Issue]>,
     /// `None`: it is not ours.
     member: Option<Member>,
 }
