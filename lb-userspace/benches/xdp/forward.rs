@@ -7,8 +7,8 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap};
 use lb_common::flow::{Flow, Phase, Stamp};
 use lb_common::maps::{
-    BackendValue, DIRECT_IPIP, MAX_L4_FLOWS, RING_CHUNK, RingChunk, ServiceValue, VIP_DIRECT, VIP_FORWARD,
-    VipKey, VipValue,
+    BackendValue, DIRECT_IPIP, DIRECT_L2, MAX_L4_FLOWS, RING_CHUNK, RingChunk, ServiceValue, VIP_DIRECT,
+    VIP_FORWARD, VipKey, VipValue,
 };
 use lb_common::reason::Reason;
 use lb_common::verdict::mapped;
@@ -23,7 +23,7 @@ use crate::rig::{Result, program, reasons, run};
 const ROUNDS: usize = 41;
 const PACKETS: u32 = 50_000;
 /// Enough for a million flows: each takes a port at one of them.
-const BACKENDS: u16 = 128;
+pub const BACKENDS: u16 = 128;
 
 struct Case {
     name: &'static str,
@@ -35,19 +35,24 @@ struct Case {
     vips: u32,
     /// And how many of them the clients go to.
     targets: u32,
-    /// Packets go as they are, in a packet.
-    direct: bool,
+    /// How packets go as they are, [`BackendValue::protocol`]; `None`: they are written anew.
+    direct: Option<u8>,
     must: Option<f64>,
 }
 
 impl Case {
     /// The program that measures it.
     const fn program(&self) -> &'static str {
-        if self.direct { "wrapped" } else { "clients" }
+        if self.wraps() { "wrapped" } else { "clients" }
     }
 
     const fn counts(&self) -> Reason {
-        if self.direct { Reason::Tunnelled } else { Reason::Forwarded }
+        if self.wraps() { Reason::Tunnelled } else { Reason::Forwarded }
+    }
+
+    /// Whether each packet is put in another one.
+    const fn wraps(&self) -> bool {
+        matches!(self.direct, Some(DIRECT_IPIP))
     }
 }
 
@@ -57,13 +62,15 @@ const ONE: Case = Case {
     clients: 1,
     vips: 1,
     targets: 1,
-    direct: false,
+    direct: None,
     must: Some(60.0),
 };
 
-const DIRECT: Case = Case { name: "as it is, 1 flow", direct: true, ..ONE };
+const DIRECT: Case = Case { name: "as it is, 1 flow", direct: Some(DIRECT_IPIP), ..ONE };
 
-const CASES: [Case; 13] = [
+const ADJACENT: Case = Case { name: "as it is, adjacent, 1 flow", direct: Some(DIRECT_L2), ..ONE };
+
+const CASES: [Case; 15] = [
     ONE,
     Case { name: "the same, 100 VIPs", vips: 100, ..ONE },
     Case { name: "the same, 1,000 VIPs", vips: 1_000, ..ONE },
@@ -84,12 +91,14 @@ const CASES: [Case; 13] = [
         must: Some(150.0),
         ..ONE
     },
-    Case { name: "each packet a new flow", clients: 0, must: Some(150.0), ..ONE },
-    Case { name: "the same, the largest table", flows: 1 << 22, clients: 0, must: None, ..ONE },
+    Case { name: "each packet a new flow, full table", clients: 0, must: Some(150.0), ..ONE },
+    Case { name: "the same, room for all", flows: 1 << 22, clients: 0, must: Some(150.0), ..ONE },
     DIRECT,
     Case { name: "as it is, 100,000 flows", clients: 100_000, must: Some(100.0), ..DIRECT },
     Case { name: "as it is, 1,000,000 flows", clients: 1_000_000, must: Some(150.0), ..DIRECT },
     Case { name: "as it is, each packet a new flow", clients: 0, must: Some(150.0), ..DIRECT },
+    ADJACENT,
+    Case { name: "as it is, adjacent, 100,000 flows", clients: 100_000, must: Some(100.0), ..ADJACENT },
 ];
 
 /// Measures all cases.
@@ -105,18 +114,18 @@ pub fn measure(report: &mut Report) -> Result<()> {
         }
         fill(&mut programs, case.vips, 6, case.direct)?;
         let frame = frame(6);
-        // Every client several times before it counts, before and after its endpoint's answer.
-        for _ in 0..2 {
-            run(&mut programs, own, &frame, PACKETS.max(case.clients * 5))?;
-            answer(&mut programs, case)?;
-        }
+        // Every client several times before it counts, before and after its endpoint's answer. Nothing
+        // between that and what counts: after some seconds each flow is looked at in full, once.
+        run(&mut programs, own, &frame, PACKETS.max(case.clients * 5))?;
+        answer(&mut programs, case)?;
+        run(&mut programs, own, &frame, PACKETS.max(case.clients * 5))?;
         let (mut empty, mut bare, mut whole) = (Samples::default(), Samples::default(), Samples::default());
         for _ in 0..ROUNDS {
             empty.add(run(&mut programs, "empty", &frame, PACKETS)?);
             let dressing = run(&mut programs, "dressing", &frame, PACKETS)?;
             // What gives the packet back to the next run is one call of two.
             let shifting =
-                if case.direct { run(&mut programs, "shifting", &frame, PACKETS)? } else { dressing };
+                if case.wraps() { run(&mut programs, "shifting", &frame, PACKETS)? } else { dressing };
             bare.add((dressing + shifting) / 2.0);
             whole.add(run(&mut programs, own, &frame, PACKETS)?);
         }
@@ -128,7 +137,7 @@ pub fn measure(report: &mut Report) -> Result<()> {
 
 /// Makes all connections ones that their endpoints have answered.
 fn answer(programs: &mut Ebpf, case: &Case) -> Result<()> {
-    if case.clients == 0 || case.direct {
+    if case.clients == 0 || case.direct.is_some() {
         return Ok(());
     }
     let mut flows: Array<_, Flow> = programs.map_mut("L4_FLOWS").ok_or("no L4_FLOWS")?.try_into()?;
@@ -172,8 +181,8 @@ pub fn frame(protocol: u8) -> Vec<u8> {
     frame
 }
 
-/// So many VIPs, all with the same endpoints. `direct`: who get packets as they are.
-pub fn fill(programs: &mut Ebpf, vips: u32, protocol: u8, direct: bool) -> Result<()> {
+/// So many VIPs, all with the same endpoints. `direct`: how these get packets as they are, if they do.
+pub fn fill(programs: &mut Ebpf, vips: u32, protocol: u8, direct: Option<u8>) -> Result<()> {
     let mut uplinks: HashMap<_, u32, u32> = programs.take_map("UPLINKS").ok_or("no UPLINKS")?.try_into()?;
     for name in [IN, OUT] {
         uplinks.insert(if_nametoindex(name)?, 1, 0)?;
@@ -183,12 +192,12 @@ pub fn fill(programs: &mut Ebpf, vips: u32, protocol: u8, direct: bool) -> Resul
     let mut targets = BTreeSet::new();
     for slot in 0..BACKENDS {
         let [high, low] = slot.to_be_bytes();
-        let address = [10, 10, high, low];
+        let address = if direct == Some(DIRECT_L2) { [10, 11, high, low] } else { [10, 10, high, low] };
         targets.insert(SocketAddr::new(IpAddr::from(address), 8080));
         let value = BackendValue {
             address: mapped(address),
             port: 8080u16.to_be(),
-            protocol: if direct { DIRECT_IPIP } else { protocol },
+            protocol: direct.unwrap_or(protocol),
             draining: 0,
             generation: 1,
         };
@@ -209,7 +218,7 @@ pub fn fill(programs: &mut Ebpf, vips: u32, protocol: u8, direct: bool) -> Resul
     for slot in 0..vips {
         let [_, _, high, low] = slot.to_be_bytes();
         let key = VipKey { address: mapped([203, 0, high, low]), port: 80u16.to_be(), protocol, zero: 0 };
-        let flags = VIP_FORWARD | if direct { VIP_DIRECT } else { 0 };
+        let flags = VIP_FORWARD | if direct.is_some() { VIP_DIRECT } else { 0 };
         table.insert(&key, VipValue { slot, flags })?;
         services.set(slot, ServiceValue { first: 0, size: ring.len() as u32 }, 0)?;
     }

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use crate::forward::BACKENDS;
 use crate::rig::Result;
 
 /// Clients' packets come in by it.
@@ -15,7 +16,7 @@ pub const FAR_IN: &str = "far-in";
 pub const FAR_OUT: &str = "far-out";
 
 /// Puts this process into a namespace with two veths, through which the kernel forwards. All endpoints
-/// are behind one next hop, whose MAC is known.
+/// are behind one next hop, whose MAC is known, or in the segment itself.
 pub fn enter() -> Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
     for (setting, value) in [
@@ -32,11 +33,14 @@ pub fn enter() -> Result<()> {
          link add {OUT} address 02:00:00:00:00:02 type veth peer name {FAR_OUT} address 02:00:00:00:00:09\n\
          link set {IN} up\nlink set {FAR_IN} up\nlink set {OUT} up\nlink set {FAR_OUT} up\n\
          addr add 10.8.0.1/24 dev {IN}\naddr add 10.9.0.1/24 dev {OUT}\n\
-         route add 10.10.0.0/16 via 10.9.0.2\nroute add 10.64.0.0/10 via 10.8.0.2\n\
+         route add 10.10.0.0/16 via 10.9.0.2\nroute add 10.11.0.0/16 dev {OUT}\nroute add 10.64.0.0/10 via 10.8.0.2\n\
          neigh add 10.9.0.2 lladdr 02:00:00:00:00:09 dev {OUT} nud permanent\n\
          neigh add 10.8.0.2 lladdr 02:00:00:00:00:08 dev {IN} nud permanent\n"
     );
-    feed("ip", &["-batch", "-"], &commands)
+    feed("ip", &["-batch", "-"], &commands)?;
+    let neighbour =
+        |n: u16| format!("neigh add 10.11.0.{n} lladdr 02:00:00:00:00:09 dev {OUT} nud permanent\n");
+    feed("ip", &["-batch", "-"], &(0..BACKENDS).map(neighbour).collect::<String>())
 }
 
 /// Runs a command with this input.

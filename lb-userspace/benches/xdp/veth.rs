@@ -48,7 +48,7 @@ pub fn measure(report: &mut Report) -> Result<()> {
         for name in ["generator", "swallow", "discard", "sluice"] {
             program(&mut programs, name)?;
         }
-        fill(&mut programs, 1, UDP, false)?;
+        fill(&mut programs, 1, UDP, None)?;
         // Only what listens by XDP can be sent to by XDP.
         let _end = attach(&mut programs, "swallow", FAR_OUT)?;
         let (mut none, mut xdp, mut nft) = (Samples::default(), Samples::default(), Samples::default());
