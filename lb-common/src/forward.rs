@@ -333,8 +333,7 @@ pub(crate) const fn drop(reason: Reason) -> Verdict {
     Verdict { reason, action: Action::Drop }
 }
 
-/// See [`Forward::expect`]. Out of line, and of numbers: what the verifier knows of the packet is not
-/// told apart by whether this was called.
+/// See [`Forward::expect`]. Out of line: inlined, it makes the verifier's work a tenth more.
 #[inline(never)]
 fn expect<E: Forward>(env: &E, new: &Pending, vip: &VipValue) {
     let (first, way) = flow::bucket(new.hash, env.mask());
