@@ -429,7 +429,9 @@ fn others_take_over_and_no_longer() {
     assert!(rest.to_lowercase().contains("connection: close"), "{rest}");
     let status = daemon.json(&["status"]);
     assert!(status["drained_for"].is_u64() && status["ready"] == false, "{status}");
-    assert_eq!(daemon.ask(&["probe", "ready"]).status.code(), Some(1));
+    let asked = daemon.ask(&["probe", "ready"]);
+    assert_eq!(asked.status.code(), Some(1));
+    assert!(text(&asked.stdout).starts_with("not ready: drained"), "{}", text(&asked.stdout));
     let output = waiting.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{output:?}");
     assert!(text(&output.stdout).contains("no connection is left"), "{output:?}");
@@ -504,9 +506,13 @@ fn who_misbehaves_is_kept_out_for_a_time() {
     let settings = "kind: ConfigMap\napiVersion: v1\nmetadata: {name: settings, namespace: default}\n";
     daemon.write("settings.yaml", &format!("{settings}data: {{ban-after: '7'}}\n"));
     until("they are read", || (daemon.json(&["tune"])["ban_after"] == 7).then_some(()));
-    for (setting, says) in
-        [("deny=192.0.2.1", "--no-xdp"), ("ban-after=200", "from 0 to 100"), ("banned=1.2.3.4", "banned-=")]
-    {
+    for (setting, says) in [
+        ("deny=192.0.2.1", "--no-xdp"),
+        ("deny=nonsense", "nonsense"),
+        ("bann-after=3", "bann-after"),
+        ("ban-after=200", "from 0 to 100"),
+        ("banned=1.2.3.4", "banned-="),
+    ] {
         let output = daemon.ask(&["tune", setting]);
         assert!(!output.status.success() && text(&output.stderr).contains(says), "{setting}: {output:?}");
     }

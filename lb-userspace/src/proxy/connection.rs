@@ -31,6 +31,7 @@ use super::forwarded;
 use super::guard::{MAX_HEAD, MAX_HEADERS};
 use super::offences::Offence;
 use super::passthrough::{self, Way};
+use super::peek::peek_more;
 use super::proxy_header::{self, Ends};
 use super::refusal;
 use super::request;
@@ -297,7 +298,8 @@ async fn secure(
 ) -> Option<(Rc<Client>, Box<ClientStream<TlsStream<TcpStream>>>)> {
     let end = tokio::time::Instant::now() + worker.settings.timeouts.handshake;
     // Who says nothing at all may keep a connection at hand, as browsers do. Who begins has to come to an end.
-    if !matches!(timeout_at(end, stream.readable()).await, Ok(Ok(()))) {
+    // Looked at, not only waited for: the event loop may say that a socket is readable which is not.
+    if !matches!(timeout_at(end, peek_more(&stream, &mut [0], 0)).await, Ok(Ok(1..))) {
         worker.counters.tls_failures.add(1);
         return None;
     }

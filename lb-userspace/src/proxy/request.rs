@@ -171,7 +171,7 @@ impl Asked {
     ) -> Result<(Self, Incoming), Error> {
         let request_id = client.worker.ids.next();
         if let Some(entry) = &mut finish.entry {
-            entry.method = request.method().to_string();
+            entry.method = clip(request.method().as_str());
             entry.path = clip(request.uri().path());
             entry.protocol = protocol_name(request.version());
             entry.request_id = String::from_utf8_lossy(&request_id).into_owned();
