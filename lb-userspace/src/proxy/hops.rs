@@ -1,24 +1,39 @@
-//! Requests whose endpoint is the node itself. They come back to the proxy, which is fine where another
-//! route takes them there, and would go on for ever where it is the same one: a single request would use up
-//! every connection there is.
+//! Requests that come back: a Service whose endpoint is this node, or another node whose Service names this
+//! one, or a name that resolves to a load balancer before them. Without an end to it a single request would
+//! use up every connection there is.
+//!
+//! Every request says in `X-Sluice-Hops` how often it has been sent on, and is answered with 508 when that
+//! is too often. That ends loops through any number of nodes, whatever leads back to them. `Via` (RFC 9110
+//! section 7.6.3) would do the same, but says by its name what the proxy is, and makes some servers leave
+//! out compression.
+//!
+//! A client may say what it likes: it can only shorten its own way, or have the count begin one hop later.
+//! An endpoint can't take back what it was sent, only send something else: a proxy in the loop that drops
+//! headers it does not know would hide it, which is true of `Via`, too. Passed-through TLS has no header
+//! to count in; there only the node's own addresses are known.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::policy::Edits;
+/// As [`NAME`] on the wire.
+pub(super) const TEXT: &str = "x-sluice-hops";
 
-const HOPS: HeaderName = HeaderName::from_static("x-sluice-hops");
-/// As often a request may come back: more than anybody has routes behind one another.
-const MOST: u8 = 8;
+/// Says how often a request has been sent on.
+const NAME: HeaderName = HeaderName::from_static(TEXT);
 
-/// Counts one more way to the node itself, in what the endpoint gets. Returns whether the request may
-/// go there; what a client says of it can only cost that client its own way.
-pub(super) fn count(theirs: &HeaderMap, edits: &mut Edits) -> bool {
-    let said = theirs.get_all(HOPS).iter().filter_map(|value| value.to_str().ok()?.parse::<u8>().ok());
-    let hops = said.max().unwrap_or(0);
-    if hops >= MOST {
-        return false;
-    }
-    edits.set(&HOPS, HeaderValue::from(u16::from(hops) + 1));
+/// As often a request may be sent on by Sluice: more than anybody has behind one another.
+const MOST: usize = 8;
+
+const COUNTS: [&str; MOST] = ["1", "2", "3", "4", "5", "6", "7", "8"];
+
+/// What a request says that nobody has sent on before.
+pub(super) const FIRST: &str = COUNTS[0];
+
+/// Counts one more hop in a request's headers. False if there were too many.
+pub(super) fn count(headers: &mut HeaderMap) -> bool {
+    let said = headers.get_all(NAME).iter().filter_map(|value| value.to_str().ok()?.parse::<u8>().ok());
+    let hops = usize::from(said.max().unwrap_or(0));
+    let Some(next) = COUNTS.get(hops) else { return false };
+    headers.insert(NAME, HeaderValue::from_static(next));
     true
 }
 
@@ -38,15 +53,13 @@ mod tests {
             (&["much"], Some("1")),
             (&["1", "3"], Some("4")),
         ] {
-            let mut theirs = HeaderMap::new();
+            let mut headers = HeaderMap::new();
             for value in said {
-                theirs.append(HOPS, HeaderValue::from_static(value));
+                headers.append(NAME, HeaderValue::from_static(value));
             }
-            let mut edits = Edits::default();
-            assert_eq!(count(&theirs, &mut edits), expect.is_some(), "{said:?}");
-            edits.apply(&mut theirs);
-            let told = theirs.get(HOPS).filter(|_| expect.is_some());
-            assert_eq!(told.map(|value| value.to_str().expect("text")), expect, "{said:?}");
+            let counted = count(&mut headers);
+            let told = headers.get_all(NAME).iter().map(|value| value.to_str().expect("text"));
+            assert_eq!(counted.then(|| told.collect()), expect.map(|told| vec![told]), "{said:?}");
         }
     }
 }
