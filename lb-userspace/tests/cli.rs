@@ -321,6 +321,13 @@ fn a_second_daemon_is_refused_and_a_dead_one_replaced() {
     assert_eq!(out.status.code(), Some(2));
     assert!(text(&out.stderr).contains("another sluice"), "{}", text(&out.stderr));
     assert!(daemon.is_ready());
+    // With a socket of its own it would take every other client of the first one's.
+    let (own, port) = (format!("{socket}2"), daemon.http.to_string());
+    let others = ["--http-port", &port, "--https-port", &free_port().to_string(), "--health", "127.0.0.1:0"];
+    let run = ["run", "--no-xdp", "--vip", "127.0.0.1", "--manifests", dir, "--socket", &own];
+    let out = sluice(&[&run[..], &others[..]].concat());
+    assert_eq!(out.status.code(), Some(2));
+    assert!(text(&out.stderr).contains("something else listens there"), "{}", text(&out.stderr));
     let purge = daemon.ask(&["maps", "purge", "--pin-dir", "/no/such/dir"]);
     assert_eq!(purge.status.code(), Some(2), "a running daemon's maps stay");
     // kill -9 leaves the socket's file behind; the next daemon takes its place.
@@ -422,7 +429,9 @@ fn others_take_over_and_no_longer() {
     assert!(rest.to_lowercase().contains("connection: close"), "{rest}");
     let status = daemon.json(&["status"]);
     assert!(status["drained_for"].is_u64() && status["ready"] == false, "{status}");
-    assert_eq!(daemon.ask(&["probe", "ready"]).status.code(), Some(1));
+    let asked = daemon.ask(&["probe", "ready"]);
+    assert_eq!(asked.status.code(), Some(1));
+    assert!(text(&asked.stdout).starts_with("not ready: drained"), "{}", text(&asked.stdout));
     let output = waiting.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{output:?}");
     assert!(text(&output.stdout).contains("no connection is left"), "{output:?}");
@@ -497,9 +506,13 @@ fn who_misbehaves_is_kept_out_for_a_time() {
     let settings = "kind: ConfigMap\napiVersion: v1\nmetadata: {name: settings, namespace: default}\n";
     daemon.write("settings.yaml", &format!("{settings}data: {{ban-after: '7'}}\n"));
     until("they are read", || (daemon.json(&["tune"])["ban_after"] == 7).then_some(()));
-    for (setting, says) in
-        [("deny=192.0.2.1", "--no-xdp"), ("ban-after=200", "from 0 to 100"), ("banned=1.2.3.4", "banned-=")]
-    {
+    for (setting, says) in [
+        ("deny=192.0.2.1", "--no-xdp"),
+        ("deny=nonsense", "nonsense"),
+        ("bann-after=3", "bann-after"),
+        ("ban-after=200", "from 0 to 100"),
+        ("banned=1.2.3.4", "banned-="),
+    ] {
         let output = daemon.ask(&["tune", setting]);
         assert!(!output.status.success() && text(&output.stderr).contains(says), "{setting}: {output:?}");
     }

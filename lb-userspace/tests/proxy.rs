@@ -105,7 +105,9 @@ fn requests_that_must_not_pass() {
         ("GET http://b.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n".to_owned(), 400),
         ("GET * HTTP/1.1\r\nHost: a.test\r\n\r\n".to_owned(), 400),
         ("CONNECT a.test:80 HTTP/1.1\r\nHost: a.test:80\r\n\r\n".to_owned(), 405),
+        ("TRACE / HTTP/1.1\r\nHost: a.test\r\n\r\n".to_owned(), 405),
         ("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n".to_owned(), 200),
+        ("GET http://a.test?x=1 HTTP/1.1\r\nHost: a.test\r\n\r\n".to_owned(), 200),
     ] {
         let mut stream = rig::connect(proxy.http);
         // A second request that must only be answered where the first one was sound.

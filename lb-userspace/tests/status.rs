@@ -618,6 +618,8 @@ mod binary {
         let holder =
             || server.get(&own).and_then(|lease| lease["spec"]["holderIdentity"].as_str().map(str::to_owned));
         assert!(holder().is_some());
+        let unnamed = server.seen().into_iter().find(|seen| !seen.agent.starts_with("sluice/"));
+        assert_eq!(unnamed, None, "each request says whose it is");
         daemon.signal(nix::sys::signal::Signal::SIGTERM);
         assert_eq!(daemon.wait(), Some(0), "{}", daemon.log());
         assert_eq!((holder(), says(&server, "web")), (None, vec!["127.0.0.1".to_owned()]));

@@ -59,6 +59,21 @@ fn the_kustomization_lists_every_file() {
     assert_eq!(listed, files);
 }
 
+/// An overlay need not name the base's namespace again for what it adds to land there.
+#[test]
+fn components_are_for_the_namespace_of_the_base() {
+    let namespace = &documents("base/kustomization.yaml")[0]["namespace"];
+    for entry in fs::read_dir(deploy().join("components")).expect("deploy/components") {
+        let name = entry.expect("an entry").file_name().to_string_lossy().into_owned();
+        let kustomization = &documents(&format!("components/{name}/kustomization.yaml"))[0];
+        for resource in strings(&kustomization["resources"]) {
+            for object in documents(&format!("components/{name}/{resource}")) {
+                assert_eq!(object["metadata"]["namespace"], *namespace, "{name}/{resource}");
+            }
+        }
+    }
+}
+
 #[test]
 fn rights_are_what_is_watched_and_no_more() {
     let base = base();

@@ -54,6 +54,9 @@ struct Options {
     /// Write bench/churn.json and bench/churn.md.
     #[arg(long)]
     write: bool,
+    /// Only start it twice, with one endpoint and with ten for each Service, and show its memory.
+    #[arg(long)]
+    only_memory: bool,
     /// Leave the lookups out.
     #[arg(long)]
     no_lookup: bool,
@@ -73,7 +76,7 @@ fn main() -> ExitCode {
     let machine = Machine::here();
     // The daemon gives memory back two seconds after a change.
     let rest = || std::thread::sleep(Duration::from_secs(3));
-    let lookup = if options.no_lookup { Vec::new() } else { lookup::measure() };
+    let lookup = if options.no_lookup || options.only_memory { Vec::new() } else { lookup::measure() };
 
     let (routes_only, _) = {
         let (cluster, _) = cluster(&options, 1);
@@ -86,6 +89,12 @@ fn main() -> ExitCode {
     let daemon = Daemon::start(&cluster.server.kubeconfig(), "info");
     rest();
     let at_ready = daemon.usage();
+    if options.only_memory {
+        for (what, usage) in [("one endpoint each", routes_only), ("ten endpoints each", at_ready)] {
+            println!("{what}: {:.1} MB, {:.1} of them anonymous", usage.rss_mb, usage.anonymous_mb);
+        }
+        return ExitCode::SUCCESS;
+    }
 
     let churn = Churn { port: daemon.http, ..cluster };
     let load = Load::start(churn.world.clone(), daemon.http, options.hosts, options.rate);

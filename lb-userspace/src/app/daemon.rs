@@ -280,6 +280,7 @@ fn translation(args: &RunArgs, settings: &Settings) -> translate::Settings {
         default_certificate: settings.default_certificate.clone(),
         config_map: settings.config_map.clone(),
         zone: args.zone.as_deref().filter(|zone| !zone.is_empty()).map(Into::into),
+        service_vips: args.service_vips.clone(),
         node: args.node_name.as_deref().filter(|name| !name.is_empty()).map(Into::into),
         ..Default::default()
     }
@@ -341,6 +342,7 @@ fn start(
         workers: args.workers.map_or(0, usize::from),
         pools: args.worker_pool.clone(),
         bind: if args.no_xdp { proxy::Bind::Direct } else { proxy::Bind::Steered },
+        beside_another: args.wait_for_lock > 0,
         access_log: match args.access_log {
             AccessLog::Off => proxy::AccessLog::Off,
             AccessLog::Stdout => proxy::AccessLog::Stdout,

@@ -51,12 +51,29 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, HealthError> {
 
 /// Answers from when the address is free on, until dropped.
 pub async fn serve_when_free(address: SocketAddr, probed: Arc<dyn Probed>) {
+    let listener = when_free(RETRY, || listen(address), |error| tracing::debug!(%error, "still")).await;
+    serve(listener, probed).await;
+}
+
+/// How often the address is tried that a daemon before has.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Tries until what is listened on is free; `told` hears of the first failure.
+pub async fn when_free<E, L>(
+    pause: Duration,
+    mut listen: impl FnMut() -> L,
+    told: impl FnOnce(E),
+) -> TcpListener
+where
+    L: Future<Output = Result<TcpListener, E>>,
+{
+    let mut told = Some(told);
     loop {
-        match listen(address).await {
-            Ok(listener) => return serve(listener, probed).await,
-            Err(error) => tracing::debug!(%error, "still"),
+        match listen().await {
+            Ok(listener) => return listener,
+            Err(error) => drop(told.take().map(|told| told(error))),
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -21,6 +21,9 @@ use crate::model::HealthPort;
 /// Connections that are answered at once, on each port; further ones wait.
 const CONNECTIONS: usize = 64;
 
+/// How often a port is tried that somebody else has.
+const RETRY: Duration = Duration::from_secs(1);
+
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
 /// The ports that are answered, until dropped.
@@ -64,23 +67,14 @@ impl HealthPorts {
 
 /// Answers from when the port is free on. Where kube-proxy runs, it has the port and says the same.
 async fn serve(port: u16, says: Arc<ArcSwap<HealthPort>>, probed: Arc<dyn Probed>) {
-    let mut told = false;
-    let listener = loop {
-        match listen(port).await {
-            Ok(listener) => break listener,
-            Err(error) => {
-                if !told {
-                    let service = says.load().service.to_string();
-                    tracing::warn!(
-                        port, service, %error,
-                        "healthCheckNodePort is not answered by this daemon; trying until the port is free"
-                    );
-                }
-                told = true;
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        }
+    let tell = |error: io::Error| {
+        let service = says.load().service.to_string();
+        tracing::warn!(
+            port, service, %error,
+            "healthCheckNodePort is not answered by this daemon; trying until the port is free"
+        );
     };
+    let listener = health::when_free(RETRY, || listen(port), tell).await;
     health::answer(listener, CONNECTIONS, move |_| respond(&says.load(), probed.ready().is_ok())).await;
 }
 

@@ -184,7 +184,9 @@ async fn probe(args: &ProbeArgs) -> Result<u8, String> {
         Question::Ready if status.standby => ("standing by", 0),
         Question::Ready => ("not ready", NEGATIVE),
     };
-    print(Output::Table, &(), format!("{word}: source {}\n", status.source.health))?;
+    let why = status.unready.filter(|_| code == NEGATIVE);
+    let why = why.unwrap_or_else(|| format!("source {}", status.source.health));
+    print(Output::Table, &(), format!("{word}: {why}\n"))?;
     Ok(code)
 }
 

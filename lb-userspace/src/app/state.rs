@@ -10,7 +10,7 @@ use http::StatusCode;
 use serde_json::Value;
 use tokio::sync::mpsc::Receiver;
 
-use crate::model::Snapshot;
+use crate::model::{Snapshot, Tuning};
 use crate::proxy::Proxy;
 use crate::route::RouteTable;
 use crate::source::Health;
@@ -183,7 +183,13 @@ impl State {
         };
         let mut steering = self.steering();
         if !others.is_empty() {
-            let Some(steering) = steering.as_mut() else { return self.no_maps() };
+            let Some(steering) = steering.as_mut() else {
+                // What is none anywhere must not sound as if XDP knew it.
+                return match others.lines().try_for_each(|line| Tuning::default().change(line)) {
+                    Ok(()) => self.no_maps(),
+                    Err(error) => Answer::Failure(StatusCode::BAD_REQUEST, error.to_string()),
+                };
+            };
             match steering.tune(&others) {
                 Ok(()) => bans.spare(&steering.tuning().allow),
                 Err(error @ TuneError::Bad(_)) => {
@@ -310,9 +316,11 @@ impl Probed for State {
             }
             None => (None, Default::default(), None),
         };
+        let unready = self.ready().err();
         Status {
             generation: snapshot.generation,
-            ready: self.ready().is_ok(),
+            ready: unready.is_none(),
+            unready,
             standby: self.waiting.load(Ordering::Relaxed) && self.synced.load(Ordering::Relaxed),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             source: self.source_view(),

@@ -101,7 +101,7 @@ impl Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Cluster {
     /// Which Service port this is.
-    pub key: ClusterKey,
+    pub key: Arc<ClusterKey>,
     /// What the Service's port says of its protocol (`appProtocol`); a route's policy may say more.
     pub protocol: UpstreamProtocol,
     /// Sorted by address, no duplicates. Empty: requests get 503.

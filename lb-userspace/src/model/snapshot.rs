@@ -39,7 +39,7 @@ pub struct Snapshot {
     /// Hosts and routes.
     pub routing: Arc<Routing>,
     /// Every cluster that a route names is here; unchanged clusters keep their `Arc`.
-    pub clusters: OrdMap<ClusterKey, Arc<Cluster>>,
+    pub clusters: OrdMap<Arc<ClusterKey>, Arc<Cluster>>,
     /// Certificates.
     pub tls: Arc<TlsConfig>,
     /// Peers whose word on the client counts; `None`: those that the node was started with.

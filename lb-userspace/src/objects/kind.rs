@@ -6,7 +6,7 @@ use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking:
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::slim::Slim;
-use super::{Ingress, Node, Service, Slice};
+use super::{Ingress, Node, Service, Slice, names};
 use crate::model::{ObjectKey, ObjectRef};
 
 /// Declares [`Kind`], [`Object`] and their conversions from one list, so that no kind is forgotten in one
@@ -111,5 +111,5 @@ fn key(kind: Kind, metadata: &ObjectMeta) -> ObjectKey {
         None | Some("") => "default",
         Some(namespace) => namespace,
     };
-    ObjectKey::new(namespace, metadata.name.as_deref().unwrap_or_default())
+    ObjectKey::new(names::shared(namespace), metadata.name.as_deref().unwrap_or_default())
 }

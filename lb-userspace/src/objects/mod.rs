@@ -7,6 +7,7 @@ mod balancer;
 mod ingress;
 mod kind;
 mod metadata;
+mod names;
 mod node;
 mod parse;
 mod references;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
-use super::SERVICE_NAME_LABEL;
+use super::{SERVICE_NAME_LABEL, names};
 
 /// A part of a Service's endpoints. An `EndpointSlice` of the API takes ten times the memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,8 +91,8 @@ fn read(endpoint: &Endpoint, zones: &mut Zones) -> SliceEndpoint {
                 Err(_) => SliceAddress::Other(text.as_str().into()),
             },
         },
-        node: endpoint.node_name.as_deref().filter(|node| !node.is_empty()).map(|node| zones.shared(node)),
-        zone: endpoint.zone.as_deref().filter(|zone| !zone.is_empty()).map(|zone| zones.shared(zone)),
+        node: endpoint.node_name.as_deref().filter(|node| !node.is_empty()).map(names::shared),
+        zone: endpoint.zone.as_deref().filter(|zone| !zone.is_empty()).map(names::shared),
         for_zones: hints.map(|hints| zones.list(hints.iter().map(|zone| zone.name.as_str()))),
         ready: conditions.and_then(|c| c.ready).unwrap_or(true),
         serving: conditions.and_then(|c| c.serving).unwrap_or(true),
@@ -100,29 +100,19 @@ fn read(endpoint: &Endpoint, zones: &mut Zones) -> SliceEndpoint {
     }
 }
 
-/// The few zones of a slice, and lists of them, each once.
+/// The few lists of zones in a slice, each once.
 #[derive(Default)]
 struct Zones {
-    names: Vec<Arc<str>>,
     lists: Vec<Arc<Vec<Arc<str>>>>,
 }
 
 impl Zones {
-    fn shared(&mut self, zone: &str) -> Arc<str> {
-        if let Some(known) = self.names.iter().find(|known| ***known == *zone) {
-            return known.clone();
-        }
-        let name: Arc<str> = zone.into();
-        self.names.push(name.clone());
-        name
-    }
-
     fn list<'a>(&mut self, zones: impl Iterator<Item = &'a str> + Clone) -> Arc<Vec<Arc<str>>> {
         let same = |known: &&Arc<Vec<Arc<str>>>| known.iter().map(|zone| &**zone).eq(zones.clone());
         if let Some(known) = self.lists.iter().find(same) {
             return known.clone();
         }
-        let list = Arc::new(zones.map(|zone| self.shared(zone)).collect::<Vec<_>>());
+        let list = Arc::new(zones.map(names::shared).collect::<Vec<_>>());
         self.lists.push(list.clone());
         list
     }

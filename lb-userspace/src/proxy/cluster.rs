@@ -16,7 +16,7 @@ use crate::model::{Cluster, ClusterKey};
 /// see new endpoints at once.
 #[derive(Debug)]
 pub(super) struct ClusterSlot {
-    pub(super) key: ClusterKey,
+    pub(super) key: Arc<ClusterKey>,
     endpoints: ArcSwap<Endpoints>,
     /// Something is known against an endpoint. Read with each request, written when that changes.
     troubled: AtomicBool,
@@ -72,7 +72,7 @@ const LEAST_SHARE: f64 = 0.1;
 impl ClusterSlot {
     pub(super) fn new(cluster: Arc<Cluster>, workers: usize) -> Self {
         Self {
-            key: cluster.key.clone(),
+            key: Arc::clone(&cluster.key),
             endpoints: ArcSwap::from_pointee(Endpoints::after(None, cluster)),
             troubled: AtomicBool::new(false),
             ejections: AtomicU64::new(0),

@@ -32,7 +32,7 @@ pub(super) struct Config {
 }
 
 /// Every cluster of the snapshot.
-pub(super) type Slots = OrdMap<ClusterKey, Arc<ClusterSlot>>;
+pub(super) type Slots = OrdMap<Arc<ClusterKey>, Arc<ClusterSlot>>;
 
 /// What serving a route takes.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::Sleep;
+use tokio::time::{Sleep, timeout_at};
 use tokio_rustls::server::TlsStream;
 
 use super::config::Config;
@@ -31,7 +31,7 @@ use super::forwarded;
 use super::guard::{MAX_HEAD, MAX_HEADERS};
 use super::offences::Offence;
 use super::passthrough::{self, Way};
-use super::peek::has_more;
+use super::peek::peek_more;
 use super::proxy_header::{self, Ends};
 use super::refusal;
 use super::request;
@@ -296,11 +296,17 @@ async fn secure(
     arrival: Arrival,
     taken_over: bool,
 ) -> Option<(Rc<Client>, Box<ClientStream<TlsStream<TcpStream>>>)> {
-    let limit = worker.settings.timeouts.handshake;
+    let end = tokio::time::Instant::now() + worker.settings.timeouts.handshake;
+    // Who says nothing at all may keep a connection at hand, as browsers do. Who begins has to come to an end.
+    // Looked at, not only waited for: the event loop may say that a socket is readable which is not.
+    if !matches!(timeout_at(end, peek_more(&stream, &mut [0], 0)).await, Ok(Ok(1..))) {
+        worker.counters.tls_failures.add(1);
+        return None;
+    }
     let refuses = config.refuses_names(arrival.ends.destination);
     if refuses || config.tls.has_passthrough() || !worker.pools.is_empty() {
         let finding = passthrough::find(&stream, &config, &worker, refuses, taken_over);
-        match tokio::time::timeout(limit, finding).await {
+        match timeout_at(end, finding).await {
             Ok(Ok(Way::Ours)) => {}
             Ok(Ok(Way::On(passage))) => {
                 let Arrival { ends, admitted, .. } = arrival;
@@ -325,7 +331,7 @@ async fn secure(
             }
             failed => {
                 worker.counters.tls_failures.add(1);
-                if failed.is_err() && has_more(&stream) {
+                if failed.is_err() {
                     arrival.offend(&worker, Offence::Slow);
                 }
                 return None;
@@ -334,18 +340,11 @@ async fn secure(
     }
     let tls = Arc::clone(&config.tls);
     drop(config);
-    let heard = Cell::new(false);
-    let accepting = async {
-        stream.readable().await?;
-        heard.set(true);
-        tls.accept(stream).await
-    };
-    let (stream, handshake) = match tokio::time::timeout(limit, accepting).await {
+    let (stream, handshake) = match timeout_at(end, tls.accept(stream)).await {
         Ok(Ok(established)) => established,
         outcome => {
             worker.counters.tls_failures.add(1);
-            // Who says nothing at all may keep a connection at hand, as browsers do.
-            if outcome.is_err() && heard.get() {
+            if outcome.is_err() {
                 arrival.offend(&worker, Offence::Slow);
             }
             return None;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::StatusCode;
 
@@ -27,8 +28,8 @@ pub(super) enum Error {
     TargetTooLong,
     #[error("the request has too many headers")]
     HeadTooLarge,
-    #[error("CONNECT is not served here")]
-    Connect,
+    #[error("{0} is not served here")]
+    Method(&'static str),
     #[error("CONNECT is served for WebSockets alone")]
     ConnectProtocol,
     #[error("the request's body is longer than the {0} bytes that the route takes")]
@@ -44,11 +45,11 @@ pub(super) enum Error {
     #[error("the route can't be served: {0}")]
     Unavailable(Unavailable),
     #[error("no endpoint of {0} is ready")]
-    NoEndpoint(ClusterKey),
+    NoEndpoint(Arc<ClusterKey>),
     #[error("{0} has as many requests as it may")]
-    Overloaded(ClusterKey),
+    Overloaded(Arc<ClusterKey>),
     #[error("the request came back to the proxy again and again: an endpoint of {0} is the proxy itself")]
-    Loop(ClusterKey),
+    Loop(Arc<ClusterKey>),
     #[error("endpoint {address} can't be reached: {source}")]
     Connection { address: SocketAddr, source: io::Error },
     #[error("endpoint {0} did not accept the connection in time")]
@@ -74,7 +75,7 @@ impl Error {
             Self::BadRequest(_)
             | Self::TargetTooLong
             | Self::HeadTooLarge
-            | Self::Connect
+            | Self::Method(_)
             | Self::ConnectProtocol
             | Self::BodyTooLarge(_)
             | Self::ClientTimeout
@@ -102,7 +103,7 @@ impl Error {
             Self::BadRequest(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::ConnectProtocol => StatusCode::NOT_IMPLEMENTED,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,

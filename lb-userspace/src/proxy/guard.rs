@@ -12,6 +12,9 @@ use http::StatusCode;
 /// value matters here.
 const KEEP: usize = 256;
 
+/// Most digits of a chunk's size: those of 64 bits, and nobody needs zeros before them.
+const MAX_SIZE_DIGITS: usize = 16;
+
 /// Longest request line. nginx takes 8 KiB; links of reports and dashboards do get longer.
 pub(super) const MAX_REQUEST_LINE: usize = 16 * 1024;
 
@@ -247,6 +250,10 @@ fn next(state: State, head: &mut Head, line: &[u8]) -> Result<State, Refusal> {
         State::Headers => header(head, line).map(|()| State::Headers),
         State::ChunkSize => {
             let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+            // Of a longer size, hyper might see digits that were not kept here.
+            if digits > MAX_SIZE_DIGITS {
+                return Err(Refusal::Malformed);
+            }
             let text = std::str::from_utf8(&line[..digits]).map_err(|_| Refusal::Malformed)?;
             match u64::from_str_radix(text, 16).map_err(|_| Refusal::Malformed)? {
                 0 => Ok(State::Trailers),
@@ -305,6 +312,10 @@ mod tests {
     #[test]
     fn requests() {
         let long = format!("GET /{}#x HTTP/1.1\r\n\r\n", "a".repeat(600));
+        let zeros = |digits: usize| {
+            let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+            format!("{head}{}3\r\na\nb\r\n0\r\n\r\n", "0".repeat(digits - 1))
+        };
         for (input, passes) in [
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true),
             ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", true),
@@ -318,6 +329,9 @@ mod tests {
                 "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na\nb\r\n0\r\n\r\nGET /#f HTTP/1.1\r\n\r\n",
                 false,
             ),
+            (&zeros(16), true),
+            (&zeros(17), false),
+            (&zeros(300), false),
             ("GET / HTTP/1.1\nHost: a\r\n\r\n", false),
             ("GET / HTTP/1.1\r\nHost: a\n\r\n", false),
             ("GET / HTTP/1.1\r\nHost: a\r\n\n", false),

@@ -3,7 +3,7 @@
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Version};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 
 use super::error::Error;
 use super::guard::{MAX_HEADERS, MAX_REQUEST_LINE};
@@ -59,19 +59,26 @@ pub(super) fn target_of(parts: &Parts) -> Result<Target, Error> {
         ));
     }
     let text = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    // Of a URL without a path, as in `http://a.test?x`.
+    let text = if text.starts_with('?') { &format!("/{text}") } else { text };
     if text == "*" && parts.method != Method::OPTIONS {
         return Err(Error::BadRequest("* is a target for OPTIONS only".to_owned()));
     }
     Target::parse(text).map_err(|bad| Error::BadRequest(bad.to_string()))
 }
 
-/// Whether the request asks for another protocol in a form that can be given: HTTP/1.1, no body.
-pub(super) fn wants_upgrade(request: &Request<Incoming>) -> bool {
+/// Whether the request asks for another protocol in a form that can be given: HTTP/1.1, no body. HTTP/2 is
+/// never given, in whatever company it is named: its requests would pass by every rule.
+pub(super) fn wants_upgrade<B: Body>(request: &Request<B>) -> bool {
     let headers = request.headers();
-    let Some(protocol) = headers.get(header::UPGRADE) else { return false };
+    let mut protocols =
+        headers.get_all(header::UPGRADE).iter().flat_map(|line| line.as_bytes().split(|b| *b == b','));
     let connections = headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
-    request.version() == Version::HTTP_11
-        && !protocol.as_bytes().to_ascii_lowercase().starts_with(b"h2")
+    let is_http2 =
+        |name: &[u8]| name.trim_ascii().get(..2).is_some_and(|begin| begin.eq_ignore_ascii_case(b"h2"));
+    headers.contains_key(header::UPGRADE)
+        && request.version() == Version::HTTP_11
+        && !protocols.any(is_http2)
         && Connection::parse(connections).upgrade
         && request.body().is_end_stream()
 }
@@ -82,4 +89,44 @@ pub(super) fn expects_continue(parts: &Parts) -> bool {
             .headers
             .get(header::EXPECT)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{Empty, Full};
+
+    use super::*;
+
+    fn asks(lines: &[(&str, &str)]) -> Request<Empty<&'static [u8]>> {
+        let mut request = Request::builder();
+        for (name, value) in lines {
+            request = request.header(*name, *value);
+        }
+        request.body(Empty::new()).expect("a request")
+    }
+
+    #[test]
+    fn which_protocols_are_asked_for() {
+        for (upgrades, connection, expect) in [
+            (&["websocket"][..], "upgrade", true),
+            (&["websocket"], "keep-alive, Upgrade", true),
+            (&["websocket"], "keep-alive", false),
+            (&[], "upgrade", false),
+            (&["h2c"], "upgrade", false),
+            (&["H2C"], "upgrade", false),
+            (&["websocket, h2c"], "upgrade", false),
+            (&["websocket ,\tH2C"], "upgrade", false),
+            (&["websocket", "h2"], "upgrade", false),
+            (&["ch2"], "upgrade", true),
+        ] {
+            let mut lines = vec![("connection", connection)];
+            lines.extend(upgrades.iter().map(|value| ("upgrade", *value)));
+            assert_eq!(wants_upgrade(&asks(&lines)), expect, "{lines:?}");
+        }
+        let lines = [("connection", "upgrade"), ("upgrade", "websocket")];
+        assert!(!wants_upgrade(&asks(&lines).map(|_| Full::new(&b"x"[..]))), "with a body");
+        let mut old = asks(&lines);
+        *old.version_mut() = Version::HTTP_10;
+        assert!(!wants_upgrade(&old), "before HTTP/1.1");
+    }
 }

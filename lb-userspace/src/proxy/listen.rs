@@ -37,6 +37,12 @@ pub(super) fn steered() -> Result<(TcpListener, Option<TcpListener>), ListenErro
     Ok((v4, v6))
 }
 
+/// Whether nobody listens there yet. Workers share their addresses, and so would another daemon's.
+pub(super) fn check_free(address: SocketAddr) -> Result<(), ListenError> {
+    let bound = socket(address).and_then(|socket| socket.bind(&address.into()));
+    bound.map_err(|source| ListenError { address, source })
+}
+
 /// One worker's share of a listener: all workers bind the same address.
 pub(super) fn open(address: SocketAddr) -> Result<TcpListener, ListenError> {
     try_open(address).map_err(|source| ListenError { address, source })
@@ -50,7 +56,7 @@ pub(super) fn keep_alive() -> TcpKeepalive {
         .with_retries(10)
 }
 
-fn try_open(address: SocketAddr) -> io::Result<TcpListener> {
+fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
@@ -58,6 +64,11 @@ fn try_open(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+fn try_open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket(address)?;
     if address.port() != 0 {
         socket.set_reuse_port(true)?;
     }

@@ -82,7 +82,7 @@ pub(super) struct Measures {
 
 #[derive(Debug, Default)]
 struct Places {
-    taken: AHashMap<Measured, Taken>,
+    taken: AHashMap<Arc<Measured>, Taken>,
     free: Vec<u32>,
     /// The first place that nobody ever had.
     next: u32,
@@ -100,7 +100,13 @@ struct Taken {
 #[derive(Debug)]
 pub(super) struct Place {
     index: u32,
-    of: Measured,
+    /// `None` for the place that nobody has to himself: there may be very many of those.
+    _held: Option<Box<Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    of: Arc<Measured>,
     measures: Arc<Measures>,
 }
 
@@ -150,23 +156,27 @@ impl Measures {
 
     fn take(self: &Arc<Self>, of: Measured) -> Place {
         let mut places = self.places();
-        let index = match places.taken.get_mut(&of) {
-            Some(taken) => {
-                taken.users += 1;
-                taken.index
+        let (index, of) = match places.taken.get_key_value(&of) {
+            Some((known, taken)) => (taken.index, Arc::clone(known)),
+            None => {
+                let (index, before) = match places.free.pop() {
+                    Some(index) => (index, self.sums(index)),
+                    None if places.next as usize <= MOST => {
+                        places.next += 1;
+                        (places.next - 1, Sums::default())
+                    }
+                    None => return Place { index: OTHERS, _held: None },
+                };
+                let of = Arc::new(of);
+                places.taken.insert(Arc::clone(&of), Taken { index, users: 0, before });
+                (index, of)
             }
-            None => match places.free.pop() {
-                Some(index) => places.give(index, &of, self.sums(index)),
-                None if places.next as usize <= MOST => {
-                    let index = places.next;
-                    places.next += 1;
-                    places.give(index, &of, Sums::default())
-                }
-                None => OTHERS,
-            },
         };
+        if let Some(taken) = places.taken.get_mut(&*of) {
+            taken.users += 1;
+        }
         drop(places);
-        Place { index, of, measures: Arc::clone(self) }
+        Place { index, _held: Some(Box::new(Held { of, measures: Arc::clone(self) })) }
     }
 
     /// All that was counted, by what it is about; what has no place of its own comes last.
@@ -175,7 +185,7 @@ impl Measures {
         let mut all: Vec<_> = places
             .taken
             .iter()
-            .map(|(of, taken)| self.sums(taken.index).since(&taken.before).named(Some(of.clone())))
+            .map(|(of, taken)| self.sums(taken.index).since(&taken.before).named(Some(Measured::clone(of))))
             .collect();
         drop(places);
         all.sort_by(|a, b| a.of.cmp(&b.of));
@@ -202,32 +212,23 @@ impl Measures {
     }
 }
 
-impl Places {
-    fn give(&mut self, index: u32, of: &Measured, before: Sums) -> u32 {
-        self.taken.insert(of.clone(), Taken { index, users: 1, before });
-        index
-    }
-}
-
 impl Place {
     pub(super) fn index(&self) -> u32 {
         self.index
     }
 }
 
-impl Drop for Place {
+impl Drop for Held {
     /// The last one gives the place back. Requests that still run count for whoever has it next;
     /// they are few.
     fn drop(&mut self) {
-        if self.index == OTHERS {
-            return;
-        }
         let mut places = self.measures.places();
-        let Some(taken) = places.taken.get_mut(&self.of) else { return };
+        let Some(taken) = places.taken.get_mut(&*self.of) else { return };
         taken.users -= 1;
         if taken.users == 0 {
-            places.taken.remove(&self.of);
-            places.free.push(self.index);
+            let index = taken.index;
+            places.taken.remove(&*self.of);
+            places.free.push(index);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Copies of requests for somebody who wants to see them.
 //!
 //! A copy has the method, the headers and, where the route wants that, the body of the request that
-//! it is made of. Nobody waits for it: it is sent by a task of its own, its answer is thrown away,
+//! it is made of. What the route's policy takes out of the request or writes into it counts for the copy as
+//! well: a mirror believes the same headers as the endpoint that it mirrors. Nobody waits for it: it is sent by a task of its own, its answer is thrown away,
 //! and where there are too many or the mirror is too slow, copies are dropped and counted.
 
 use std::cell::Cell;
@@ -45,8 +46,8 @@ struct Outgoing {
     body: BodyCopy,
 }
 
-/// Sends a copy of a request to the route's mirror. `body` is what goes to the endpoint.
-pub(super) fn mirror(rules: &Mirror, facts: &Facts<'_>, body: &mut RequestBody) {
+/// Sends a copy of a request to the route's mirror. `edits` and `body` are what the endpoint gets.
+pub(super) fn mirror(rules: &Mirror, facts: &Facts<'_>, edits: &Edits, body: &mut RequestBody) {
     if facts.parts.headers.contains_key(MARK) {
         return;
     }
@@ -59,7 +60,7 @@ pub(super) fn mirror(rules: &Mirror, facts: &Facts<'_>, body: &mut RequestBody) 
     let copy = Outgoing {
         url,
         method: facts.parts.method.clone(),
-        headers: headers(rules, facts),
+        headers: headers(rules, facts, edits),
         body: if rules.body { body.copy(&worker.bodies) } else { BodyCopy::none() },
     };
     tokio::task::spawn_local(async move {
@@ -96,14 +97,17 @@ impl Outgoing {
 }
 
 /// The client's headers, and what the proxy says of the client in the place of what it says itself.
-fn headers(rules: &Mirror, facts: &Facts<'_>) -> HeaderMap {
+fn headers(rules: &Mirror, facts: &Facts<'_>, edits: &Edits) -> HeaderMap {
     let (client, sent) = (facts.client, &facts.parts.headers);
     let connections = sent.get_all(header::CONNECTION);
     let connection = Connection::parse(connections.iter().map(HeaderValue::as_bytes));
     let mut headers = HeaderMap::with_capacity(sent.len() + 6);
     for (name, value) in sent {
         let is_framing = matches!(*name, header::HOST | header::CONTENT_LENGTH | header::EXPECT);
-        if !is_framing && !connection.drops(name) && !forwarded::is_ours(name) && name.as_str() != "proxy" {
+        let is_edited = edits.drops(name.as_str())
+            || forwarded::dashed(name.as_str()).is_some_and(|name| edits.drops(&name));
+        let is_ours = forwarded::is_ours(name) || name.as_str() == "proxy";
+        if !is_framing && !connection.drops(name) && !is_edited && !is_ours {
             headers.append(name.clone(), value.clone());
         }
     }
@@ -119,13 +123,16 @@ fn headers(rules: &Mirror, facts: &Facts<'_>) -> HeaderMap {
     let mut lines = Vec::new();
     let config = client.worker.config();
     let trusted = config.trusted_proxies(&client.worker.settings);
-    about.write(sent, trusted, &Edits::default(), &mut lines);
+    about.write(sent, trusted, edits, &mut lines);
     for line in lines.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end) {
         let colon = memchr::memchr(b':', line).unwrap_or(line.len());
         let (name, value) = (&line[..colon], line.get(colon + 2..).unwrap_or_default());
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
             headers.append(name, value);
         }
+    }
+    for (name, value) in edits.lines() {
+        headers.append(name, value.clone());
     }
     headers.insert(MARK, HeaderValue::from_static("1"));
     if let Some(host) = rules.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok()) {

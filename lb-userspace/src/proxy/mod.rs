@@ -161,6 +161,10 @@ impl Proxy {
     /// # Errors
     /// If a listener can't be opened, or a thread can't be started.
     pub fn start(mut settings: Settings, snapshot: Arc<Snapshot>) -> Result<Self, StartError> {
+        if settings.bind == Bind::Direct && !settings.beside_another {
+            // All before any is opened: of an address and a wildcard, one would be in the other's way.
+            snapshot.listeners.iter().try_for_each(|one| listen::check_free(one.vip.socket()))?;
+        }
         let cpus = usable_cpus()?;
         let (general, pooled) = shares(&settings, cpus.len());
         let count = general + pooled.len();

@@ -25,9 +25,3 @@ pub(super) async fn peek_more(stream: &TcpStream, space: &mut [u8], seen: usize)
         }
     }
 }
-
-/// Whether bytes wait to be read.
-pub(super) fn has_more(stream: &TcpStream) -> bool {
-    recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)
-        .is_ok_and(|count| count > 0)
-}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 
 use super::access_log::clip;
@@ -44,19 +44,23 @@ pub(super) async fn serve(
     let mut finish = Finish::new(&client);
     let is_head = request.method() == Method::HEAD;
     let is_grpc = grpc::is_call(request.headers());
+    let has_body = !request.body().is_end_stream();
     let reply = match answer(&client, request, &mut finish).await {
         Ok(reply) => reply,
-        Err(error) => Reply::Answer(fail(&client, &error, &mut finish)),
+        Err(error) => Reply::Own(fail(&client, &error, &mut finish)),
     };
+    // Nobody takes the rest of a body that is not answered by its endpoint, so that the connection ends
+    // behind the answer: a client that is not told sends its next request in vain.
+    let leaves_body = has_body && matches!(reply, Reply::Own(_));
     Ok(match reply {
-        Reply::Answer(mut response) => {
+        Reply::Answer(mut response) | Reply::Own(mut response) => {
             finish.status = Some(response.status().as_u16());
             response.headers_mut().entry(header::SERVER).or_insert(respond::SERVER_NAME);
             let mut response = if is_grpc { for_grpc(response) } else { response };
             if is_head {
                 without_own_body(&mut response);
             }
-            if client.is_last() && !client.is_h2() {
+            if (leaves_body || client.is_last()) && !client.is_h2() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             response.map(|content| ResponseBody::new(content, finish))
@@ -86,7 +90,10 @@ fn without_own_body(response: &mut Response<Content>) {
 }
 
 enum Reply {
+    /// The endpoint's.
     Answer(Response<Content>),
+    /// Ours, in its place.
+    Own(Response<Content>),
     Switched(Response<()>, upgrade::Tunnel),
 }
 
@@ -133,30 +140,20 @@ async fn answer(
     let (reply, pass) = match admitted {
         Ok(mut pass) => {
             finish.held = pass.held.take();
-            let has_body = !hyper::body::Body::is_end_stream(&body);
             let sent = send(client, &mut asked, body, &found, &mut pass, finish).await;
-            let reply = sent.unwrap_or_else(|error| {
-                let mut response = fail(client, &error, finish);
-                // Nobody takes the rest of the body, so that the connection ends behind the answer: a
-                // client that is not told sends its next request in vain.
-                if has_body && !client.h2.get() {
-                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-                Reply::Answer(response)
-            });
-            (reply, Some(pass))
+            (sent.unwrap_or_else(|error| Reply::Own(fail(client, &error, finish))), Some(pass))
         }
         Err(refusal) => {
             if let (Some(entry), Some(why)) = (&mut finish.entry, refusal.why) {
                 entry.error = Some(why.into_owned());
             }
-            (Reply::Answer((*refusal.response).map(Content::Own)), None)
+            (Reply::Own((*refusal.response).map(Content::Own)), None)
         }
     };
+    let finished = |response| finished(asked.facts(client, &found), found.served, pass.as_ref(), response);
     Ok(match reply {
-        Reply::Answer(response) => {
-            Reply::Answer(finished(&asked.facts(client, &found), found.served, pass.as_ref(), response).await)
-        }
+        Reply::Answer(response) => Reply::Answer(finished(response).await),
+        Reply::Own(response) => Reply::Own(finished(response).await),
         Reply::Switched(mut response, tunnel) => {
             let facts = asked.facts(client, &found);
             policy.dress(&facts, pass.as_ref(), response.status(), response.headers_mut());
@@ -174,7 +171,7 @@ impl Asked {
     ) -> Result<(Self, Incoming), Error> {
         let request_id = client.worker.ids.next();
         if let Some(entry) = &mut finish.entry {
-            entry.method = request.method().to_string();
+            entry.method = clip(request.method().as_str());
             entry.path = clip(request.uri().path());
             entry.protocol = protocol_name(request.version());
             entry.request_id = String::from_utf8_lossy(&request_id).into_owned();
@@ -195,6 +192,10 @@ impl Asked {
             finish.span = Some(span);
         }
         check_size(&request)?;
+        if *request.method() == Method::TRACE {
+            // The answer would tell the client what was written into the request for its endpoint only.
+            return Err(Error::Method("TRACE"));
+        }
         let handshake = Handshake::begin(&mut request)?;
         let upgrades = handshake.is_some() || wants_upgrade(&request);
         let on_upgrade = upgrades.then(|| hyper::upgrade::on(&mut request));
@@ -267,7 +268,7 @@ async fn send(
     let rewritten = match rewritten(client, asked, found)? {
         Rewritten::Target(Cow::Borrowed(_)) => None,
         Rewritten::Target(Cow::Owned(target)) => Some(target),
-        Rewritten::Redirect(url) => return Ok(Reply::Answer(respond::elsewhere(&url)?.map(Content::Own))),
+        Rewritten::Redirect(url) => return Ok(Reply::Own(respond::elsewhere(&url)?.map(Content::Own))),
     };
     let (slot, stands_in) = destination(found)?;
     if stands_in {
@@ -290,12 +291,12 @@ async fn send(
     if let Some(entry) = &mut finish.entry {
         entry.cluster = Some(choice.slot().key.to_string());
     }
-    if !hops::count(&mut asked.parts.headers) {
+    if hops::next(&asked.parts.headers).is_none() {
         return Err(Error::Loop(choice.slot().key.clone()));
     }
     let mut body = RequestBody::receive(worker, &mut asked.parts, body, rules).await?;
     if let Some(rules) = &rules.mirror {
-        mirror(rules, &asked.facts(client, found), &mut body);
+        mirror(rules, &asked.facts(client, found), &pass.edits, &mut body);
     }
     let target = rewritten.as_ref().unwrap_or(&asked.target);
     let request = outgoing(client, asked, target, body, rules, &pass.edits)?;
@@ -379,8 +380,6 @@ fn outgoing(
     rules: &RoutePolicy,
     edits: &Edits,
 ) -> Result<UpstreamRequest, Error> {
-    use hyper::body::Body;
-
     let Asked { parts, host, request_id, on_upgrade, .. } = asked;
     let upgrading = on_upgrade.is_some() && body.is_end_stream();
     let framing = Framing::of(parts, &body);
@@ -403,18 +402,18 @@ fn outgoing(
 /// An answer as the client gets it: another backend's if it is a failure that has a page, with
 /// the headers that the route's policy wants, and no faster than that says.
 async fn finished(
-    facts: &Facts<'_>,
+    facts: Facts<'_>,
     served: &Served,
     pass: Option<&Passage>,
     mut response: Response<Content>,
 ) -> Response<Content> {
     if let Some(backend) = served.pages.as_deref().filter(|_| served.policy.replaces(response.status()))
-        && let Some(page) = Box::pin(page(facts, backend, response.status(), response.headers())).await
+        && let Some(page) = Box::pin(page(&facts, backend, response.status(), response.headers())).await
     {
         response = page;
     }
     let status = response.status();
-    served.policy.dress(facts, pass, status, response.headers_mut());
+    served.policy.dress(&facts, pass, status, response.headers_mut());
     response.map(|content| served.policy.throttle(content))
 }
 

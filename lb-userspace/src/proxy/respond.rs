@@ -19,6 +19,9 @@ pub(super) fn failure(error: &Error) -> Response<Bytes> {
 /// The same host and path over https.
 pub(super) fn to_https(status: u16, host: &str, port: u16, target: &Target) -> Response<Bytes> {
     let bare = without_port(host);
+    if bare.is_empty() {
+        return failure(&Error::BadRequest("Host is missing".to_owned()));
+    }
     let path = if target.is_asterisk() { "/" } else { target.path_and_query() };
     let location = match port {
         443 => format!("https://{bare}{path}"),

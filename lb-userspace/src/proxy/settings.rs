@@ -74,6 +74,9 @@ pub struct Settings {
     pub pools: Vec<WorkerPool>,
     /// How connections reach the workers.
     pub bind: Bind,
+    /// Another daemon may serve the same addresses at the start, as while it hands over to this one.
+    /// Without that it is refused: the kernel would share clients out between the two.
+    pub beside_another: bool,
     /// Where a line for each request goes.
     pub access_log: AccessLog,
     /// What that line looks like.
@@ -111,6 +114,7 @@ impl Default for Settings {
             workers: 0,
             pools: Vec::new(),
             bind: Bind::Direct,
+            beside_another: false,
             access_log: AccessLog::Off,
             log_format: LogFormat::default(),
             tracing: None,

@@ -30,7 +30,7 @@ impl Handshake {
         if request.method() != Method::CONNECT {
             return Ok(None);
         }
-        let protocol = request.extensions().get::<Protocol>().ok_or(Error::Connect)?;
+        let protocol = request.extensions().get::<Protocol>().ok_or(Error::Method("CONNECT"))?;
         if !protocol.as_str().eq_ignore_ascii_case("websocket") {
             return Err(Error::ConnectProtocol);
         }

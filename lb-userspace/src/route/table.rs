@@ -81,8 +81,8 @@ impl<T> RouteTable<T> {
             };
             table.hosts.push(Arc::clone(&host));
             match &rules.host {
-                HostPattern::Exact(name) => table.exact.try_insert(name, host),
-                HostPattern::Wildcard(suffix) => table.wildcard.try_insert(suffix, host),
+                HostPattern::Exact(name) => _ = table.exact.entry(name, || host),
+                HostPattern::Wildcard(suffix) => _ = table.wildcard.entry(suffix, || host),
                 HostPattern::Any => {
                     table.any.get_or_insert(host);
                 }

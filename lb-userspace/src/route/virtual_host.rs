@@ -45,11 +45,11 @@ impl<T> Host<T> {
         let mut patterns = Vec::new();
         for (at, route) in (0..).zip(&host.rules.routes) {
             match RulePath::new(&route.path) {
-                RulePath::Exact(path) => host.exact.try_insert(&path, at),
+                RulePath::Exact(path) => _ = host.exact.entry(&path, || at),
                 RulePath::Prefix { elements, slash } => {
                     let length = u32::try_from(elements.len()).unwrap_or(u32::MAX);
                     host.longest_prefix = host.longest_prefix.max(length);
-                    let spellings = host.prefix.entry(elements.into());
+                    let spellings = host.prefix.entry(&elements, Spellings::default);
                     let spelling = if slash { &mut spellings.slash } else { &mut spellings.plain };
                     spelling.get_or_insert(at);
                 }

@@ -97,15 +97,15 @@ pub fn of_ingress(ingress: &Ingress) -> BTreeSet<Address> {
 pub fn of_service(service: &Service) -> BTreeSet<Address> {
     let outside = service.outside();
     if service.kind == ServiceKind::ExternalName {
-        return given(None, outside.external_name.as_deref()).collect();
+        let name = outside.external_name.as_deref().map(|name| name.strip_suffix('.').unwrap_or(name));
+        return given(None, name).collect();
     }
-    let canonical = |address| match address {
-        Address::Ip(ip) => Address::of(ip),
-        name => name,
-    };
-    let balanced = outside.addresses.iter().flat_map(given_address).map(canonical);
-    let external = outside.external_ips.iter().flat_map(|ip| given(Some(ip), None)).map(canonical);
-    let outside: BTreeSet<_> = balanced.chain(external).collect();
+    // What can't be connected to is not said again: the API refuses, of an Ingress, some of the odd
+    // addresses (with leading zeros) that it keeps in Services of old.
+    let usable = |address: Address| address.to_string().parse().ok();
+    let balanced = outside.addresses.iter().flat_map(given_address);
+    let external = outside.external_ips.iter().flat_map(|ip| given(Some(ip), None));
+    let outside: BTreeSet<_> = balanced.chain(external).filter_map(usable).collect();
     if !outside.is_empty() || service.kind == ServiceKind::LoadBalancer {
         return outside;
     }
@@ -219,8 +219,20 @@ mod tests {
                 vec!["192.0.2.1", "192.0.2.9", "lb.example"],
             ),
             (
+                "addresses that the API takes nowhere else",
+                json!({"type": "LoadBalancer", "externalIPs": ["010.0.0.1", "::ffff:192.0.2.9", "0.0.0.0"]}),
+                json!({"loadBalancer": {"ingress": [{"ip": "192.000.002.001", "hostname": "lb.example"}]}}),
+                vec!["192.0.2.9", "lb.example"],
+            ),
+            (
                 "a name",
                 json!({"type": "ExternalName", "externalName": "Lb.example"}),
+                json!({}),
+                vec!["lb.example"],
+            ),
+            (
+                "a name from the root",
+                json!({"type": "ExternalName", "externalName": "lb.example."}),
                 json!({}),
                 vec!["lb.example"],
             ),

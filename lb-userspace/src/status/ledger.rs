@@ -20,7 +20,8 @@ pub type Addresses = Arc<BTreeSet<Address>>;
 /// What is known of each Ingress, and whose turn comes when.
 #[derive(Debug)]
 pub struct Ledger {
-    entries: BTreeMap<ObjectKey, Entry>,
+    /// In boxes: a tree's nodes are half empty.
+    entries: BTreeMap<ObjectKey, Box<Entry>>,
     turns: BTreeSet<(Instant, ObjectKey)>,
     desired: Option<Addresses>,
     /// What was looked at last.
@@ -145,7 +146,10 @@ impl Ledger {
         let desired = self.desired.as_ref();
         let mut like = desired.cloned().unwrap_or_default();
         for (key, ingress) in ingresses {
-            let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry::new(ingress.clone(), &like));
+            let entry = self
+                .entries
+                .entry(key.clone())
+                .or_insert_with(|| Box::new(Entry::new(ingress.clone(), &like)));
             if !Arc::ptr_eq(&entry.ingress, ingress) {
                 if entry.ingress.metadata.uid == ingress.metadata.uid {
                     let says = says(ingress, &like);
@@ -156,7 +160,7 @@ impl Ledger {
                 } else {
                     // Another one of the same name.
                     let (writing, turn) = (entry.writing, entry.turn);
-                    *entry = Entry { writing, turn, ..Entry::new(ingress.clone(), &like) };
+                    **entry = Entry { writing, turn, ..Entry::new(ingress.clone(), &like) };
                 }
             }
             like.clone_from(&entry.says);

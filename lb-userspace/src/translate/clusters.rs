@@ -15,7 +15,7 @@ use crate::objects::Objects;
 pub(super) struct Clusters {
     services: BTreeMap<ObjectKey, Service>,
     /// Those that can be served, by key.
-    served: OrdMap<ClusterKey, Arc<Cluster>>,
+    served: OrdMap<Arc<ClusterKey>, Arc<Cluster>>,
     /// Services to look at again.
     stale: BTreeSet<ObjectKey>,
 }
@@ -95,13 +95,13 @@ impl Clusters {
         &mut self,
         objects: &Objects,
         settings: &Settings,
-        previous: &OrdMap<ClusterKey, Arc<Cluster>>,
+        previous: &OrdMap<Arc<ClusterKey>, Arc<Cluster>>,
     ) -> Refreshed {
         let mut refreshed = Refreshed::default();
         for name in std::mem::take(&mut self.stale) {
             let Some(service) = self.services.get_mut(&name) else { continue };
             for gone in service.ports.extract_if(.., |port| port.users.is_empty()) {
-                self.served.remove(&*gone.key);
+                self.served.remove(&gone.key);
                 refreshed.changed = true;
             }
             let mut asked = Services::new(objects, settings);
@@ -110,10 +110,10 @@ impl Clusters {
             let mut clusters: BTreeMap<_, _> =
                 asked.into_clusters(&mut issues).map(|cluster| (cluster.key.clone(), cluster)).collect();
             for (port, outcome) in service.ports.iter_mut().zip(outcomes) {
-                let key = &*port.key;
+                let key = &port.key;
                 let cluster = match (outcome, clusters.remove(key)) {
                     (Err(why), _) => Err(Box::new(why)),
-                    (Ok(()), None) => Err(Box::new(Unavailable::NoPort(key.clone()))),
+                    (Ok(()), None) => Err(Box::new(Unavailable::NoPort(ClusterKey::clone(key)))),
                     (Ok(()), Some(cluster)) => {
                         let known = port.cluster.as_ref().ok().or_else(|| previous.get(key));
                         Ok(match known.filter(|known| ***known == cluster) {
@@ -158,7 +158,7 @@ impl Clusters {
     }
 
     /// Those that can be served, by key.
-    pub(super) fn served(&self) -> OrdMap<ClusterKey, Arc<Cluster>> {
+    pub(super) fn served(&self) -> OrdMap<Arc<ClusterKey>, Arc<Cluster>> {
         self.served.clone()
     }
 

@@ -4,7 +4,7 @@
 //! long as the object is the same.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::annotations::{Annotations, Defaults};
 use super::by_host::ByHost;
@@ -39,6 +39,9 @@ pub(super) struct Rule {
     pub(super) slot: Slot,
     pub(super) backend: DraftBackend,
 }
+
+/// The place of the only path of most Ingresses.
+static FIRST: LazyLock<Arc<str>> = LazyLock::new(|| "rules[0].http.paths[0]".into());
 
 /// What of the host's requests a rule takes.
 pub(super) enum Slot {
@@ -168,14 +171,17 @@ impl Draft {
             );
         }
         for (p, path) in paths.iter().enumerate() {
-            let place = format!("rules[{r}].http.paths[{p}]");
+            let place = match (r, p) {
+                (0, 0) => Arc::clone(&FIRST),
+                _ => format!("rules[{r}].http.paths[{p}]").into(),
+            };
             let read = path::read(path, self.compat, &self.annotations);
             if let Some((severity, field, message)) = read.wrong {
                 self.say(severity, &format!("spec.{place}.{field}"), message);
             }
             let Some(slot) = read.slot else { continue };
             let backend = self.backend(&path.backend, &format!("spec.{place}.backend"));
-            found.push(Rule { place: place.into(), slot, backend });
+            found.push(Rule { place, slot, backend });
         }
         self.rules.entry(host).append(&mut found);
     }

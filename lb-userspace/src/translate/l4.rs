@@ -34,6 +34,8 @@ pub(super) struct L4Services {
 
 #[derive(Default, PartialEq)]
 struct Known {
+    /// In seconds since 1970; of manifests, which don't say, the end of time.
+    created: i64,
     services: Vec<L4Service>,
     health_port: Option<HealthPort>,
     issues: Vec<Issue>,
@@ -55,18 +57,40 @@ impl L4Services {
         true
     }
 
-    /// All of them, by VIP. Of two Services with the same VIP, the first by name has it; listeners
-    /// come before both. What the kernel's tables have no room for is left out.
-    pub(super) fn services(&self, listeners: &[Listener], issues: &mut Vec<Issue>) -> Vec<L4Service> {
+    /// The oldest first, those of the same age by name: nobody takes by a new Service what another has.
+    fn by_age(&self) -> Vec<&Known> {
+        let mut all: Vec<_> = self.known.values().collect();
+        all.sort_by_key(|known| known.created);
+        all
+    }
+
+    /// All of them, by VIP. Of two Services with the same VIP, the older has it; listeners come before
+    /// both. What is not in `allowed` (where that is not empty), and what the kernel's tables have
+    /// no room for, is left out.
+    pub(super) fn services(
+        &self,
+        listeners: &[Listener],
+        allowed: &[IpNet],
+        issues: &mut Vec<Issue>,
+    ) -> Vec<L4Service> {
         let mut owners: BTreeMap<Vip, &L4Service> = BTreeMap::new();
-        for service in self.known.values().flat_map(|known| &known.services) {
+        for service in self.by_age().into_iter().flat_map(|known| &known.services) {
             let taken = |by: String| {
                 let message =
                     format!("{} is {by} already; give the Service another address or port.", service.vip);
                 let (severity, reason) = (Severity::Error, IssueReason::Conflict);
                 issue(severity, reason, "Service", &service.service, "spec.ports", message)
             };
-            if listeners.iter().any(|listener| covers(&listener.vip, &service.vip)) {
+            if !allowed.is_empty() && !allowed.iter().any(|network| network.contains(&service.vip.address)) {
+                // Whoever writes Services could take any address's packets, a node's own included.
+                let message = format!(
+                    "{} is not among the addresses that this node forwards (--service-vips) and is not served; \
+                     give the Service one of those.",
+                    service.vip
+                );
+                let (severity, reason) = (Severity::Error, IssueReason::NoAddress);
+                issues.push(issue(severity, reason, "Service", &service.service, "spec.ports", message));
+            } else if listeners.iter().any(|listener| covers(&listener.vip, &service.vip)) {
                 issues.push(taken("a listener of the node".into()));
             } else if let Some(first) = owners.get(&service.vip) {
                 issues.push(taken(format!("Service {}'s", first.service)));
@@ -93,10 +117,10 @@ impl L4Services {
     }
 
     /// Where load balancers ask for this node's endpoints, by port. Of two Services with the same one, the
-    /// first by name has it.
+    /// older has it.
     pub(super) fn health_ports(&self, issues: &mut Vec<Issue>) -> Vec<HealthPort> {
         let mut ports: BTreeMap<u16, &HealthPort> = BTreeMap::new();
-        for one in self.known.values().filter_map(|known| known.health_port.as_ref()) {
+        for one in self.by_age().into_iter().filter_map(|known| known.health_port.as_ref()) {
             if let Some(first) = ports.get(&one.port) {
                 let message =
                     format!("{} is Service {}'s already; write another one.", one.port, first.service);
@@ -134,7 +158,8 @@ fn is_ours(service: &Service) -> bool {
 }
 
 fn read(objects: &Objects, key: &ObjectKey, service: &Service, node: Option<&str>) -> Known {
-    let mut known = Known::default();
+    let created = service.metadata.created.unwrap_or(i64::MAX);
+    let mut known = Known { created, ..Known::default() };
     let outside = service.outside();
     let addresses = addresses(key, service, &mut known.issues);
     let warning = |reason, field: String, message: String| {
@@ -365,29 +390,30 @@ fn port_number(number: i32) -> Option<u16> {
 mod tests {
     use super::*;
 
+    fn service(number: u8, endpoints: u8) -> (ObjectKey, Known) {
+        let name = format!("s{number:02}");
+        let vip = Vip { address: [192, 0, 2, number].into(), port: 80, transport: Transport::Tcp };
+        let one = L4Service {
+            vip,
+            service: ObjectKey::new("default", &*name),
+            targets: (0..endpoints).map(|n| SocketAddr::from(([10, 0, 0, n], 80))).collect(),
+            draining: Arc::new([]),
+            affinity: false,
+            quic: false,
+            local: false,
+            sources: None,
+            direct: None,
+        };
+        (ObjectKey::new("default", &*name), Known { services: vec![one], ..Known::default() })
+    }
+
     #[test]
     fn what_there_is_no_room_for_is_left_out_and_said() {
-        let service = |number: u8, endpoints: u8| {
-            let name = format!("s{number:02}");
-            let vip = Vip { address: [192, 0, 2, number].into(), port: 80, transport: Transport::Tcp };
-            let one = L4Service {
-                vip,
-                service: ObjectKey::new("default", &*name),
-                targets: (0..endpoints).map(|n| SocketAddr::from(([10, 0, 0, n], 80))).collect(),
-                draining: Arc::new([]),
-                affinity: false,
-                quic: false,
-                local: false,
-                sources: None,
-                direct: None,
-            };
-            (ObjectKey::new("default", &*name), Known { services: vec![one], ..Known::default() })
-        };
         // Fifteen large rings fit; a small one does beside them.
         let mut all = L4Services { known: (1..=17).map(|number| service(number, 60)).collect() };
         all.known.extend([service(18, 1)]);
         let mut issues = Vec::new();
-        let served: Vec<_> = all.services(&[], &mut issues).iter().map(|one| one.vip.address).collect();
+        let served: Vec<_> = all.services(&[], &[], &mut issues).iter().map(|one| one.vip.address).collect();
         let expect: Vec<IpAddr> = (1..=15).chain([18]).map(|number| [192, 0, 2, number].into()).collect();
         assert_eq!(served, expect);
         let said: Vec<_> = issues.iter().map(|issue| (issue.object.key.to_string(), issue.reason)).collect();
@@ -398,5 +424,43 @@ mod tests {
             "{}",
             issues[0].message
         );
+    }
+
+    #[test]
+    fn the_older_service_has_the_address() {
+        for (ages, expect) in [([200, 100, 300], "s02"), ([1, 1, 1], "s01"), ([i64::MAX, i64::MAX, 9], "s03")]
+        {
+            let mut all = L4Services::default();
+            for (number, created) in (1..).zip(ages) {
+                let (key, mut known) = service(number, 1);
+                known.created = created;
+                known.services[0].vip.address = [192, 0, 2, 1].into();
+                all.known.insert(key, known);
+            }
+            let mut issues = Vec::new();
+            let served = all.services(&[], &[], &mut issues);
+            assert_eq!(served.iter().map(|one| &*one.service.name).collect::<Vec<_>>(), [expect], "{ages:?}");
+            assert!(issues.len() == 2 && issues.iter().all(|issue| issue.reason == IssueReason::Conflict));
+        }
+    }
+
+    #[test]
+    fn addresses_that_are_not_allowed_are_left_out_and_said() {
+        let all = L4Services { known: (1..=3).map(|number| service(number, 1)).collect() };
+        for (allowed, expect) in [
+            (&[][..], &[1, 2, 3][..]),
+            (&["192.0.2.0/24"], &[1, 2, 3]),
+            (&["192.0.2.2/31", "2001:db8::/32"], &[2, 3]),
+            (&["2001:db8::/32"], &[]),
+        ] {
+            let networks: Vec<IpNet> = allowed.iter().map(|text| text.parse().expect("a network")).collect();
+            let mut issues = Vec::new();
+            let served = all.services(&[], &networks, &mut issues);
+            let served: Vec<_> = served.iter().map(|one| one.vip.address).collect();
+            let addresses: Vec<IpAddr> = expect.iter().map(|number| [192, 0, 2, *number].into()).collect();
+            assert_eq!(served, addresses, "{allowed:?}");
+            assert_eq!(issues.len(), 3 - served.len(), "{allowed:?}: {issues:?}");
+            assert!(issues.iter().all(|issue| issue.message.contains("--service-vips")), "{issues:?}");
+        }
     }
 }

@@ -42,6 +42,8 @@ mod tests;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::model::{Care, ClusterKey, Compat, Issue, Listener, ObjectKey, Snapshot, WorkerPool};
 use crate::objects::Objects;
 
@@ -91,6 +93,8 @@ pub struct Settings {
     pub zone: Option<Arc<str>>,
     /// The node's name, as EndpointSlices write it.
     pub node: Option<Arc<str>>,
+    /// Where VIPs of Services of type LoadBalancer may be; empty: anywhere.
+    pub service_vips: Vec<IpNet>,
     /// How endpoints are watched and spared where their Service says nothing.
     pub care: Arc<Care>,
     /// The node's pools of workers that Ingresses may name; `None`: nobody knows.
@@ -112,6 +116,7 @@ impl Default for Settings {
             config_map: None,
             zone: None,
             node: None,
+            service_vips: Vec::new(),
             care: Arc::default(),
             worker_pools: None,
         }

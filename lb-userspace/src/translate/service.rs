@@ -19,7 +19,7 @@ use crate::objects::{Objects, SERVICE_NAME_LABEL, ServiceKind, ServicePort, Slic
 pub(super) struct Services<'a> {
     objects: &'a Objects,
     node: &'a Settings,
-    asked: BTreeMap<ClusterKey, Result<&'a ServicePort, Unavailable>>,
+    asked: BTreeMap<Arc<ClusterKey>, Result<&'a ServicePort, Unavailable>>,
 }
 
 impl<'a> Services<'a> {
@@ -29,8 +29,8 @@ impl<'a> Services<'a> {
     }
 
     /// Whether the Service port can be served; if not, why and as which issue.
-    pub(super) fn ask(&mut self, key: &ClusterKey) -> Result<(), Unavailable> {
-        match self.asked.entry(key.clone()) {
+    pub(super) fn ask(&mut self, key: &Arc<ClusterKey>) -> Result<(), Unavailable> {
+        match self.asked.entry(Arc::clone(key)) {
             Entry::Occupied(known) => known.get().clone().map(|_| ()),
             Entry::Vacant(new) => new.insert(find_port(self.objects, key)).clone().map(|_| ()),
         }

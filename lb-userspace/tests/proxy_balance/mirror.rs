@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sluice::model::{Mirror, Template};
+use sluice::model::{HeaderEdit, Mirror, Template};
 
 use crate::named;
 use crate::rig::{
@@ -223,4 +223,27 @@ fn incomplete_bodies_are_no_copies() {
     drop(stream);
     let (_, body) = copies.recv_timeout(Duration::from_secs(20)).expect("a copy");
     assert!(!body.ends_with(b"0\r\n\r\n"), "the mirror sees that it is not whole");
+}
+
+/// What a policy takes from clients, a mirror must not get from them either.
+#[test]
+fn a_mirror_believes_the_same_headers() {
+    let (address, copies) = telling();
+    let value = |text: &str| Template::parse(text).expect("a template");
+    let mut rig = Rig::new();
+    rig.cluster("web", &[endpoint(echo_body)]);
+    rig.route_with("a.test", "/", "web", |draft| {
+        draft.policy.mirror = Some(Arc::new(to(address, "/copy")));
+        draft.policy.request_headers = vec![
+            HeaderEdit::Set { name: "x-user".into(), value: value("alice"), statuses: vec![] },
+            HeaderEdit::Remove { name: "x-groups".into() },
+        ];
+    });
+    let proxy = rig.start(|settings| settings.workers = 1);
+    let sent = "X-User: mallory\r\nX_User: mallory\r\nX-Groups: mallory\r\nX-Mine: 1\r\n";
+    ask(&proxy, &format!("GET / HTTP/1.1\r\nHost: a.test\r\n{sent}\r\n"));
+    let (head, _) = copies.recv_timeout(Duration::from_secs(30)).expect("a copy");
+    let head = head.to_ascii_lowercase();
+    assert_eq!(head.matches("x-user: alice\r\n").count(), 1, "{head}");
+    assert!(!head.contains("mallory") && head.contains("x-mine: 1\r\n"), "{head}");
 }

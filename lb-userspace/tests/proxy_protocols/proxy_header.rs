@@ -197,6 +197,25 @@ fn endpoints_are_told_whom_they_serve() {
     assert_eq!(proxy.proxy.stats().total.upstream_reuses, 0);
 }
 
+/// The same as an Ingress asks for it.
+#[test]
+fn endpoints_are_told_by_annotation() {
+    for (annotations, begin) in [
+        (r#"{"sluice.dev/upstream-proxy-protocol": "v1"}"#, "PROXY TCP4"),
+        (r#"{"sluice.dev/upstream-proxy-protocol": "v2"}"#, "v2 [21, 11]"),
+    ] {
+        let mut rig = Rig::new();
+        rig.annotated("told", annotations, "", endpoint(behind_header));
+        let proxy = rig.start(|_| ());
+        let mut stream = connect(proxy.http);
+        let source = stream.local_addr().expect("an address");
+        stream.write_all(GET.replace("a.test", "told.test").as_bytes()).expect("sent");
+        let seen = read_response(&mut stream, false).expect("an answer");
+        let expect = format!("{begin} 127.0.0.1 127.0.0.1 {} {}", source.port(), proxy.http.port());
+        assert_eq!(String::from_utf8_lossy(&seen.body), expect, "{annotations}");
+    }
+}
+
 /// Connections that nobody looks into: the header from in front is taken, another is sent on, and
 /// the hello behind it is untouched.
 #[test]

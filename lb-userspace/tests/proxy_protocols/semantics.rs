@@ -336,6 +336,36 @@ fn a_trusted_proxys_host_and_port() {
     }
 }
 
+/// Whoever is answered before anybody took its body is told that the connection ends: its next request
+/// would be sent in vain.
+#[test]
+fn bodies_that_nobody_takes_end_the_connection() {
+    let mut rig = Rig::new();
+    rig.cluster("web", &[endpoint(mirror)]);
+    rig.route("a.test", "/", "web");
+    rig.route_with("a.test", "/closed", "web", |draft| draft.policy.access.allow = Some(Arc::new([])));
+    rig.route_with("a.test", "/secure", "web", |draft| draft.redirect(308));
+    rig.route_with("a.test", "/short", "web", |draft| draft.policy.body.max_request = Some(10));
+    let proxy = rig.start(|settings| settings.workers = 1);
+    let body = "x".repeat(1000);
+    for (host, path, length, status, ends) in [
+        ("a.test", "/", body.len(), 200, false),
+        ("none.test", "/", body.len(), 404, true),
+        ("none.test", "/", 0, 404, false),
+        ("a.test", "/closed", body.len(), 403, true),
+        ("a.test", "/closed", 0, 403, false),
+        ("a.test", "/secure", body.len(), 308, true),
+        ("a.test", "/short", body.len(), 413, true),
+    ] {
+        let mut stream = connect(proxy.http);
+        let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all(format!("{head}{}", &body[..length]).as_bytes()).expect("sent");
+        let seen = read_response(&mut stream, false).expect("an answer");
+        let told = seen.header("connection") == Some("close");
+        assert_eq!((seen.status, told), (status, ends), "{host}{path} {length}");
+    }
+}
+
 /// A fleet that fails is not asked for more than it was: retries are a share of the requests.
 #[test]
 fn retries_have_a_budget() {

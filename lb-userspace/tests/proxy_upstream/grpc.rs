@@ -277,6 +277,38 @@ fn calls() {
     }
 }
 
+/// The annotation of an Ingress, and what the Service says of its port, from the manifest to the wire.
+#[test]
+fn what_manifests_say() {
+    const GRPC: &str = r#"{"nginx.ingress.kubernetes.io/backend-protocol": "GRPC"}"#;
+    const GRPCS: &str = r#"{"nginx.ingress.kubernetes.io/backend-protocol": "GRPCS"}"#;
+    let tls = TlsAcceptor::from(server_config(&Authority::root("root").sign("grpc.test"), &[b"h2"]));
+    for (annotations, app_protocol, over_tls) in [
+        (GRPC, "", false),
+        (GRPCS, "", true),
+        ("{}", "grpc", false),
+        ("{}", "grpcs", true),
+        // What the Ingress says goes before what the Service says.
+        (GRPCS, "http", true),
+        (GRPC, "grpcs", false),
+    ] {
+        let log = Arc::new(Log::default());
+        let mut rig = Rig::new();
+        let address = endpoint(&log, over_tls.then(|| tls.clone()));
+        rig.annotated("grpc", annotations, app_protocol, address);
+        let proxy = rig.start(|settings| settings.workers = 1);
+        let seen = runtime().block_on(async {
+            let mut send = client(proxy.http).await;
+            call(&mut send, post("grpc", "/a.B/c"), Bytes::from("hello")).await.expect("an answer")
+        });
+        let what = format!("{annotations} {app_protocol}");
+        assert_eq!((seen.status, seen.code(), &seen.body[..]), (200, "0", &b"hello"[..]), "{what}");
+        let scheme = if over_tls { "https" } else { "http" };
+        let about = seen.headers["x-about"].to_str().expect("text");
+        assert!(about.starts_with(&format!("POST {scheme}://grpc.test/a.B/c ")), "{what}: {about}");
+    }
+}
+
 #[test]
 fn deadlines() {
     let log = Arc::new(Log::default());

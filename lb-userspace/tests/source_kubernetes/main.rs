@@ -9,4 +9,5 @@ mod common;
 mod lists;
 mod nodes;
 mod outages;
+mod refusals;
 mod singles;

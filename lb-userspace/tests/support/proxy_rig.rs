@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Rig {
     pub http: SocketAddr,
     pub https: SocketAddr,
-    clusters: BTreeMap<ClusterKey, Arc<Cluster>>,
+    clusters: BTreeMap<Arc<ClusterKey>, Arc<Cluster>>,
     routes: Vec<(HostPattern, Draft)>,
     /// `by_host` is kept by [`Rig::certificates`].
     pub tls: TlsConfig,
@@ -88,8 +88,42 @@ impl Rig {
         endpoints.sort();
         let care = self.clusters.get(&key(name)).map(|known| known.care.clone()).unwrap_or_default();
         let endpoints = endpoints.into();
-        let cluster = Cluster { key: key(name), protocol: UpstreamProtocol::Http, endpoints, care };
-        self.clusters.insert(key(name), Arc::new(cluster));
+        let key = Arc::new(key(name));
+        let cluster = Cluster { key: Arc::clone(&key), protocol: UpstreamProtocol::Http, endpoints, care };
+        self.clusters.insert(key, Arc::new(cluster));
+    }
+
+    /// Serves, besides TLS, what translation makes of an Ingress of `name.test` with these annotations (JSON)
+    /// and of the only port of its Service, which is at `address` and says this `appProtocol`.
+    pub fn annotated(&mut self, name: &str, annotations: &str, app_protocol: &str, address: SocketAddr) {
+        let annotations: serde_json::Value = serde_json::from_str(annotations).expect("JSON");
+        let metadata = |labels: serde_json::Value| serde_json::json!({"namespace": "test", "name": name, "labels": labels});
+        let mut ingress = serde_json::json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+            "metadata": metadata(serde_json::json!({})), "spec": {"rules": [{"host": host(name), "http": {"paths": [{
+                "path": "/", "pathType": "Prefix",
+                "backend": {"service": {"name": name, "port": {"number": 80}}}}]}}]}});
+        ingress["metadata"]["annotations"] = annotations;
+        let mut port = serde_json::json!({"name": "p", "port": 80});
+        if !app_protocol.is_empty() {
+            port["appProtocol"] = app_protocol.into();
+        }
+        let service = serde_json::json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": metadata(serde_json::json!({})), "spec": {"ports": [port]}});
+        let slice = serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": metadata(serde_json::json!({"kubernetes.io/service-name": name})),
+            "addressType": "IPv4", "ports": [{"name": "p", "port": address.port()}],
+            "endpoints": [{"addresses": [address.ip().to_string()]}]});
+        let mut objects = sluice::objects::Objects::default();
+        for document in [ingress, service, slice] {
+            let parsed = sluice::objects::parse(document, "rig");
+            assert!(parsed.issues.is_empty(), "{:?}", parsed.issues);
+            parsed.objects.into_iter().for_each(|object| _ = objects.insert(object));
+        }
+        let settings = sluice::translate::Settings { serve_classless: true, ..Default::default() };
+        let made = sluice::translate::translate(&objects, &settings, &[], 0, &Snapshot::empty());
+        assert!(made.issues.is_empty(), "{:?}", made.issues);
+        self.clusters = made.clusters.iter().map(|(key, cluster)| (key.clone(), cluster.clone())).collect();
+        self.routing = Some(made.routing);
     }
 
     /// How the cluster's endpoints are watched and spared.

@@ -19,6 +19,9 @@ pub struct Status {
     pub generation: u64,
     /// First lists complete, listeners open, XDP attached where asked for.
     pub ready: bool,
+    /// Why it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unready: Option<String>,
     /// Could serve, but waits for the daemon before it to hand the kernel's side over.
     #[serde(default)]
     pub standby: bool,

@@ -146,6 +146,16 @@ pub struct RunArgs {
         help_heading = "Traffic"
     )]
     pub proxy_protocol: Vec<ipnet::IpNet>,
+    /// Services of type LoadBalancer may only have addresses in this network (CIDR). May be repeated. Without it,
+    /// whoever may write such a Service can take any address's packets, a node's own included.
+    #[arg(
+        long,
+        env = "SLUICE_SERVICE_VIPS",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        help_heading = "Traffic"
+    )]
+    pub service_vips: Vec<ipnet::IpNet>,
     /// How many connections one client (IPv4 address or IPv6 /64) may have; further ones are closed
     /// at once. Default: no limit. Trusted proxies have none.
     #[arg(long, env = "SLUICE_MAX_CLIENT_CONNECTIONS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..))]

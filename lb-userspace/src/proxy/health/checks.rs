@@ -69,8 +69,8 @@ struct Checked {
 async fn follow(config: Arc<ArcSwap<Config>>, mut changes: watch::Receiver<u64>) {
     let prober = Rc::new(Prober::new());
     let turns = Rc::new(Semaphore::new(AT_A_TIME));
-    let mut known: OrdMap<ClusterKey, Arc<Cluster>> = OrdMap::new();
-    let mut checked: AHashMap<ClusterKey, Checked> = AHashMap::new();
+    let mut known: OrdMap<Arc<ClusterKey>, Arc<Cluster>> = OrdMap::new();
+    let mut checked: AHashMap<Arc<ClusterKey>, Checked> = AHashMap::new();
     loop {
         let now = config.load_full();
         for difference in known.diff(&now.snapshot.clusters) {

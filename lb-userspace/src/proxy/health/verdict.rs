@@ -169,7 +169,7 @@ mod tests {
     fn slot(count: u16, ejection: Ejection) -> (ClusterSlot, Vec<SocketAddr>) {
         let addresses: Vec<_> = (1..=count).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect();
         let cluster = Cluster {
-            key: ClusterKey::new(ObjectKey::new("default", "web"), PortRef::Number(80)),
+            key: Arc::new(ClusterKey::new(ObjectKey::new("default", "web"), PortRef::Number(80))),
             protocol: UpstreamProtocol::Http,
             endpoints: addresses.iter().copied().map(Endpoint::new).collect(),
             care: Arc::new(Care { ejection, ..Care::default() }),

@@ -15,6 +15,7 @@ use crate::proxy::balance::Choice;
 use crate::proxy::body::Content;
 use crate::proxy::cluster::ClusterSlot;
 use crate::proxy::forward::forward;
+use crate::proxy::hops;
 use crate::proxy::incoming_body::RequestBody;
 use crate::proxy::outgoing::{Framing, write_head};
 use crate::proxy::upstream::{Answer, Request};
@@ -53,6 +54,7 @@ pub(in crate::proxy) async fn page(
     }
     let mut edits = Edits::default();
     describe(facts, status, &mut edits);
+    hops::next(&parts.headers)?;
     let target = Target::parse("/").expect("a path");
     let request_id: &[u8; 32] = facts.request_id.as_bytes().try_into().ok()?;
     let method = parts.method.clone();

@@ -25,6 +25,7 @@ use super::template::{Place, escape};
 use super::verdicts::{Key, Verdicts};
 use super::{Passage, Refusal};
 use crate::model::{ExternalAuth, Template, UpstreamPolicy};
+use crate::proxy::forwarded::{dashed, is_ours};
 use crate::proxy::headers::{Connection, is_of_connection};
 use crate::proxy::respond;
 
@@ -228,11 +229,11 @@ impl External {
     }
 }
 
-/// Headers that the question has of its own, or must not take over from a client.
+/// Headers that the question has of its own, or must not take over from a client, by whatever spelling.
 fn is_told(name: &HeaderName) -> bool {
-    crate::proxy::forwarded::is_ours(name)
-        || matches!(
-            name.as_str(),
+    let told = |name: &str| {
+        matches!(
+            name,
             "x-original-url"
                 | "x-original-uri"
                 | "x-original-method"
@@ -241,6 +242,8 @@ fn is_told(name: &HeaderName) -> bool {
                 | "x-sent-from"
                 | "proxy"
         )
+    };
+    is_ours(name) || told(name.as_str()) || dashed(name.as_str()).is_some_and(|name| told(&name))
 }
 
 /// The headers of an answer that go further than the connection it came on.

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::facts::Facts;
 use crate::model::{HeaderEdit, Hsts, Template};
+use crate::proxy::forwarded::dashed;
 use crate::proxy::headers::is_of_connection;
 
 /// What is changed in the head of one request on its way to the endpoint.
@@ -49,10 +50,16 @@ impl Edits {
         self.lines.push((name.clone(), value));
     }
 
-    /// Edits a section as a whole.
+    /// Edits a section as a whole. What stands in for a dropped header, to readers who take its
+    /// underscores for dashes, is dropped with it.
     pub(in crate::proxy) fn apply(self, headers: &mut HeaderMap) {
         for name in &self.dropped {
             headers.remove(name);
+        }
+        let aliases =
+            headers.keys().filter(|name| dashed(name.as_str()).is_some_and(|name| self.drops(&name)));
+        for alias in aliases.cloned().collect::<Vec<_>>() {
+            headers.remove(alias);
         }
         if let Some(host) = self.host {
             headers.insert(HOST, host);

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::{HeaderValue, USER_AGENT};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::sync::{mpsc, watch};
@@ -35,6 +36,9 @@ mod streams;
 
 /// The kinds of which all objects are read, besides nodes where they are asked for.
 const KINDS: [Kind; 4] = [Kind::IngressClass, Kind::Ingress, Kind::Service, Kind::EndpointSlice];
+
+/// Who asks, for the server's audit log and its metrics.
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("sluice/", env!("CARGO_PKG_VERSION")));
 
 /// How the API is read. The defaults suit clusters of any size.
 #[derive(Clone, Debug)]
@@ -114,6 +118,7 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
     };
     // The reflectors wait and try again by themselves; retries below them would hide an outage.
     config.default_retry = false;
+    config.headers.push((USER_AGENT, AGENT));
     Ok(Client::try_from(config)?)
 }
 

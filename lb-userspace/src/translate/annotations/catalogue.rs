@@ -238,7 +238,12 @@ pub const CATALOGUE: &[Entry] = &[
     is("satisfy", Full),
     is("secure-backends", Refused("ingress-nginx itself dropped it; use backend-protocol: HTTPS.")),
     is("secure-verify-ca-secret", Refused("ingress-nginx itself dropped it; use proxy-ssl-secret.")),
-    is("server-alias", Differs("Names and wildcards of one label; regular expressions are not followed.")),
+    is(
+        "server-alias",
+        Differs(
+            "Names, wildcards of one label, and regular expressions that stand for up to 256 names or for one label: others are refused.",
+        ),
+    ),
     is(
         "server-snippet",
         Differs(

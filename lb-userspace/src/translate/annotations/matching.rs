@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::alias;
 use super::reader::Reader;
 use super::values::{self, Bad, Read};
 use crate::model::{
@@ -40,7 +41,7 @@ pub(super) fn read(reader: &mut Reader<'_>, compat: Compat, policy: &mut RoutePo
     Matching {
         regex: regex || rewrites,
         rewrite,
-        aliases: aliases(reader),
+        aliases: alias::aliases(reader),
         passthrough: reader.get("ssl-passthrough", values::boolean).unwrap_or_default(),
         worker_pool: reader.get("worker-pool", pool),
         ..Matching::new(compat)
@@ -74,35 +75,6 @@ fn pool(text: &str) -> Read<Arc<str>> {
         return Ok(name.into());
     }
     Err(Bad::new("is no name of a pool", "use a name that nodes are started with: --worker-pool NAME=N"))
-}
-
-/// Each rule is there once for each alias.
-const MOST_ALIASES: usize = 256;
-
-fn aliases(reader: &mut Reader<'_>) -> Vec<HostPattern> {
-    let (mut aliases, mut bad, mut regexes) = (Vec::new(), Vec::new(), Vec::new());
-    for name in reader.text("server-alias").into_iter().flat_map(values::list) {
-        match HostPattern::parse(name) {
-            _ if name.starts_with('~') => regexes.push(name),
-            Ok(host) if host != HostPattern::Any && aliases.len() < MOST_ALIASES => aliases.push(host),
-            _ => bad.push(name),
-        }
-    }
-    reader.bad_items(
-        "server-alias",
-        &bad,
-        "is no DNS name or wildcard like *.example.com, or comes after 256 others,",
-        "write each name out",
-    );
-    reader.bad_items(
-        "server-alias",
-        &regexes,
-        "is a regular expression, which hosts are not compared with,",
-        "write each name out, or *.domain for all names of one label before it",
-    );
-    aliases.sort_unstable();
-    aliases.dedup();
-    aliases
 }
 
 /// What endpoints are told of the part of the path that `rewrite-target` took away.

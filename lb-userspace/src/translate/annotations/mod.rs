@@ -14,6 +14,7 @@
 //! `sluice.dev/NAME` is the same annotation as `nginx.ingress.kubernetes.io/NAME` and goes before it.
 
 mod access;
+mod alias;
 mod balance;
 mod bodies;
 mod canary;

@@ -146,13 +146,15 @@ fn rules_and_paths() {
         assert_eq!(policy.get("rewrite").cloned().unwrap_or_default(), rewrite, "{annotations:?}");
         assert_eq!((read.regex, issues.len()), (regex, said), "{annotations:?}: {issues:?}");
     }
-    let (read, issues) = read(&[("server-alias", "b.example, *.c.example,a.example,~x, *,b.example")]);
+    let (read, issues) =
+        read(&[("server-alias", r"b.example, *.c.example,~^a\.example$,~x, *,b.example,~.+\.d\.example$")]);
     let said = |what: &str| issues.iter().any(|issue| issue.message.contains(what));
     assert!(said("\"~x\" is a regular expression"), "{issues:?}");
+    assert!(said("or *.d.example for all names"), "{issues:?}");
     let shown: Vec<_> = read.aliases.iter().map(ToString::to_string).collect();
     assert_eq!(
         (shown, issues.len()),
-        (vec!["a.example".into(), "b.example".into(), "*.c.example".into()], 2)
+        (vec!["a.example".into(), "b.example".into(), "*.c.example".into()], 3)
     );
 }
 

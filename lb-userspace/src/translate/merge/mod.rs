@@ -40,7 +40,7 @@ pub(super) struct Built {
     pub(super) rules: Arc<VirtualHost>,
     pub(super) issues: Vec<Issue>,
     /// Keeps them compiled for as long as the host is the same.
-    _patterns: HashMap<Arc<str>, Arc<Pattern>>,
+    _patterns: Box<[Arc<Pattern>]>,
 }
 
 /// Puts a host together. `members` have rules for it and come in the order of their rank: the first
@@ -252,7 +252,8 @@ impl Host {
         if empty && self.issues.is_empty() {
             return None;
         }
-        Some(Built { rules: Arc::new(rules), issues: self.issues, _patterns: self.patterns })
+        let _patterns = self.patterns.into_values().collect();
+        Some(Built { rules: Arc::new(rules), issues: self.issues, _patterns })
     }
 }
 

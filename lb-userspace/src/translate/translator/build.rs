@@ -27,7 +27,7 @@ impl Translator {
                 let why = self.clusters.problem(cluster)?;
                 Some(unavailable(&key, field.to_string(), why))
             };
-            let problems: Vec<_> = member.clusters().filter_map(problem).collect();
+            let problems: Box<[_]> = member.clusters().filter_map(problem).collect();
             work.issues |= problems != known.problems;
             work.hosts.extend(member.draft.rules.hosts().cloned());
             known.problems = problems;

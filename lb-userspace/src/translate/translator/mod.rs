@@ -68,9 +68,9 @@ pub struct Translator {
 #[derive(Default)]
 struct Known {
     /// Of its class.
-    issues: Vec<Issue>,
+    issues: Box<[Issue]>,
     /// Of its backends.
-    problems: Vec<Issue>,
+    problems: Box<[Issue]>,
     /// `None`: it is not ours.
     member: Option<Member>,
 }
@@ -160,7 +160,10 @@ impl Translator {
         let mut health_ports = Arc::clone(&previous.health_ports);
         if work.l4 || self.made.is_none() {
             self.l4_conflicts.clear();
-            services = keep(&previous.services, self.l4.services(&listeners, &mut self.l4_conflicts));
+            services = keep(
+                &previous.services,
+                self.l4.services(&listeners, &self.settings.service_vips, &mut self.l4_conflicts),
+            );
             health_ports = keep(&previous.health_ports, self.l4.health_ports(&mut self.l4_conflicts));
             work.issues = true;
         }

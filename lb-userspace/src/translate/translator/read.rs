@@ -52,7 +52,7 @@ impl Translator {
                     Draft::new(key, ingress, self.settings.defaults.of(compat), &mut self.annotations);
                 Member::new(draft, &self.objects, default)
             });
-            Box::new(Known { issues, problems: Vec::new(), member })
+            Box::new(Known { issues: issues.into(), problems: Box::default(), member })
         });
         work.issues |= [&old, &new].into_iter().flatten().any(|known| known.has_issues());
         work.backends.insert(key.clone());

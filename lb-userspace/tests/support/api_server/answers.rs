@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use super::rbac::authorize;
 use super::store::Shared;
+use super::validation;
 use super::watches::open_watch;
 use super::writes::write;
 use super::{Fault, Seen};
@@ -89,7 +90,11 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Bod
         .filter_map(|pair| pair.split_once('='))
         .map(|(name, value)| (name.to_owned(), unescape(value)))
         .collect();
-    let accept = request.headers().get("accept").and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let header = |name: &str| {
+        let value = request.headers().get(name).and_then(|value| value.to_str().ok());
+        value.unwrap_or_default().to_owned()
+    };
+    let (accept, agent) = (header("accept"), header("user-agent"));
     let names_only = accept.contains("as=PartialObjectMetadata");
     let watched = query.get("watch").is_some_and(|value| value == "true" || value == "1");
     let verb = match (request.method(), &target.name) {
@@ -102,12 +107,12 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Bod
         _ => "delete",
     };
     let resource = target.resource();
-    if let Some(refusal) = authorize(&shared, verb, &target) {
+    if let Some(refusal) = authorize(&shared, verb, &target, &query) {
         return refusal;
     }
     let (outage, fault) = {
         let mut state = shared.lock();
-        state.seen.push(Seen { verb, resource: resource.clone(), names_only, query: query.clone() });
+        state.seen.push(Seen { verb, resource: resource.clone(), names_only, query: query.clone(), agent });
         let fits = state.faults.iter().position(|(v, r, _)| *v == verb && *r == resource);
         let fault = fits.and_then(|index| state.faults.remove(index)).map(|(_, _, fault)| fault);
         (state.outage, fault)
@@ -122,6 +127,15 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Bod
         (None, Some(Fault::Body(text))) => return with_body(StatusCode::OK, text),
         (None, Some(Fault::Slow(wait))) => tokio::time::sleep(wait).await,
         (None, None) => {}
+    }
+    // A list of names has a form of its own, the events of a watch and single objects have another.
+    if names_only && accept.contains("as=PartialObjectMetadataList") != (verb == "list") {
+        return status(406, "a list was asked for that is none, or the other way round");
+    }
+    if let ("list" | "watch", Err((code, reason, message))) = (verb, validation::listing(verb, &query)) {
+        let mut object = status_object(code, &message);
+        object["reason"] = reason.into();
+        return reply(StatusCode::from_u16(code).expect("a status"), &object);
     }
     match verb {
         "list" => list(&shared, &target, &query, names_only),
@@ -195,16 +209,21 @@ pub(super) fn shown(object: &Value, names_only: bool) -> Cow<'_, Value> {
     )
 }
 
-/// Whether an object is in the namespace and matches the field selector (`a.b=c`, joined by commas).
+/// Whether an object is in the namespace and matches the selectors of fields (`a.b=c`, joined by commas)
+/// and of labels.
 pub(super) fn fits(object: &Value, target: &Target, query: &BTreeMap<String, String>) -> bool {
     let in_namespace = target.namespace.as_ref().is_none_or(|n| object["metadata"]["namespace"] == **n);
-    let selector = query.get("fieldSelector").map(String::as_str).unwrap_or_default();
-    let mut terms = selector.split(',').filter_map(|term| term.split_once('='));
+    let terms = |selector: &str| -> Vec<(String, String)> {
+        let text = query.get(selector).map(String::as_str).unwrap_or_default();
+        let terms = text.split(',').filter_map(|term| term.split_once('='));
+        terms.map(|(name, value)| (name.to_owned(), value.trim_start_matches('=').to_owned())).collect()
+    };
     in_namespace
-        && terms.all(|(field, value)| {
+        && terms("fieldSelector").iter().all(|(field, value)| {
             let pointer = format!("/{}", field.replace('.', "/"));
-            object.pointer(&pointer).and_then(Value::as_str) == Some(value.trim_start_matches('='))
+            object.pointer(&pointer).and_then(Value::as_str) == Some(value)
         })
+        && terms("labelSelector").iter().all(|(label, value)| object["metadata"]["labels"][label] == **value)
 }
 
 pub(super) fn reply(code: StatusCode, value: &Value) -> Response<Body> {
@@ -226,12 +245,18 @@ pub(super) fn status(code: u16, message: &str) -> Response<Body> {
 
 pub(super) fn status_object(code: u16, message: &str) -> Value {
     let reason = match code {
-        404 => "NotFound",
+        400 => "BadRequest",
+        401 => "Unauthorized",
         403 => "Forbidden",
+        404 => "NotFound",
+        405 => "MethodNotAllowed",
+        406 => "NotAcceptable",
         409 => "Conflict",
         410 => "Expired",
         422 => "Invalid",
         429 => "TooManyRequests",
+        503 => "ServiceUnavailable",
+        504 => "Timeout",
         _ => "InternalError",
     };
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",

@@ -17,6 +17,7 @@ use self::store::{Shared, collection_of, name_of};
 mod answers;
 mod rbac;
 mod store;
+mod validation;
 mod watches;
 mod writes;
 
@@ -34,6 +35,8 @@ pub struct Seen {
     pub names_only: bool,
     /// The whole query.
     pub query: BTreeMap<String, String>,
+    /// Who says to ask: `User-Agent`.
+    pub agent: String,
 }
 
 /// What goes wrong with the next request that fits.

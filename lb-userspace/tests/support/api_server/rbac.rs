@@ -1,7 +1,7 @@
 //! Rights, as RBAC gives them: from the very Roles that a cluster installs. Who uses none that it
 //! has, or asks for one that it has not, is found out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hyper::Response;
 use serde_json::Value;
@@ -41,7 +41,7 @@ pub struct Access {
     pub resource: String,
     /// `None`: in all of them.
     pub namespace: Option<String>,
-    /// `None`: a collection, or an object that is to be made.
+    /// `None`: a collection, but for one that is asked for by a name; or an object that is to be made.
     pub name: Option<String>,
 }
 
@@ -122,7 +122,12 @@ impl ApiServer {
 }
 
 /// The refusal, if it is not allowed.
-pub(super) fn authorize(shared: &Shared, verb: &'static str, target: &Target) -> Option<Response<Body>> {
+pub(super) fn authorize(
+    shared: &Shared,
+    verb: &'static str,
+    target: &Target,
+    query: &BTreeMap<String, String>,
+) -> Option<Response<Body>> {
     let mut state = shared.lock();
     let rights = state.rights.as_mut()?;
     // `/apis/networking.k8s.io/v1/ingresses`, `/api/v1/secrets`
@@ -132,9 +137,15 @@ pub(super) fn authorize(shared: &Shared, verb: &'static str, target: &Target) ->
         group: group.unwrap_or_default().to_owned(),
         resource: target.resource(),
         namespace: target.namespace.clone(),
-        name: target.name.clone(),
+        name: target.name.clone().or_else(|| selected(query)),
     };
     (!rights.allow(&access)).then(|| status(403, &format!("no right to {access:?}")))
+}
+
+/// A list or watch of one name is asked for by that name: `resourceNames` grants it.
+fn selected(query: &BTreeMap<String, String>) -> Option<String> {
+    let mut terms = query.get("fieldSelector")?.split(',');
+    terms.find_map(|term| term.strip_prefix("metadata.name=")).map(str::to_owned)
 }
 
 fn texts(list: &Value) -> Vec<String> {

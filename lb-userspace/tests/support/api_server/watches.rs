@@ -20,12 +20,10 @@ pub(super) fn open_watch(
     query: &BTreeMap<String, String>,
     names_only: bool,
 ) -> Response<Body> {
-    let asks = |name: &str, value: &str| query.get(name).is_some_and(|given| given == value);
     let streams = query.contains_key("sendInitialEvents");
-    let proper = asks("resourceVersionMatch", "NotOlderThan") && asks("allowWatchBookmarks", "true");
     let version: u64 = query.get("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or_default();
     let state = shared.lock();
-    if streams && (state.no_streams || !proper) {
+    if streams && state.no_streams {
         return status(422, "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch");
     }
     if !streams && version > state.version {

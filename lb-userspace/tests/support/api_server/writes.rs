@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::ApiServer;
 use super::answers::{Body, Target, key, reply, status, status_object};
 use super::store::{Shared, merge, name_of};
+use super::validation::{self, Refusal, bad_request};
 
 /// One write that the server was asked for, in the order in which they were done.
 #[derive(Clone, Debug)]
@@ -44,18 +45,26 @@ pub(super) async fn write(
     target: &Target,
     query: &BTreeMap<String, String>,
 ) -> Response<Body> {
+    let kind = request.headers().get("content-type").and_then(|kind| kind.to_str().ok());
+    let kind = kind.unwrap_or_default().to_owned();
     let Ok(body) = request.into_body().collect().await else { return status(400, "the body broke off") };
-    let body: Value = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
+    let read = serde_json::from_slice(&body.to_bytes());
+    let body: Value = read.as_ref().ok().cloned().unwrap_or_default();
     let mut name = key(target);
     if verb == "create" {
         name.1 = name_of(&body).1;
     }
     // Nothing is awaited from here on, so no other write comes between.
-    let outcome = perform(verb, shared, target, &name, body.clone());
+    let outcome = match read {
+        Ok(body) => {
+            asked(verb, target, query, &kind).and_then(|()| perform(verb, shared, target, &name, body))
+        }
+        Err(error) => Err(bad_request(format!("the body is no JSON: {error}"))),
+    };
     let (code, answer) = match outcome {
         Ok(object) => (if verb == "create" { 201 } else { 200 }, object),
         Err((code, reason, message)) => {
-            let mut object = status_object(code, message);
+            let mut object = status_object(code, &message);
             object["reason"] = reason.into();
             (code, object)
         }
@@ -65,7 +74,17 @@ pub(super) async fn write(
     reply(StatusCode::from_u16(code).expect("a status"), &answer)
 }
 
-type Refusal = (u16, &'static str, &'static str);
+/// What can be refused without a look at the objects.
+fn asked(verb: &str, target: &Target, query: &BTreeMap<String, String>, kind: &str) -> Result<(), Refusal> {
+    let read = if verb == "patch" { "application/merge-patch+json" } else { "application/json" };
+    if kind.split(';').next() != Some(read) {
+        return Err((415, "UnsupportedMediaType", format!("{verb} of {kind}; this server reads {read}")));
+    }
+    if verb != "create" && target.name.is_none() {
+        return Err((405, "MethodNotAllowed", format!("{verb} of a whole collection")));
+    }
+    validation::options(query)
+}
 
 fn perform(
     verb: &str,
@@ -74,16 +93,19 @@ fn perform(
     name: &(String, String),
     body: Value,
 ) -> Result<Value, Refusal> {
+    if verb != "delete" {
+        validation::place(verb, target, &body)?;
+    }
     let known = shared.lock().objects.get(&target.collection).and_then(|all| all.get(name)).cloned();
-    let object = match (verb, known) {
-        ("create", Some(_)) => return Err((409, "AlreadyExists", "already exists")),
+    let object = match (verb, known.clone()) {
+        ("create", Some(_)) => return Err((409, "AlreadyExists", "already exists".into())),
         ("create", None) => {
             let mut object = body;
             object["metadata"]["namespace"] = name.0.as_str().into();
             object.as_object_mut().expect("an object").remove("status");
             object
         }
-        (_, None) => return Err((404, "NotFound", "not found")),
+        (_, None) => return Err((404, "NotFound", "not found".into())),
         ("delete", Some(known)) => {
             same_version(&body["preconditions"], &known)?;
             shared.remove(&target.collection, name);
@@ -92,7 +114,11 @@ fn perform(
         ("update", Some(known)) => {
             same_version(&body["metadata"], &known)?;
             if body["metadata"]["resourceVersion"].is_null() {
-                return Err((422, "Invalid", "metadata.resourceVersion: must be specified for an update"));
+                return Err((
+                    422,
+                    "Invalid",
+                    "metadata.resourceVersion: must be specified for an update".into(),
+                ));
             }
             parted(target, known, body)
         }
@@ -103,15 +129,20 @@ fn perform(
             parted(target, known, merged)
         }
     };
-    valid(verb, target, &object)?;
+    validation::object(target, known.as_ref(), &object)?;
+    // A write that changes nothing makes no new version, and nobody hears of it.
+    if let Some(known) = known.filter(|known| *known == object) {
+        return Ok(known);
+    }
     Ok(shared.put(&target.collection, object))
 }
 
 /// A write that names a version is for that version only.
 fn same_version(named: &Value, known: &Value) -> Result<(), Refusal> {
-    let named = &named["resourceVersion"];
-    if !named.is_null() && *named != known["metadata"]["resourceVersion"] {
-        return Err((409, "Conflict", "the object has been modified"));
+    for field in ["resourceVersion", "uid"] {
+        if !named[field].is_null() && named[field] != known["metadata"][field] {
+            return Err((409, "Conflict", format!("{field}: the object has been modified")));
+        }
     }
     Ok(())
 }
@@ -128,35 +159,4 @@ fn parted(target: &Target, mut known: Value, mut new: Value) -> Value {
     }
     new["metadata"]["namespace"] = known["metadata"]["namespace"].clone();
     new
-}
-
-/// The rules of the API's validation that a controller can break.
-fn valid(verb: &str, target: &Target, object: &Value) -> Result<(), Refusal> {
-    let filled =
-        |field: &str| object[field].as_str().is_some_and(|text| !text.is_empty() && text.len() <= 128);
-    let ok = match target.collection.rsplit('/').next().unwrap_or_default() {
-        "events" => {
-            let required = ["reportingController", "reportingInstance", "action", "reason"].map(filled);
-            let micro = object["eventTime"]
-                .as_str()
-                .is_some_and(|time| time.len() == "2026-01-01T00:00:00.000000Z".len());
-            let namespace = object["regarding"]["namespace"].as_str().unwrap_or("default");
-            let counted = object["series"].is_null() || object["series"]["count"].as_i64() >= Some(2);
-            required.iter().all(|filled| *filled)
-                && micro
-                && ["Normal", "Warning"].map(Value::from).contains(&object["type"])
-                && object["note"].as_str().is_none_or(|note| note.len() <= 1024)
-                && object["metadata"]["namespace"] == namespace
-                && (verb == "create" || counted)
-        }
-        "leases" => object["spec"]["leaseDurationSeconds"].as_i64() > Some(0),
-        "ingresses" => {
-            let entries = object.pointer("/status/loadBalancer/ingress").cloned().unwrap_or(json!([]));
-            entries.as_array().is_some_and(|all| {
-                all.iter().all(|entry| entry["ip"].is_string() != entry["hostname"].is_string())
-            })
-        }
-        _ => true,
-    };
-    if ok { Ok(()) } else { Err((422, "Invalid", "the object is invalid")) }
 }
