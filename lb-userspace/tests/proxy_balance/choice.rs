@@ -207,24 +207,6 @@ fn requests_that_come_back() {
     }
 }
 
-/// The same with a backend for failures that fails itself.
-#[test]
-fn pages_that_come_back() {
-    let mut rig = Rig::new();
-    let ourselves = rig.http;
-    rig.cluster("back", &[ourselves]);
-    rig.own("back", ourselves);
-    rig.cluster("dead", &[([127, 0, 0, 1], free_port()).into()]);
-    rig.route_with("a.test", "/", "dead", |draft| {
-        let backend = rig::backend("back");
-        draft.policy.error_pages = Some(Arc::new(ErrorPages { statuses: vec![502], backend }));
-    });
-    let proxy = rig.start(|settings| settings.workers = 1);
-    // The way to the endpoint counts, and the one to the page does.
-    assert_eq!(get(proxy.http, "/", "").status, 508);
-    assert_eq!(proxy.proxy.stats().total.requests, 5);
-}
-
 /// Two nodes that each take the other for an endpoint, as they do where a Service names what is before them.
 #[test]
 fn requests_that_go_round() {
@@ -251,6 +233,22 @@ fn requests_that_go_round() {
             assert_eq!(requests() - before, expect, "{protocol:?} {said}");
         }
     }
+}
+
+/// The same with a backend for failures that fails itself.
+#[test]
+fn pages_that_come_back() {
+    let mut rig = Rig::new();
+    let ourselves = rig.http;
+    rig.cluster("back", &[ourselves]);
+    rig.cluster("dead", &[([127, 0, 0, 1], free_port()).into()]);
+    rig.route_with("a.test", "/", "dead", |draft| {
+        let backend = rig::backend("back");
+        draft.policy.error_pages = Some(Arc::new(ErrorPages { statuses: vec![502], backend }));
+    });
+    let proxy = rig.start(|settings| settings.workers = 1);
+    assert_eq!(get(proxy.http, "/", "").status, 508);
+    assert_eq!(proxy.proxy.stats().total.requests, 9);
 }
 
 /// The same with connections that are passed through: there is nothing to count in.

@@ -142,7 +142,7 @@ pub(super) fn plain<'a>(client: &Client, config: &'a Config, bytes: &[u8]) -> Op
         forwarded: worker.settings.forwarded,
     };
     about.write(&HeaderMap::new(), &[], &Edits::default(), out);
-    write_line(out, hops::TEXT, hops::FIRST.as_bytes());
+    write_line(out, hops::NAME, hops::FIRST.as_bytes());
     out.put_slice(b"\r\n");
     Some(Plain { found, method, head: scratch.split().freeze() })
 }
@@ -179,7 +179,7 @@ fn kind(name: &[u8], value: &[u8]) -> Kind {
         12 if is("content-type") => Kind::Unusual,
         12 if is("x-request-id") => Kind::Dropped,
         // Something to add to.
-        13 if is(hops::TEXT) => Kind::Unusual,
+        13 if is(hops::NAME) => Kind::Unusual,
         14 if is("content-length") || is("http2-settings") => Kind::Unusual,
         15 if is("x-forwarded-for") => Kind::Dropped,
         16 if is("proxy-connection") => Kind::Unusual,

@@ -52,11 +52,9 @@ pub(in crate::proxy) async fn page(
     for name in [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::EXPECT] {
         parts.headers.remove(name);
     }
-    if !hops::count(&mut parts.headers) {
-        return None;
-    }
     let mut edits = Edits::default();
     describe(facts, status, &mut edits);
+    hops::next(&parts.headers)?;
     let target = Target::parse("/").expect("a path");
     let request_id: &[u8; 32] = facts.request_id.as_bytes().try_into().ok()?;
     let method = parts.method.clone();
