@@ -76,8 +76,6 @@ pub(super) fn write_head(
             header::TE if has_trailers_token(value) => out.extend_from_slice(b"te: trailers\r\n"),
             _ if trace::is_about_traces(name) && !trace::is_valid(&parts.headers) => {}
             _ if connection.drops(name) || forwarded::is_ours(name) || is_unsafe(name) => {}
-            // In the place of what a policy has written.
-            _ if forwarded::dashed(name.as_str()).is_some_and(|name| edits.drops(&name)) => {}
             _ => write_line(out, name.as_str(), value.as_bytes()),
         }
     }
