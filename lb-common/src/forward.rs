@@ -43,7 +43,7 @@ pub trait Forward: Env {
     fn in_range(&self, key: &RangeKey) -> bool;
 
     /// An endpoint.
-    fn backend(&self, slot: u32) -> Option<BackendValue>;
+    fn backend(&self, slot: u32) -> Option<impl Deref<Target = BackendValue>>;
 
     /// The slot of the endpoint with a server id, see [`crate::quic`].
     fn server(&self, key: &ServerKey) -> Option<u32>;
@@ -93,6 +93,14 @@ pub trait Forward: Env {
 
     /// Puts `new` in place of `old` in the port table; false if it was no longer `old`.
     fn swap_port(&self, index: u32, old: u64, new: u64) -> bool;
+
+    /// Has memory bring what a new flow is about to ask for: this entry of the flow table, this one of
+    /// the port table, and the flow that had the port before.
+    ///
+    /// Each of them is far away, and in the order of things a packet would wait for one before it knows to
+    /// ask for the next. BPF has no instruction that asks ahead. A load whose value nobody uses is one:
+    /// processors go on behind it.
+    fn expect(&self, _flow: u32, _port: u32) {}
 
     /// The way to an endpoint. Without an interface, the kernel delivers.
     fn way_to_backend(
@@ -231,6 +239,9 @@ pub(crate) fn settle<E: Forward>(
     vip: &VipValue,
 ) -> Result<u32, Reason> {
     let Pending { hash, tag, now, protocol, named, .. } = *new;
+    if protocol == TCP && flags & (SYN | ACK) == SYN {
+        expect(env, new, vip);
+    }
     let (mut index, twin) = find(env, hash, tag, now, protocol, &new.ends);
     if index == NONE || leads_elsewhere(env, index, named) || !go_on(env, index, flags, now, vip) {
         let slot = match named.checked_sub(1) {
@@ -320,6 +331,18 @@ pub fn to_client<E: Forward>(env: &E, packet: &Packet, flags: u8, port: u16) -> 
 
 pub(crate) const fn drop(reason: Reason) -> Verdict {
     Verdict { reason, action: Action::Drop }
+}
+
+/// See [`Forward::expect`].
+#[inline(always)]
+fn expect<E: Forward>(env: &E, new: &Pending, vip: &VipValue) {
+    let (first, way) = flow::bucket(new.hash, env.mask());
+    if let Some(slot) = entry(env, new.hash, vip, &new.ends).and_then(Entry::now)
+        && let Some(backend) = env.backend(slot)
+    {
+        let endpoint = flow::hash(&backend.address, backend.port, backend.protocol);
+        env.expect(first | way, flow::port_index(endpoint, flow::port(new.hash, 0), env.mask()));
+    }
 }
 
 /// Whether a packet names another endpoint than its flow's: another connection's packets came by the same

@@ -209,8 +209,8 @@ impl Forward for Host {
         self.l4.content.servers.iter().find(|(other, _)| other == key).map(|(_, slot)| *slot)
     }
 
-    fn backend(&self, slot: u32) -> Option<BackendValue> {
-        self.l4.content.backends.get(slot as usize).copied()
+    fn backend(&self, slot: u32) -> Option<impl Deref<Target = BackendValue>> {
+        self.l4.content.backends.get(slot as usize)
     }
 
     fn ring(&self, chunk: u32, at: u32) -> Option<Entry> {

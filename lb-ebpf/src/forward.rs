@@ -59,8 +59,8 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     }
 
     #[inline(always)]
-    fn backend(&self, slot: u32) -> Option<BackendValue> {
-        L4_BACKENDS.get(slot).copied()
+    fn backend(&self, slot: u32) -> Option<impl Deref<Target = BackendValue>> {
+        L4_BACKENDS.get(slot)
     }
 
     #[inline(always)]
@@ -207,6 +207,22 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
             // SAFETY: an aligned word, which is the whole element.
             Some(port) => unsafe { swap(port, old, new) },
             None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn expect(&self, flow: u32, port: u32) {
+        let fetch = |flow| {
+            if let Some(flow) = L4_FLOWS.get_ptr(flow) {
+                // SAFETY: an aligned word of a map's element.
+                unsafe { (&raw const (*flow).stamp).read_volatile() };
+            }
+        };
+        fetch(flow);
+        if let Some(port) = L4_PORTS.get_ptr(port) {
+            // SAFETY: as above. Where nobody had the port, there is no such flow.
+            let owner = unsafe { port.read_volatile() } as u32;
+            fetch(owner.wrapping_sub(1));
         }
     }
 
