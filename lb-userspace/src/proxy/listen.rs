@@ -84,7 +84,8 @@ fn try_open(address: SocketAddr) -> io::Result<TcpListener> {
 sockopt_impl!(
     /// A connection is accepted when its client's first bytes are there, or has been silent for so many
     /// seconds: one turn of the event loop less. Clients of HTTP and TLS speak first, and PROXY headers come
-    /// first, too; who says nothing waits in the kernel for a moment, as in a longer listen queue.
+    /// first, too; who says nothing waits in the kernel for a moment, as in a longer listen queue. Like those in
+    /// the queue, they are reset if the listener is closed meanwhile.
     DeferAccept,
     SetOnly,
     libc::IPPROTO_TCP,

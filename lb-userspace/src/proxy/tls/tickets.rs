@@ -15,8 +15,8 @@ pub(in crate::proxy) const ROTATION: Duration = Duration::from_secs(6 * 60 * 60)
 
 /// Makes and reads tickets.
 ///
-/// The library's own has the keys changed by whoever makes or reads the first ticket after the time, so a
-/// quiet node would keep old keys in memory, and has all workers take a lock.
+/// The library's own has the keys changed by whoever makes or reads the first ticket after the time: on a
+/// quiet node old keys would stay in memory.
 #[derive(Debug)]
 pub(super) struct Tickets(ArcSwap<Keys>);
 
