@@ -231,8 +231,23 @@ fn hostile_and_odd_heads() {
 fn random_heads() {
     let proxy = start();
     let mut random = fastrand::Rng::with_seed(7);
-    let targets =
-        ["/", "/length", "/chunked?x", "/a/./b/../c", "/%41%2f", "//x", "/dated", "/%5C;a=b", "/\u{7f}"];
+    let targets = [
+        "/",
+        "/length",
+        "/chunked?x",
+        "/a/./b/../c",
+        "/%41%2f",
+        "//x",
+        "/dated",
+        "/%5C;a=b",
+        "/\u{7f}",
+        "/interim",
+        "/close",
+        "/empty",
+        "/same",
+        "/zero",
+        "/strict",
+    ];
     let lines = [
         "Accept: */*",
         "accept-encoding: gzip",
@@ -254,8 +269,14 @@ fn random_heads() {
         "Trailer: x",
         "Max-Forwards: 0",
         "Upgrade-Insecure-Requests: 1",
+        "X-Sluice-Hops: 3",
+        "Connection: close",
+        "Content-Length: 0",
+        "Forwarded: for=6.6.6.6",
+        "X_Real_IP: 6.6.6.6",
+        "traceparent: 00-1-2-3",
     ];
-    for _ in 0..150 {
+    for _ in 0..300 {
         let mut head = format!("{} {} HTTP/1.1\r\n", random.choice(["GET", "GET", "HEAD"]).expect("one"), {
             random.choice(targets).expect("one")
         });

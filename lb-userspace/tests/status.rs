@@ -490,7 +490,7 @@ async fn changes_are_told_and_counted() {
     let counted = |w: &&Written| w.resource == "events" && w.verb == "patch" && w.code == 200;
     assert_eq!(server.written().iter().filter(counted).count(), 0, "its own status is no change");
     let mut changed = server.get(&ingress("web", "", "")).expect("there");
-    changed["metadata"]["annotations"] = json!({"a": "b"});
+    changed["metadata"]["annotations"] = json!({"nginx.ingress.kubernetes.io/app-root": "/a"});
     server.apply(changed);
     until("counted up", || server.written().iter().filter(counted).count() == 1).await;
     assert_eq!(events(&server).len(), 1);

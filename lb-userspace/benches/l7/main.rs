@@ -23,7 +23,7 @@ use clap::Parser;
 
 use calm::Calm;
 use memory::{Hosts, Idle};
-use peers::{Kind, Peer, Plan};
+use peers::{Builds, Kind, Peer, Plan};
 use report::{Machine, Report};
 use rig::Rig;
 use scenario::{Sample, Scenario};
@@ -61,6 +61,9 @@ struct Options {
     /// The binary to measure [default: the one that cargo built].
     #[arg(long, default_value = env!("CARGO_BIN_EXE_sluice"))]
     sluice: PathBuf,
+    /// Another sluice to compare with, in the same rounds.
+    #[arg(long)]
+    before: Option<PathBuf>,
     /// Run this command during the samples of sluice; PID stands for its process.
     #[arg(long)]
     profile: Option<String>,
@@ -85,20 +88,19 @@ fn main() {
     raise_open_files();
     let mut rig = Rig::new(&ENDPOINTS).expect("the endpoints' ports are free");
     let (certificate, key) = tls::certificate();
-    let plan = |hosts| Plan {
-        hosts,
-        endpoints: ENDPOINTS,
-        certificate: &certificate,
-        key: &key,
-        sluice: &options.sluice,
-    };
-    let kinds = match options.peers.is_empty() {
+    let builds = Builds { sluice: options.sluice.clone(), before: options.before.clone() };
+    let plan =
+        |hosts| Plan { hosts, endpoints: ENDPOINTS, certificate: &certificate, key: &key, builds: &builds };
+    let mut kinds = match options.peers.is_empty() {
         true => [Kind::Nginx, Kind::Sluice, Kind::Haproxy, Kind::Envoy, Kind::Traefik, Kind::Caddy]
             .into_iter()
-            .filter(|kind| kind.program(&options.sluice).is_some())
+            .filter(|kind| kind.program(&builds).is_some())
             .collect(),
         false => options.peers.clone(),
     };
+    if options.before.is_some() && !kinds.contains(&Kind::Before) {
+        kinds.push(Kind::Before);
+    }
     let scenarios = match options.scenarios.is_empty() {
         true => Scenario::ALL.to_vec(),
         false => options.scenarios.clone(),
@@ -110,7 +112,7 @@ fn main() {
     };
     let idle = Idle::measure(options.idle, &kinds, &plan(options.hosts), &mut rig);
     let hosts = Hosts::measure(options.many, &kinds, &plan, &mut rig);
-    let versions = kinds.iter().map(|kind| (kind.name(), kind.version(&options.sluice).unwrap_or_default()));
+    let versions = kinds.iter().map(|kind| (kind.name(), kind.version(&builds).unwrap_or_default()));
     let report = Report {
         machine,
         versions: versions.collect(),

@@ -27,6 +27,8 @@ const CPU: &str = "0";
 pub enum Kind {
     Nginx,
     Sluice,
+    /// Another build of Sluice, to compare with
+    Before,
     Haproxy,
     Envoy,
     Traefik,
@@ -41,8 +43,14 @@ pub struct Plan<'a> {
     /// Certificate and key in PEM.
     pub certificate: &'a str,
     pub key: &'a str,
-    /// Where `sluice` is.
-    pub sluice: &'a Path,
+    pub builds: &'a Builds,
+}
+
+/// Where `sluice` is.
+pub struct Builds {
+    pub sluice: PathBuf,
+    /// Another one to compare with.
+    pub before: Option<PathBuf>,
 }
 
 /// A running proxy.
@@ -66,6 +74,7 @@ impl Kind {
         match self {
             Self::Nginx => "nginx",
             Self::Sluice => "sluice",
+            Self::Before => "before",
             Self::Haproxy => "haproxy",
             Self::Envoy => "envoy",
             Self::Traefik => "traefik",
@@ -74,9 +83,11 @@ impl Kind {
     }
 
     /// The program, where it is installed.
-    pub fn program(self, sluice: &Path) -> Option<PathBuf> {
-        if self == Self::Sluice {
-            return sluice.exists().then(|| sluice.to_owned());
+    pub fn program(self, builds: &Builds) -> Option<PathBuf> {
+        match self {
+            Self::Sluice => return Some(builds.sluice.clone()).filter(|path| path.exists()),
+            Self::Before => return builds.before.clone().filter(|path| path.exists()),
+            _ => {}
         }
         let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin");
         [tools.as_path(), Path::new("/usr/sbin"), Path::new("/usr/bin")]
@@ -86,13 +97,13 @@ impl Kind {
     }
 
     /// What it says of its version.
-    pub fn version(self, sluice: &Path) -> Option<String> {
+    pub fn version(self, builds: &Builds) -> Option<String> {
         let argument = match self {
             Self::Nginx | Self::Haproxy => "-v",
-            Self::Sluice | Self::Envoy => "--version",
+            Self::Sluice | Self::Before | Self::Envoy => "--version",
             Self::Traefik | Self::Caddy => "version",
         };
-        let output = Command::new(self.program(sluice)?).arg(argument).output().ok()?;
+        let output = Command::new(self.program(builds)?).arg(argument).output().ok()?;
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         let words =
@@ -106,7 +117,7 @@ impl Kind {
 impl Peer {
     /// Writes its configuration, starts it on its CPU and waits until it serves.
     pub fn start(kind: Kind, plan: &Plan<'_>, rig: &mut Rig, ports: (u16, u16)) -> Result<Self, String> {
-        let program = kind.program(plan.sluice).ok_or_else(|| format!("{} is not installed", kind.name()))?;
+        let program = kind.program(plan.builds).ok_or_else(|| format!("{} is not installed", kind.name()))?;
         let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
         let (http, https) = ports;
         let at = dir.path();
@@ -200,7 +211,7 @@ impl Files<'_> {
                 let file = self.put("haproxy.cfg", &self.haproxy(&both)?)?;
                 text(&["-f", &file])
             }
-            Kind::Sluice => {
+            Kind::Sluice | Kind::Before => {
                 let manifests = self.at.join("manifests");
                 fs::create_dir(&manifests)?;
                 fs::write(manifests.join("all.json"), self.manifests())?;

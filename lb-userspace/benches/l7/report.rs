@@ -72,12 +72,17 @@ pub fn line(scenario: Scenario, samples: &BTreeMap<&'static str, Vec<Sample>>) -
     let base = samples.get("nginx").map(|samples| median(samples, figure(scenario)));
     for (name, samples) in samples {
         let value = median(samples, figure(scenario));
-        let least = samples.iter().map(figure(scenario)).fold(f64::INFINITY, f64::min);
+        let mut all: Vec<f64> = samples.iter().map(figure(scenario)).collect();
+        all.sort_by(f64::total_cmp);
+        let [least, quarter, three, most] = [0, 1, 3, 4].map(|part| all[(all.len() - 1) * part / 4]);
         let ratio = base.map_or(String::new(), |base| format!(" {:.2}", base / value));
         let errors: u64 = samples.iter().map(|sample| sample.errors).sum();
         let errors = if errors > 0 { format!(" {errors} ERRORS") } else { String::new() };
         let rate = median(samples, |sample| sample.per_second);
-        let _ = write!(out, " | {name} {value:.2} (least {least:.2}, {rate:.0}/s){ratio}{errors}");
+        let _ = write!(
+            out,
+            " | {name} {value:.2} ({least:.2} {quarter:.2} – {three:.2} {most:.2}, {rate:.0}/s){ratio}{errors}"
+        );
     }
     out
 }

@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::dataplane::kernel::Lock;
 use crate::model::{BanRules, ProxyProtocol, Snapshot};
-use crate::proxy::{self, Proxy};
+use crate::proxy::{self, Proxy, TICKET_ROTATION};
 use crate::source::{Health, Update, kubernetes, manifests};
 use crate::translate::{self, Translator, UnknownClass};
 
@@ -178,6 +179,7 @@ async fn follow(
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut neighbours = tokio::time::interval(NEIGHBOURS);
+    let mut tickets = tokio::time::interval_at(Instant::now() + TICKET_ROTATION, TICKET_ROTATION);
     'serving: loop {
         let update = updates.borrow_and_update().clone();
         let next = |previous: &Snapshot| {
@@ -205,6 +207,11 @@ async fn follow(
                 () = &mut freed, if !given_back => {
                     memory::give_back();
                     given_back = true;
+                }
+                _ = tickets.tick() => {
+                    if let Some(proxy) = state.proxy.get() {
+                        proxy.rotate_tickets();
+                    }
                 }
                 _ = neighbours.tick() => {
                     if let Some(steering) = state.steering().as_ref() {

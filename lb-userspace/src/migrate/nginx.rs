@@ -135,6 +135,15 @@ impl Nginx {
         self.servers.values()
     }
 
+    /// The servers of a wildcard, and of no name, that cover a host.
+    pub fn covering(&self, host: &str) -> impl Iterator<Item = &Server> {
+        let wildcard = host.split_once('.').map(|(_, suffix)| HostPattern::Wildcard(suffix.into()));
+        [wildcard, Some(HostPattern::Any)]
+            .into_iter()
+            .flatten()
+            .filter_map(|pattern| self.servers.get(&pattern))
+    }
+
     /// What becomes of a request for `target` on `host` (in its normal form).
     pub fn find(&self, host: Option<&str>, target: &str) -> Answer<'_> {
         let Some(path) = uri::decode(target) else { return Answer::BadRequest };

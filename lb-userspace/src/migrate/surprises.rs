@@ -118,8 +118,8 @@ impl Look<'_> {
         if server.host == HostPattern::Any {
             return None;
         }
-        let others = self.nginx.servers().filter(|other| other.host > server.host);
-        let covering = others.filter(|other| other.host.matches(&host_for(&server.host)));
+        let host = host_for(&server.host);
+        let covering = self.nginx.covering(&host).filter(|other| other.host != server.host);
         let locations = covering.flat_map(|other| &other.locations).take(MOST_LOCATIONS);
         let examples = locations.map(|location| {
             let path = sample(&location.text).unwrap_or_else(|| location.text.clone());

@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-/// Annotations for other programs, which may be as long as the object itself.
+/// Of the domains that are read, those for other programs, which may be as long as the object itself.
 const UNREAD: [&str; 2] =
     ["kubectl.kubernetes.io/last-applied-configuration", "endpoints.kubernetes.io/last-change-trigger-time"];
 
@@ -15,7 +15,7 @@ pub struct Metadata {
     pub created: Option<i64>,
     /// It is about to go.
     pub deleting: bool,
-    /// But for those that only other programs read.
+    /// But for those that only other programs read: `sluice.dev/…` and `….kubernetes.io/…` are there.
     pub annotations: AnnotationMap,
 }
 
@@ -50,9 +50,13 @@ impl<N: Into<Box<str>> + Ord, V: Into<Box<str>>> FromIterator<(N, V)> for Annota
     }
 }
 
-/// Whether an annotation is for us.
+/// Whether an annotation may be for us. What installers and certificate managers write on every object of
+/// a cluster is often longer than what is read of the object.
 pub(super) fn is_read(name: &str) -> bool {
-    !UNREAD.contains(&name)
+    let domain = name.split_once('/').map_or("", |(domain, _)| domain);
+    let of_kubernetes =
+        domain.strip_suffix("kubernetes.io").is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    (domain == "sluice.dev" || of_kubernetes) && !UNREAD.contains(&name)
 }
 
 impl From<&ObjectMeta> for Metadata {
@@ -71,6 +75,24 @@ impl From<&ObjectMeta> for Metadata {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn annotations_of_others_are_not_kept() {
+        for (name, expect) in [
+            ("sluice.dev/compat", true),
+            ("nginx.ingress.kubernetes.io/rewrite-target", true),
+            ("kubernetes.io/ingress.class", true),
+            ("service.beta.kubernetes.io/load-balancer-source-ranges", true),
+            ("kubectl.kubernetes.io/last-applied-configuration", false),
+            ("meta.helm.sh/release-name", false),
+            ("notkubernetes.io/x", false),
+            ("x.sluice.dev/x", false),
+            ("sluice.dev", false),
+            ("round", false),
+        ] {
+            assert_eq!(is_read(name), expect, "{name}");
+        }
+    }
 
     #[test]
     fn annotations_are_found_by_name() {

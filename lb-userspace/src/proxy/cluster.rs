@@ -242,11 +242,6 @@ impl Endpoints {
         self.ends > 0 && now() >= self.ends
     }
 
-    /// Whether requests may come back, since one of them is the node itself.
-    pub(super) fn come_back(&self) -> bool {
-        self.come_back
-    }
-
     /// Whether this one is the node itself.
     pub(super) fn is_own(&self, address: SocketAddr) -> bool {
         self.come_back && self.cluster.endpoints.iter().any(|one| one.own && one.address == address)

@@ -5,6 +5,8 @@ use http::header;
 use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 
+use super::hops;
+
 /// Most names that `Connection` can list: every header is compared with each of them.
 const MAX_LISTED: usize = 32;
 
@@ -95,7 +97,7 @@ fn is_protected(name: &HeaderName) -> bool {
             | header::CONTENT_TYPE
             | header::FORWARDED
     ) || name.as_str().starts_with("x-forwarded-")
-        || matches!(name.as_str(), "x-real-ip" | "x-request-id")
+        || matches!(name.as_str(), "x-real-ip" | "x-request-id" | hops::NAME)
 }
 
 /// The value of the first cookie of this name that the client sent (RFC 6265 section 5.4).

@@ -1,29 +1,40 @@
-//! Requests whose endpoint is the node itself. They come back to the proxy, which is fine where another
-//! route takes them there, and would go on for ever where it is the same one: a single request would use up
-//! every connection there is.
+//! Requests that come back: a Service whose endpoint is this node, or another node whose Service names this
+//! one, or a name that resolves to a load balancer before them. Without an end to it a single request would
+//! use up every connection there is.
+//!
+//! Every request says in `X-Sluice-Hops` how often it has been sent on, and is answered with 508 when that
+//! is too often. That ends loops through any number of nodes, whatever leads back to them. `Via` (RFC 9110
+//! section 7.6.3) would do the same, but says by its name what the proxy is, and makes some servers leave
+//! out compression.
+//!
+//! A client may say what it likes: it can only shorten its own way, or have the count begin one hop later.
+//! An endpoint can't take back what it was sent, only send something else: a proxy in the loop that drops
+//! headers it does not know would hide it, which is true of `Via`, too. Passed-through TLS has no header
+//! to count in; there only the node's own addresses are known.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 
-use super::policy::Edits;
+/// Says how often a request has been sent on.
+pub(super) const NAME: &str = "x-sluice-hops";
 
-const HOPS: HeaderName = HeaderName::from_static("x-sluice-hops");
-/// As often a request may come back: more than anybody has routes behind one another.
-const MOST: u8 = 8;
+/// As often a request may be sent on by Sluice: more than anybody has behind one another.
+const MOST: usize = 8;
 
-/// Counts one more way to the node itself, in what the endpoint gets. Returns whether the request may
-/// go there; what a client says of it can only cost that client its own way.
-pub(super) fn count(theirs: &HeaderMap, edits: &mut Edits) -> bool {
-    let said = theirs.get_all(HOPS).iter().filter_map(|value| value.to_str().ok()?.parse::<u8>().ok());
-    let hops = said.max().unwrap_or(0);
-    if hops >= MOST {
-        return false;
-    }
-    edits.set(&HOPS, HeaderValue::from(u16::from(hops) + 1));
-    true
+const COUNTS: [&str; MOST] = ["1", "2", "3", "4", "5", "6", "7", "8"];
+
+/// What a request says that nobody has sent on before.
+pub(super) const FIRST: &str = COUNTS[0];
+
+/// What an endpoint is told, by what the request's own headers say. `None`: it may not be sent on.
+pub(super) fn next(headers: &HeaderMap) -> Option<&'static str> {
+    let said = headers.get_all(NAME).iter().filter_map(|value| value.to_str().ok()?.parse::<usize>().ok());
+    COUNTS.get(said.max().unwrap_or(0)).copied()
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -33,20 +44,16 @@ mod tests {
             (&["0"], Some("1")),
             (&["7"], Some("8")),
             (&["8"], None),
-            (&["255"], None),
-            (&["256"], Some("1")),
+            (&["256"], None),
+            (&["-1"], Some("1")),
             (&["much"], Some("1")),
             (&["1", "3"], Some("4")),
         ] {
-            let mut theirs = HeaderMap::new();
+            let mut headers = HeaderMap::new();
             for value in said {
-                theirs.append(HOPS, HeaderValue::from_static(value));
+                headers.append(NAME, HeaderValue::from_static(value));
             }
-            let mut edits = Edits::default();
-            assert_eq!(count(&theirs, &mut edits), expect.is_some(), "{said:?}");
-            edits.apply(&mut theirs);
-            let told = theirs.get(HOPS).filter(|_| expect.is_some());
-            assert_eq!(told.map(|value| value.to_str().expect("text")), expect, "{said:?}");
+            assert_eq!(next(&headers), expect, "{said:?}");
         }
     }
 }

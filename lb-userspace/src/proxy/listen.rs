@@ -4,10 +4,15 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
+use nix::sys::socket::setsockopt;
+use nix::{libc, setsockopt_impl, sockopt_impl};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// Connections that may wait for `accept`, as the kernel's own limit allows.
 const BACKLOG: i32 = 4096;
+
+/// For how many seconds a client may be silent before it is accepted all the same.
+const SILENCE: u32 = 1;
 
 /// A listener could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +75,20 @@ fn try_open(address: SocketAddr) -> io::Result<TcpListener> {
     // Accepted sockets inherit these, which saves system calls for each connection.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keep_alive())?;
+    setsockopt(&socket, DeferAccept, &SILENCE)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
+
+sockopt_impl!(
+    /// A connection is accepted when its client's first bytes are there, or has been silent for so many
+    /// seconds: one turn of the event loop less. Clients of HTTP and TLS speak first, and PROXY headers come
+    /// first, too; who says nothing waits in the kernel for a moment, as in a longer listen queue. Like those in
+    /// the queue, they are reset if the listener is closed meanwhile.
+    DeferAccept,
+    SetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_DEFER_ACCEPT,
+    u32
+);

@@ -104,10 +104,8 @@ fn headers(rules: &Mirror, facts: &Facts<'_>, edits: &Edits) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(sent.len() + 6);
     for (name, value) in sent {
         let is_framing = matches!(*name, header::HOST | header::CONTENT_LENGTH | header::EXPECT);
-        let is_edited = edits.drops(name.as_str())
-            || forwarded::dashed(name.as_str()).is_some_and(|name| edits.drops(&name));
         let is_ours = forwarded::is_ours(name) || name.as_str() == "proxy";
-        if !is_framing && !connection.drops(name) && !is_edited && !is_ours {
+        if !is_framing && !connection.drops(name) && !edits.drops(name.as_str()) && !is_ours {
             headers.append(name.clone(), value.clone());
         }
     }

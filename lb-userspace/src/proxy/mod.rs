@@ -98,6 +98,9 @@ use pools::Pools;
 use stats::Counters;
 use worker::{Command, Seed};
 
+/// How long TLS session tickets are made with the same key; for as long again they are good.
+pub const TICKET_ROTATION: Duration = tls::ROTATION;
+
 /// The proxy could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -377,6 +380,14 @@ impl Proxy {
     /// Each is a network as [`client_network`] makes it.
     pub fn ban(&self, sources: impl Iterator<Item = ipnet::IpNet>) {
         self.banned.set(sources);
+    }
+
+    /// Changes the key of TLS session tickets, as is to be done every [`TICKET_ROTATION`]: tickets that were
+    /// made before the last change but one are worth nothing then.
+    pub fn rotate_tickets(&self) {
+        if let Err(error) = self.tls.rotate_tickets() {
+            tracing::error!(%error, "session tickets keep their key");
+        }
     }
 
     /// Has others take over, or no longer: what is open ends in good order, with `Connection: close` and

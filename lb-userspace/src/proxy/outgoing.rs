@@ -9,6 +9,7 @@ use hyper::body::Body;
 use super::connection::Client;
 use super::forwarded;
 use super::headers::{Connection, write_line};
+use super::hops;
 use super::incoming_body::RequestBody;
 use super::policy::Edits;
 use super::trace;
@@ -67,6 +68,7 @@ pub(super) fn write_head(
     for (name, value) in &parts.headers {
         match *name {
             header::HOST | header::CONTENT_LENGTH => {}
+            _ if name.as_str() == hops::NAME => {}
             header::EXPECT if parts.version == Version::HTTP_2 => {}
             _ if edits.drops(name.as_str()) => {}
             // Crumbs are joined below (RFC 9113 section 8.2.3).
@@ -74,8 +76,6 @@ pub(super) fn write_head(
             header::TE if has_trailers_token(value) => out.extend_from_slice(b"te: trailers\r\n"),
             _ if trace::is_about_traces(name) && !trace::is_valid(&parts.headers) => {}
             _ if connection.drops(name) || forwarded::is_ours(name) || is_unsafe(name) => {}
-            // In the place of what a policy has written.
-            _ if forwarded::dashed(name.as_str()).is_some_and(|name| edits.drops(&name)) => {}
             _ => write_line(out, name.as_str(), value.as_bytes()),
         }
     }
@@ -99,6 +99,9 @@ pub(super) fn write_head(
     about.write(&parts.headers, trusted, edits, out);
     for (name, value) in edits.lines() {
         write_line(out, name.as_str(), value.as_bytes());
+    }
+    if let Some(hops) = hops::next(&parts.headers) {
+        write_line(out, hops::NAME, hops.as_bytes());
     }
     match framing {
         Framing::None => {}

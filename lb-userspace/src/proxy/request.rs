@@ -291,7 +291,7 @@ async fn send(
     if let Some(entry) = &mut finish.entry {
         entry.cluster = Some(choice.slot().key.to_string());
     }
-    if choice.slot().endpoints().come_back() && !hops::count(&asked.parts.headers, &mut pass.edits) {
+    if hops::next(&asked.parts.headers).is_none() {
         return Err(Error::Loop(choice.slot().key.clone()));
     }
     let mut body = RequestBody::receive(worker, &mut asked.parts, body, rules).await?;

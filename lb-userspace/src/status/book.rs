@@ -413,7 +413,7 @@ mod tests {
         let start = Instant::now();
         let mut book = Book::new(HOUR, GAP);
         let mut annotated = ingress("web", "b", &["192.0.2.1"]);
-        annotated.metadata.annotations = Some([("x".to_owned(), "y".to_owned())].into());
+        annotated.metadata.annotations = Some([("sluice.dev/x".to_owned(), "y".to_owned())].into());
         let none: &[&str] = &[];
         for (second, ingresses, expect) in [
             (0, vec![ingress("old", "a", &["192.0.2.1"])], none),

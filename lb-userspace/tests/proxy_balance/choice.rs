@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice::model::{Balance, ErrorPages, HostPattern, Passthrough, Template};
+use sluice::model::{Balance, ErrorPages, HostPattern, Passthrough, Template, UpstreamProtocol};
 
 use crate::rig::{self, Rig, Running, endpoint, eventually, free_port, host, read_head};
 use crate::{count, get, named, word};
@@ -195,7 +195,6 @@ fn requests_that_come_back() {
         let mut rig = Rig::new();
         let ourselves = rig.http;
         rig.cluster("back", &[ourselves]);
-        rig.own("back", ourselves);
         rig.cluster("web", &[named("web")]);
         rig.route_with("a.test", "/", "back", |draft| {
             draft.policy.upstream.host = routes_on.then(|| Template::literal("b.test"));
@@ -208,20 +207,47 @@ fn requests_that_come_back() {
     }
 }
 
+/// Two nodes that each take the other for an endpoint, as they do where a Service names what is before them.
+#[test]
+fn requests_that_go_round() {
+    for protocol in [UpstreamProtocol::Http, UpstreamProtocol::Grpc] {
+        let (mut one, mut other) = (Rig::new(), Rig::new());
+        let (first, second) = (one.http, other.http);
+        for (rig, next) in [(&mut one, second), (&mut other, first)] {
+            rig.cluster("next", &[next]);
+            rig.protocol("next", protocol);
+            rig.route("a.test", "/", "next");
+        }
+        let (one, other) = (one.start(|_| ()), other.start(|_| ()));
+        let requests = || one.proxy.stats().total.requests + other.proxy.stats().total.requests;
+        // Who counts high spoils only his own way, and nobody can count anew.
+        for (said, expect) in [
+            ("", 9),
+            ("X-Sluice-Hops: 0\r\n", 9),
+            ("Connection: x-sluice-hops\r\nX-Sluice-Hops: 3\r\n", 6),
+            ("X-Sluice-Hops: 8\r\n", 1),
+        ] {
+            let before = requests();
+            let seen = get(first, "/", said);
+            assert_eq!(seen.status, 508, "{protocol:?} {said}: {}", seen.text());
+            assert_eq!(requests() - before, expect, "{protocol:?} {said}");
+        }
+    }
+}
+
 /// The same with a backend for failures that fails itself.
 #[test]
 fn pages_that_come_back() {
     let mut rig = Rig::new();
     let ourselves = rig.http;
     rig.cluster("back", &[ourselves]);
-    rig.own("back", ourselves);
     rig.cluster("dead", &[([127, 0, 0, 1], free_port()).into()]);
     rig.route_with("a.test", "/", "dead", |draft| {
         let backend = rig::backend("back");
         draft.policy.error_pages = Some(Arc::new(ErrorPages { statuses: vec![502], backend }));
     });
     let proxy = rig.start(|settings| settings.workers = 1);
-    assert_eq!(get(proxy.http, "/", "").status, 502);
+    assert_eq!(get(proxy.http, "/", "").status, 508);
     assert_eq!(proxy.proxy.stats().total.requests, 9);
 }
 

@@ -65,6 +65,28 @@ fn sessions_go_on_at_any_worker() {
 }
 
 #[test]
+fn tickets_outlive_one_change_of_their_key() {
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let proxy = rig().start(|_| ());
+        let kind = |config: &Arc<ClientConfig>| ask(&proxy, config, "a.test").conn.handshake_kind();
+        for (changes, expect) in [
+            (0, HandshakeKind::Resumed),
+            (1, HandshakeKind::Resumed),
+            (2, HandshakeKind::Full),
+            (3, HandshakeKind::Full),
+        ] {
+            let config = tls_config_of(version, &[b"http/1.1"]);
+            assert_eq!(kind(&config), Some(HandshakeKind::Full));
+            (0..changes).for_each(|_| proxy.proxy.rotate_tickets());
+            assert_eq!(kind(&config), Some(expect), "{version:?} after {changes} changes");
+            // Either way there is a ticket of the new key now.
+            proxy.proxy.rotate_tickets();
+            assert_eq!(kind(&config), Some(HandshakeKind::Resumed), "{version:?} after {changes} changes");
+        }
+    }
+}
+
+#[test]
 fn what_is_agreed_on() {
     let proxy = rig().start(|_| ());
     for (offered, expect) in [

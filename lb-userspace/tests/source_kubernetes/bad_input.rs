@@ -55,7 +55,7 @@ async fn large_objects_are_read_and_huge_ones_named() {
     let mut updates = started(&server).await;
     let annotated = |name: &str, bytes: usize| {
         let mut object = ingress(name, None);
-        object["metadata"]["annotations"]["note"] = "x".repeat(bytes).into();
+        object["metadata"]["annotations"]["sluice.dev/note"] = "x".repeat(bytes).into();
         object
     };
     let mut many = ingress("many", None);

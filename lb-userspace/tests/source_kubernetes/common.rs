@@ -29,7 +29,7 @@ pub fn ingress(name: &str, secret: Option<&str>) -> Value {
     json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
         "metadata": {"namespace": "web", "name": name,
             "managedFields": [{"manager": "kubectl"}],
-            "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}", "kept": "yes"}},
+            "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}", "meta.helm.sh/release-name": "shop", "sluice.dev/kept": "yes"}},
         "spec": {"tls": tls, "defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}})
 }
 

@@ -20,7 +20,7 @@ async fn follows_every_kind_of(server: ApiServer, streams: bool) {
     let first = updates.borrow().clone();
     let kept = first.objects.ingresses.values().next().expect("one");
     let annotations: Vec<_> = kept.metadata.annotations.iter().map(|(name, _)| name).collect();
-    assert_eq!(annotations, ["kept"]);
+    assert_eq!(annotations, ["sluice.dev/kept"]);
 
     server.apply(ingress("two", None));
     server.apply(slice("s-2"));

@@ -75,6 +75,9 @@ fn surprises(text: &mut String, surprises: &[Surprise]) {
     row("Sluice", &first.sluice_kubernetes);
     row("Sluice, compat", &first.sluice_ingress_nginx);
     row("what to do", &first.remedy);
+    if first.kind == Kind::Defaults {
+        return defaults(text, surprises);
+    }
     for one in surprises {
         let _ = writeln!(text, "  {}: {}", one.host, changes(one.changes));
         if let Some((_, here)) = one.ingress_nginx.split_once(" Here: ") {
@@ -83,15 +86,25 @@ fn surprises(text: &mut String, surprises: &[Surprise]) {
         for cause in &one.causes {
             let _ = writeln!(text, "    because of {cause}");
         }
-        // A default holds for the host, whatever its paths are.
-        let listed = if one.kind == Kind::Defaults { &[][..] } else { &one.places };
-        for place in listed.iter().take(NAMED) {
+        for place in one.places.iter().take(NAMED) {
             self::place(text, place);
         }
-        let more = listed.len().saturating_sub(NAMED) + one.more;
-        if more > 0 && one.kind != Kind::Defaults {
+        let more = one.places.len().saturating_sub(NAMED) + one.more;
+        if more > 0 {
             let _ = writeln!(text, "    … and {} (-o json lists them)", plural(more, "more path"));
         }
+    }
+}
+
+/// A default holds for a host, whatever its paths are, and mostly for all hosts alike.
+fn defaults(text: &mut String, surprises: &[Surprise]) {
+    let mut groups: BTreeMap<_, Vec<&str>> = BTreeMap::new();
+    for one in surprises {
+        let here = one.ingress_nginx.split_once(" Here: ").map_or("", |(_, here)| here);
+        groups.entry((here, changes(one.changes))).or_default().push(&one.host);
+    }
+    for ((here, changes), hosts) in groups {
+        let _ = writeln!(text, "  {}: {changes}\n    {here}", named(hosts.into_iter()));
     }
 }
 

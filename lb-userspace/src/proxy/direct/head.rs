@@ -10,6 +10,7 @@ use crate::proxy::config::{Config, Served};
 use crate::proxy::connection::Client;
 use crate::proxy::forwarded;
 use crate::proxy::headers::write_line;
+use crate::proxy::hops;
 use crate::proxy::policy::Edits;
 use crate::route::{Found, Target, normalise_host};
 
@@ -126,10 +127,7 @@ pub(super) fn plain<'a>(client: &Client, config: &'a Config, bytes: &[u8]) -> Op
     }
     {
         let endpoints = served.cluster.as_ref()?.endpoints();
-        if endpoints.cluster.endpoints.is_empty()
-            || endpoints.cluster.protocol != UpstreamProtocol::Http
-            || endpoints.come_back()
-        {
+        if endpoints.cluster.endpoints.is_empty() || endpoints.cluster.protocol != UpstreamProtocol::Http {
             return None;
         }
     }
@@ -144,6 +142,7 @@ pub(super) fn plain<'a>(client: &Client, config: &'a Config, bytes: &[u8]) -> Op
         forwarded: worker.settings.forwarded,
     };
     about.write(&HeaderMap::new(), &[], &Edits::default(), out);
+    write_line(out, hops::NAME, hops::FIRST.as_bytes());
     out.put_slice(b"\r\n");
     Some(Plain { found, method, head: scratch.split().freeze() })
 }
@@ -179,6 +178,8 @@ fn kind(name: &[u8], value: &[u8]) -> Kind {
         // gRPC's answers have a form of their own.
         12 if is("content-type") => Kind::Unusual,
         12 if is("x-request-id") => Kind::Dropped,
+        // Something to add to.
+        13 if is(hops::NAME) => Kind::Unusual,
         14 if is("content-length") || is("http2-settings") => Kind::Unusual,
         15 if is("x-forwarded-for") => Kind::Dropped,
         16 if is("proxy-connection") => Kind::Unusual,
@@ -217,6 +218,7 @@ mod tests {
             ("Content-Length", "0", "unusual"),
             ("X-Forwarded-For", "1.2.3.4", "dropped"),
             ("X_Forwarded_For", "1.2.3.4", "unusual"),
+            ("X-Sluice-Hops", "1", "unusual"),
         ] {
             let got = match kind(name.as_bytes(), value.as_bytes()) {
                 Kind::Passed => "passed",

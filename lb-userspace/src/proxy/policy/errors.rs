@@ -54,9 +54,7 @@ pub(in crate::proxy) async fn page(
     }
     let mut edits = Edits::default();
     describe(facts, status, &mut edits);
-    if backend.endpoints().come_back() && !hops::count(&parts.headers, &mut edits) {
-        return None;
-    }
+    hops::next(&parts.headers)?;
     let target = Target::parse("/").expect("a path");
     let request_id: &[u8; 32] = facts.request_id.as_bytes().try_into().ok()?;
     let method = parts.method.clone();

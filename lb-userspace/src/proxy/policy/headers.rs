@@ -18,9 +18,11 @@ pub(in crate::proxy) struct Edits {
 }
 
 impl Edits {
-    /// Headers of this name come neither from the client nor from the proxy.
+    /// Headers of this name come neither from the client nor from the proxy; nor do those that stand in
+    /// for them, to readers who take underscores for dashes.
     pub(in crate::proxy) fn drops(&self, name: &str) -> bool {
-        self.dropped.iter().any(|dropped| dropped.as_str() == name)
+        let is_dropped = |name: &str| self.dropped.iter().any(|dropped| dropped.as_str() == name);
+        !self.dropped.is_empty() && (is_dropped(name) || dashed(name).is_some_and(|name| is_dropped(&name)))
     }
 
     /// What is written besides.
@@ -50,16 +52,11 @@ impl Edits {
         self.lines.push((name.clone(), value));
     }
 
-    /// Edits a section as a whole. What stands in for a dropped header, to readers who take its
-    /// underscores for dashes, is dropped with it.
+    /// Edits a section as a whole.
     pub(in crate::proxy) fn apply(self, headers: &mut HeaderMap) {
-        for name in &self.dropped {
+        let dropped = headers.keys().filter(|name| self.drops(name.as_str()));
+        for name in dropped.cloned().collect::<Vec<_>>() {
             headers.remove(name);
-        }
-        let aliases =
-            headers.keys().filter(|name| dashed(name.as_str()).is_some_and(|name| self.drops(&name)));
-        for alias in aliases.cloned().collect::<Vec<_>>() {
-            headers.remove(alias);
         }
         if let Some(host) = self.host {
             headers.insert(HOST, host);

@@ -4,6 +4,7 @@ mod chain;
 mod client_auth;
 mod names;
 mod resolver;
+mod tickets;
 
 use std::borrow::Cow;
 use std::io;
@@ -30,6 +31,8 @@ use crate::model::{Certificate, ClientAuth, Passthrough, TlsConfig};
 use client_auth::Authority;
 pub(super) use names::ByName;
 use resolver::SniResolver;
+pub(super) use tickets::ROTATION;
+use tickets::Tickets;
 
 /// Why a certificate can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +47,7 @@ pub(super) enum BadCertificate {
 /// resume their sessions, is kept here.
 pub(super) struct TlsBuilder {
     provider: Arc<CryptoProvider>,
-    tickets: Arc<dyn ProducesTickets>,
+    tickets: Arc<Tickets>,
     sessions: Arc<dyn StoresServerSessions>,
     self_signed: Arc<CertifiedKey>,
     parsed: Mutex<Parsed>,
@@ -64,12 +67,17 @@ impl TlsBuilder {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let self_signed = self_signed(&provider).map_err(io::Error::other)?;
         Ok(Self {
-            tickets: aws_lc_rs::Ticketer::new().map_err(io::Error::other)?,
+            tickets: Arc::new(Tickets::new().map_err(io::Error::other)?),
             sessions: ServerSessionMemoryCache::new(4096),
             self_signed: Arc::new(self_signed),
             provider,
             parsed: Mutex::default(),
         })
+    }
+
+    /// Changes the key of session tickets; see [`Tickets::rotate`].
+    pub(super) fn rotate_tickets(&self) -> Result<(), rustls::Error> {
+        self.tickets.rotate()
     }
 
     /// The configuration for these certificates. One that can't be used is logged and left out:
@@ -142,7 +150,7 @@ impl TlsBuilder {
     fn open_config(&self, resolver: Arc<SniResolver>) -> Arc<ServerConfig> {
         let mut config = self.versions().with_no_client_auth().with_cert_resolver(resolver);
         config.alpn_protocols = alpn();
-        config.ticketer = Arc::clone(&self.tickets);
+        config.ticketer = Arc::clone(&self.tickets) as Arc<dyn ProducesTickets>;
         config.session_storage = Arc::clone(&self.sessions);
         Arc::new(config)
     }

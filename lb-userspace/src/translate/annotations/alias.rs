@@ -51,14 +51,10 @@ pub(super) fn aliases(reader: &mut Reader<'_>) -> Vec<HostPattern> {
         "write each name out",
     );
     for (nearest, regexes) in refused {
-        let remedy = match nearest {
-            Some(wildcard) => {
-                format!("write each name out, or {wildcard} for all names of one label more than that domain")
-            }
-            None => "write each name out, or *.domain for all names of one label before it".to_owned(),
-        };
-        let is = "is a regular expression for more than 256 names or names of any depth, which hosts are not \
-                  compared with,";
+        let wildcard = nearest.unwrap_or_else(|| "a wildcard like *.example.com".to_owned());
+        let remedy = format!("write each name out, or {wildcard}, which takes one label in the star's place");
+        let is = "is a regular expression that comes neither to a list of at most 256 names nor to any one label \
+                   (^[^.]+\\.example\\.com$), and hosts are compared with no others,";
         reader.bad_items("server-alias", &regexes, is, &remedy);
     }
     aliases.sort_unstable();
@@ -69,13 +65,12 @@ pub(super) fn aliases(reader: &mut Reader<'_>) -> Vec<HostPattern> {
 /// The hosts that an expression stands for: no more and no fewer. Otherwise the wildcard that comes
 /// nearest, if one does.
 fn hosts(regex: &str) -> Result<Vec<HostPattern>, Option<String>> {
+    if regex.len() > LONGEST {
+        return Err(None);
+    }
     // nginx compares whatever the case of letters; hosts are compared in lower case.
     let mut parser = regex_syntax::ParserBuilder::new();
-    let parser = parser.utf8(false).unicode(false);
-    let hir = match parser.build().parse(regex) {
-        Ok(hir) if regex.len() <= LONGEST => hir,
-        _ => return Err(None),
-    };
+    let hir = parser.utf8(false).unicode(false).build().parse(regex).map_err(|_| None)?;
     let parts = match hir.kind() {
         HirKind::Concat(parts) => &parts[..],
         _ => return Err(None),

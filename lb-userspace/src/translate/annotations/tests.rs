@@ -150,7 +150,7 @@ fn rules_and_paths() {
         read(&[("server-alias", r"b.example, *.c.example,~^a\.example$,~x, *,b.example,~.+\.d\.example$")]);
     let said = |what: &str| issues.iter().any(|issue| issue.message.contains(what));
     assert!(said("\"~x\" is a regular expression"), "{issues:?}");
-    assert!(said("or *.d.example for all names"), "{issues:?}");
+    assert!(said("or *.d.example, which takes one label"), "{issues:?}");
     let shown: Vec<_> = read.aliases.iter().map(ToString::to_string).collect();
     assert_eq!(
         (shown, issues.len()),
