@@ -9,6 +9,8 @@ mod controller;
 #[allow(dead_code, reason = "other tests use other parts")]
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "status/services.rs"]
+mod services;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -549,6 +551,7 @@ async fn rights_are_enough_and_none_is_in_vain() {
     let mut tunnel = service("tunnel");
     tunnel["metadata"]["annotations"] = json!({"sluice.dev/forwarding": "dsr-ipip"});
     server.apply(tunnel);
+    server.apply(services::balanced("dns", "192.0.2.53"));
     // More objects than there are watches of single ones, and a server that offers no streams: lists
     // and gets are of use, too.
     server.offer_streams(false);
@@ -611,7 +614,7 @@ mod binary {
         });
         assert_eq!((&report["is_leader"], &report["addresses"]), (&json!(true), &json!(["127.0.0.1"])));
         let shown = text(&daemon.ask(&["status"]).stdout);
-        assert!(shown.contains("this daemon (") && shown.contains("1 Ingress statuses"), "{shown}");
+        assert!(shown.contains("this daemon (") && shown.contains("1 statuses"), "{shown}");
         // Without a namespace of its own in the kubeconfig, the Lease is in the default one.
         let mut own = lease();
         own["metadata"]["namespace"] = "default".into();

@@ -132,13 +132,17 @@ impl Metrics {
 
     fn publishing(&mut self, report: &Report) {
         self.number("leader", "1 when this daemon writes Ingress status and Events", report.is_leader.into());
-        self.total("status_writes", "Ingress statuses written", report.writes);
+        self.total("status_writes", "Statuses of Ingresses and Services written", report.writes);
         self.total(
             "status_taken_back",
             "Ingress statuses taken back after a change of class",
             report.taken_back,
         );
-        self.number("status_waiting", "Ingress statuses that wait to be written", report.writes_waiting);
+        self.number(
+            "status_waiting",
+            "Statuses of Ingresses and Services that wait to be written",
+            report.writes_waiting,
+        );
         self.total("events", "Events made or counted up", report.events);
         self.total("events_dropped", "Events that the server refused", report.events_dropped);
         self.number("events_waiting", "Events that wait for their turn", report.events_waiting);

@@ -68,6 +68,9 @@ pub struct Outside {
     pub affinity: Option<Box<str>>,
     /// `status.loadBalancer.ingress`.
     pub addresses: Vec<GivenAddress>,
+    /// `metadata.resourceVersion` of Services of type LoadBalancer: whoever writes the status has to know whether
+    /// it is the newest.
+    pub version: Option<Box<str>>,
 }
 
 impl From<&core::Service> for Service {
@@ -76,14 +79,18 @@ impl From<&core::Service> for Service {
         let spec = service.spec.as_ref().unwrap_or(&nothing);
         let all = spec.cluster_ips.as_deref().unwrap_or_default();
         let first = spec.cluster_ip.as_ref().filter(|_| all.is_empty());
-        let outside = Outside::of(spec, service.status.as_ref());
+        let kind = match spec.type_.as_deref() {
+            Some("ExternalName") => ServiceKind::ExternalName,
+            Some("LoadBalancer") => ServiceKind::LoadBalancer,
+            _ => ServiceKind::Inside,
+        };
+        let mut outside = Outside::of(spec, service.status.as_ref());
+        if kind == ServiceKind::LoadBalancer {
+            outside.version = service.metadata.resource_version.as_deref().map(Into::into);
+        }
         Self {
             metadata: (&service.metadata).into(),
-            kind: match spec.type_.as_deref() {
-                Some("ExternalName") => ServiceKind::ExternalName,
-                Some("LoadBalancer") => ServiceKind::LoadBalancer,
-                _ => ServiceKind::Inside,
-            },
+            kind,
             ports: spec.ports.iter().flatten().map(Into::into).collect(),
             cluster_ips: all.iter().chain(first).filter_map(|text| text.parse().ok()).collect(),
             outside: (outside != Outside::default()).then(|| Box::new(outside)),
@@ -122,6 +129,7 @@ impl Outside {
             health_port: spec.health_check_node_port.filter(|port| *port != 0),
             affinity: text(&spec.session_affinity).filter(|affinity| !matches!(&**affinity, "" | "None")),
             addresses: given.map(|one| GivenAddress::new(&one.ip, &one.hostname)).collect(),
+            version: None,
         }
     }
 }
@@ -139,6 +147,7 @@ impl Service {
             health_port: None,
             affinity: None,
             addresses: Vec::new(),
+            version: None,
         };
         self.outside.as_deref().unwrap_or(&NOTHING)
     }

@@ -92,6 +92,11 @@ pub fn of_ingress(ingress: &Ingress) -> BTreeSet<Address> {
     ingress.addresses.iter().flat_map(given_address).collect()
 }
 
+/// What a Service's status says that it can be reached at.
+pub fn of_balancer(service: &Service) -> BTreeSet<Address> {
+    service.outside().addresses.iter().flat_map(given_address).collect()
+}
+
 /// What a Service can be reached at from outside of the cluster, or at least from inside. Empty
 /// while it has no address: a cloud's load balancer takes its time.
 pub fn of_service(service: &Service) -> BTreeSet<Address> {

@@ -286,7 +286,13 @@ mod tests {
         objects.insert(secret);
         let owned = Arc::new(objects.ingresses.keys().cloned().collect());
         let snapshot = Snapshot { issues: issues.into(), ..Snapshot::empty() };
-        View { objects: Arc::new(objects), snapshot: Arc::new(snapshot), resting: false, owned }
+        View {
+            objects: Arc::new(objects),
+            snapshot: Arc::new(snapshot),
+            resting: false,
+            owned,
+            balanced: Arc::default(),
+        }
     }
 
     /// What is told, as `name reason count`; each outcome is well.

@@ -1,4 +1,4 @@
-//! Which Ingress statuses are to be written: the decisions, without any I/O. Time is an argument.
+//! Which statuses of one kind of objects are to be written: the decisions, without any I/O. Time is an argument.
 //!
 //! Level-triggered: each look at the objects finds out what is to be written *now*; nothing is
 //! queued but names, and what a name leads to is decided when its turn comes.
@@ -8,31 +8,123 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::addresses::{Address, of_ingress};
+use super::addresses::{Address, of_balancer, of_ingress};
 use super::request::Failure;
 use crate::backoff::Backoff;
 use crate::model::ObjectKey;
-use crate::objects::{Ingress, ObjectMap};
+use crate::objects::{Ingress, Metadata, ObjectMap, Service};
 
-/// A set of addresses that many Ingresses share.
+/// A set of addresses that many objects share.
 pub type Addresses = Arc<BTreeSet<Address>>;
 
-/// What is known of each Ingress, and whose turn comes when.
+/// An object whose status says at which addresses it is reached.
+pub trait Published {
+    /// Of the object.
+    fn metadata(&self) -> &Metadata;
+
+    /// `metadata.resourceVersion`.
+    fn version(&self) -> Option<&str>;
+
+    /// What its status says.
+    fn says(&self) -> BTreeSet<Address>;
+
+    /// Some Sluice wrote that, and takes it back where the object is no longer ours.
+    fn is_own_word(&self) -> bool;
+}
+
+impl Published for Ingress {
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
+    fn says(&self) -> BTreeSet<Address> {
+        of_ingress(self)
+    }
+
+    fn is_own_word(&self) -> bool {
+        self.status_is_ours
+    }
+}
+
+impl Published for Service {
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn version(&self) -> Option<&str> {
+        self.outside().version.as_deref()
+    }
+
+    fn says(&self) -> BTreeSet<Address> {
+        of_balancer(self)
+    }
+
+    fn is_own_word(&self) -> bool {
+        // A Service's class can't change, and with another type the API empties the status itself.
+        false
+    }
+}
+
+/// What the objects of a kind shall say. Nothing is written to those of which it is not known: an old status is
+/// better than none.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Desired {
+    /// Those that are ours all say the same.
+    Alike {
+        /// Which are ours.
+        owned: Arc<BTreeSet<ObjectKey>>,
+        /// What they say.
+        addresses: Option<Addresses>,
+    },
+    /// Ours say what is theirs.
+    Each(Arc<BTreeMap<ObjectKey, Addresses>>),
+}
+
+impl Desired {
+    /// Whether there is anything to know of an object.
+    fn concerns(&self, key: &ObjectKey) -> bool {
+        match self {
+            Self::Alike { .. } => true,
+            Self::Each(all) => all.contains_key(key),
+        }
+    }
+
+    fn owns(&self, key: &ObjectKey) -> bool {
+        match self {
+            Self::Alike { owned, .. } => owned.contains(key),
+            Self::Each(all) => all.contains_key(key),
+        }
+    }
+
+    /// What an object says, if it is ours.
+    fn addresses(&self, key: &ObjectKey) -> Option<&Addresses> {
+        let addresses = match self {
+            Self::Alike { addresses, .. } => addresses.as_ref(),
+            Self::Each(all) => all.get(key),
+        };
+        addresses.filter(|addresses| !addresses.is_empty())
+    }
+}
+
+/// What is known of each object, and whose turn comes when.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct Ledger<O> {
     /// In boxes: a tree's nodes are half empty.
-    entries: BTreeMap<ObjectKey, Box<Entry>>,
+    entries: BTreeMap<ObjectKey, Box<Entry<O>>>,
     turns: BTreeSet<(Instant, ObjectKey)>,
-    desired: Option<Addresses>,
     /// What was looked at last.
-    seen: Option<(ObjectMap<Ingress>, Arc<BTreeSet<ObjectKey>>)>,
+    seen: Option<(ObjectMap<O>, Desired)>,
     backoff: Backoff,
 }
 
 /// One status to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
-    /// Of which Ingress.
+    /// Of which object.
     pub key: ObjectKey,
     /// The version that this was decided on. The server refuses it for any other.
     pub version: Option<Box<str>>,
@@ -51,10 +143,22 @@ pub enum Next {
     Nothing,
 }
 
+impl Next {
+    /// When there is something to do, if not now.
+    pub fn at(self) -> Option<Instant> {
+        match self {
+            Self::At(turn) => Some(turn),
+            Self::Write(_) | Self::Nothing => None,
+        }
+    }
+}
+
 #[derive(Debug)]
-struct Entry {
-    ingress: Arc<Ingress>,
+struct Entry<O> {
+    object: Arc<O>,
     says: Addresses,
+    /// What it shall say, if it is ours.
+    desired: Option<Addresses>,
     /// It is ours.
     ours: bool,
     /// It was ours and went over to another class; what we wrote may still have to be taken back.
@@ -68,12 +172,13 @@ struct Entry {
     turn: Option<Instant>,
 }
 
-impl Entry {
-    fn new(ingress: Arc<Ingress>, like: &Addresses) -> Self {
-        let says = says(&ingress, like);
+impl<O: Published> Entry<O> {
+    fn new(object: Arc<O>, like: &Addresses) -> Self {
+        let says = says(&*object, like);
         Self {
-            ingress,
+            object,
             says,
+            desired: None,
             ours: false,
             leaving: false,
             wrote: None,
@@ -85,92 +190,86 @@ impl Entry {
     }
 
     /// What its status shall say, if that is not what it says.
-    fn wanted(&self, desired: Option<&Addresses>) -> Option<Addresses> {
-        if self.ingress.metadata.deleting {
+    fn wanted(&self) -> Option<Addresses> {
+        if self.object.metadata().deleting {
             return None;
         }
         let wanted = match (self.ours, self.leaving) {
-            (true, _) => desired.filter(|desired| **desired != self.says)?.clone(),
-            (false, true) if self.is_own_word(desired) => Addresses::default(),
+            (true, _) => self.desired.as_ref().filter(|desired| **desired != self.says)?.clone(),
+            (false, true) if self.is_own_word() => Addresses::default(),
             (false, _) => return None,
         };
-        let repeated =
-            self.answered.as_ref() == Some(&self.ingress.version) && self.wrote.as_ref() == Some(&wanted);
-        (!repeated).then_some(wanted)
+        let answered =
+            self.answered.as_ref().is_some_and(|version| version.as_deref() == self.object.version());
+        (!answered || self.wrote.as_ref() != Some(&wanted)).then_some(wanted)
     }
 
     /// Whether what it says is what we write or wrote, rather than another controller's word.
-    fn is_own_word(&self, desired: Option<&Addresses>) -> bool {
-        let mut own = [desired, self.wrote.as_ref()].into_iter().flatten();
+    fn is_own_word(&self) -> bool {
+        let mut own = [&self.desired, &self.wrote].into_iter().flatten();
         !self.says.is_empty() && own.any(|own| *own == self.says)
     }
 }
 
-/// What an Ingress says; the same set as `like` if that is equal. Almost all say the same.
-fn says(ingress: &Ingress, like: &Addresses) -> Addresses {
-    let says = of_ingress(ingress);
+/// What an object says; the same set as `like` if that is equal. Almost all Ingresses say the same.
+fn says(object: &impl Published, like: &Addresses) -> Addresses {
+    let says = object.says();
     if says == **like { like.clone() } else { Arc::new(says) }
 }
 
-impl Ledger {
+impl<O: Published> Ledger<O> {
     /// One that knows nothing yet.
     pub fn new(backoff: Backoff) -> Self {
-        Self { entries: BTreeMap::new(), turns: BTreeSet::new(), desired: None, seen: None, backoff }
+        Self { entries: BTreeMap::new(), turns: BTreeSet::new(), seen: None, backoff }
     }
 
-    /// Looks at everything anew. `desired`: what ours shall say; while that is not known, or empty,
-    /// nothing is written to them: an old status is better than none.
-    pub fn review(
-        &mut self,
-        ingresses: &ObjectMap<Ingress>,
-        owned: &Arc<BTreeSet<ObjectKey>>,
-        desired: Option<Addresses>,
-        now: Instant,
-    ) {
-        let desired = desired.filter(|desired| !desired.is_empty());
-        let known = self.seen.replace((ingresses.clone(), owned.clone()));
-        if known.is_some_and(|(i, o)| i.ptr_eq(ingresses) && Arc::ptr_eq(&o, owned))
-            && self.desired == desired
-        {
+    /// Looks at everything anew.
+    pub fn review(&mut self, objects: &ObjectMap<O>, desired: Desired, now: Instant) {
+        let known = self.seen.replace((objects.clone(), desired));
+        let Some((_, desired)) = &self.seen else { return };
+        if known.is_some_and(|(o, d)| o.ptr_eq(objects) && d == *desired) {
             return;
         }
-        self.desired = desired;
         let turns = &mut self.turns;
         self.entries.retain(|key, entry| {
-            let there = ingresses.contains_key(key);
+            let there = objects.contains_key(key) && desired.concerns(key);
             if let (false, Some(turn)) = (there, entry.turn) {
                 turns.remove(&(turn, key.clone()));
             }
             there
         });
-        let desired = self.desired.as_ref();
-        let mut like = desired.cloned().unwrap_or_default();
-        for (key, ingress) in ingresses {
+        let mut like = Addresses::default();
+        for (key, object) in objects.iter().filter(|(key, _)| desired.concerns(key)) {
+            let wanted = desired.addresses(key);
+            if let (true, Some(wanted)) = (like.is_empty(), wanted) {
+                like.clone_from(wanted);
+            }
             let entry = self
                 .entries
                 .entry(key.clone())
-                .or_insert_with(|| Box::new(Entry::new(ingress.clone(), &like)));
-            if !Arc::ptr_eq(&entry.ingress, ingress) {
-                if entry.ingress.metadata.uid == ingress.metadata.uid {
-                    let says = says(ingress, &like);
+                .or_insert_with(|| Box::new(Entry::new(object.clone(), &like)));
+            if !Arc::ptr_eq(&entry.object, object) {
+                if entry.object.metadata().uid == object.metadata().uid {
+                    let says = says(&**object, &like);
                     // Whoever wrote after it left, it was not for us to take back.
                     entry.leaving &= says == entry.says;
                     entry.says = says;
-                    entry.ingress = ingress.clone();
+                    entry.object = object.clone();
                 } else {
                     // Another one of the same name.
                     let (writing, turn) = (entry.writing, entry.turn);
-                    **entry = Entry { writing, turn, ..Entry::new(ingress.clone(), &like) };
+                    **entry = Entry { writing, turn, ..Entry::new(object.clone(), &like) };
                 }
             }
             like.clone_from(&entry.says);
-            let ours = owned.contains(key);
+            entry.desired = wanted.cloned();
+            let ours = desired.owns(key);
             // Its class may have changed while nobody looked.
-            entry.leaving = !ours && (entry.leaving || entry.ours || ingress.status_is_ours);
+            entry.leaving = !ours && (entry.leaving || entry.ours || object.is_own_word());
             entry.ours = ours;
             // Who does not lead may not know what is published, and only remembers.
-            entry.leaving &= desired.is_none() || entry.is_own_word(desired);
-            if entry.wanted(desired).is_some() && !entry.writing && entry.turn.is_none() {
+            entry.leaving &= entry.desired.is_none() || entry.is_own_word();
+            if entry.wanted().is_some() && !entry.writing && entry.turn.is_none() {
                 entry.turn = Some(now);
                 self.turns.insert((now, key.clone()));
             }
@@ -189,9 +288,9 @@ impl Ledger {
             if entry.writing {
                 continue;
             }
-            if let Some(addresses) = entry.wanted(self.desired.as_ref()) {
+            if let Some(addresses) = entry.wanted() {
                 entry.writing = true;
-                let version = entry.ingress.version.clone();
+                let version = entry.object.version().map(Into::into);
                 return Next::Write(Write { key, version, addresses });
             }
         }
@@ -224,7 +323,7 @@ impl Ledger {
             }
         }
         // Something may have changed while the request was under way.
-        if entry.turn.is_none() && entry.wanted(self.desired.as_ref()).is_some() {
+        if entry.turn.is_none() && entry.wanted().is_some() {
             entry.turn = Some(now);
         }
         if let Some(turn) = entry.turn {
@@ -262,7 +361,7 @@ mod tests {
 
     /// One Ingress, its ledger, and a clock.
     struct Rig {
-        ledger: Ledger,
+        ledger: Ledger<Ingress>,
         now: Instant,
     }
 
@@ -275,7 +374,8 @@ mod tests {
             let key = ObjectKey::new("d", "a");
             let all = ingress.map(|ingress| (key.clone(), ingress.clone())).into_iter().collect();
             let owned = if ours { BTreeSet::from([key]) } else { BTreeSet::new() };
-            self.ledger.review(&all, &Arc::new(owned), Some(set(desired)), self.now);
+            let desired = Desired::Alike { owned: Arc::new(owned), addresses: Some(set(desired)) };
+            self.ledger.review(&all, desired, self.now);
             self
         }
 

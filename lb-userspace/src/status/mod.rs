@@ -1,10 +1,10 @@
-//! What Sluice says back to the cluster: `status.loadBalancer` of Ingresses, and Events.
+//! What Sluice says back to the cluster: `status.loadBalancer` of Ingresses and Services, and Events.
 //!
 //! ```text
 //!                 Served (objects, snapshot), a watch channel that the app writes and never waits for
 //!                    │
 //!                    ▼
-//!                  View (what is ours) ─┬─► ledger (what to write) ─► writer ─► Ingress statuses
+//!                  View (what is ours) ─┬─► ledger (what to write) ─► writer ─► statuses
 //!                                       ├─► book (what to tell) ────► teller ─► Events
 //!                                       └─► members (this node is there) ──► Lease of this daemon
 //! lease (who leads) ─► elector ─► Leadership ─► writer, teller, members
@@ -33,6 +33,9 @@
 //! about a minute, a VIP that all nodes share is published once, and all the rights it takes are to
 //! Leases in Sluice's own namespace. With a load balancer or a name in front of the nodes, its
 //! addresses can be given as they are ([`Publish::Fixed`]) or taken from a Service ([`Publish::Service`]).
+//!
+//! Services in forward mode say the addresses that they ask for, as soon as those are served; where another
+//! controller hands addresses out, by the status itself, it stays that one's.
 
 mod addresses;
 mod book;
@@ -46,7 +49,7 @@ mod request;
 mod teller;
 mod writer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +58,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
 
 use self::elector::Elector;
+use self::ledger::Addresses;
 use self::members::Membership;
 use self::teller::Teller;
 use self::writer::Writer;
@@ -157,6 +161,8 @@ struct View {
     snapshot: Arc<Snapshot>,
     resting: bool,
     owned: Arc<BTreeSet<ObjectKey>>,
+    /// The Services in forward mode whose status is ours to write, and what it shall say.
+    balanced: Arc<BTreeMap<ObjectKey, Addresses>>,
 }
 
 impl View {
@@ -171,7 +177,7 @@ impl View {
 /// about as long as the API takes to answer; it may also be aborted at any time.
 ///
 /// Does not stand before the first update: who has nothing to say does not lead. Needs the verbs `patch`
-/// on `ingresses/status`, `create` and `patch` on `events.k8s.io` Events, and in its own namespace
+/// on `ingresses/status` and `services/status`, `create` and `patch` on `events.k8s.io` Events, and in its own namespace
 /// `get`, `list`, `create`, `update` and `delete` on Leases.
 pub async fn run(
     client: Client,
@@ -217,19 +223,24 @@ async fn look(
     views: watch::Sender<Option<Arc<View>>>,
     settle: Duration,
 ) {
-    let mut known: Option<(Served, Arc<BTreeSet<ObjectKey>>)> = None;
+    let mut known: Option<(Served, Arc<View>)> = None;
     loop {
         let served = updates.borrow_and_update().clone();
         if let Some(served) = served {
-            // Endpoints come and go far more often than Ingresses and classes.
-            let owned = match known {
-                Some((before, owned)) if same_claims(&before, &served) => owned,
-                _ => Arc::new(translate::owned(&served.objects, &served.translation)),
+            // Endpoints come and go far more often than Ingresses, classes and Services.
+            let before = known.as_ref();
+            let owned = match before.filter(|(before, _)| same_claims(before, &served)) {
+                Some((_, view)) => Arc::clone(&view.owned),
+                None => Arc::new(translate::owned(&served.objects, &served.translation)),
+            };
+            let balanced = match before.filter(|(before, _)| same_balanced(before, &served)) {
+                Some((_, view)) => Arc::clone(&view.balanced),
+                None => Arc::new(balanced(&served)),
             };
             let (objects, snapshot) = (served.objects.clone(), served.snapshot.clone());
-            let resting = served.resting;
-            views.send_replace(Some(Arc::new(View { objects, snapshot, resting, owned: owned.clone() })));
-            known = Some((served, owned));
+            let view = Arc::new(View { objects, snapshot, resting: served.resting, owned, balanced });
+            views.send_replace(Some(Arc::clone(&view)));
+            known = Some((served, view));
         }
         if updates.changed().await.is_err() {
             return;
@@ -243,6 +254,16 @@ fn same_claims(a: &Served, b: &Served) -> bool {
     a.objects.ingresses.ptr_eq(&b.objects.ingresses)
         && a.objects.classes.ptr_eq(&b.objects.classes)
         && Arc::ptr_eq(&a.translation, &b.translation)
+}
+
+/// Whether the same Services say the same, for certain.
+fn same_balanced(a: &Served, b: &Served) -> bool {
+    a.objects.services.ptr_eq(&b.objects.services) && Arc::ptr_eq(&a.snapshot.services, &b.snapshot.services)
+}
+
+fn balanced(served: &Served) -> BTreeMap<ObjectKey, Addresses> {
+    let published = translate::published(&served.objects, &served.snapshot.services).into_iter();
+    published.map(|(key, ips)| (key, Arc::new(ips.into_iter().map(Address::Ip).collect()))).collect()
 }
 
 #[cfg(test)]

@@ -16,11 +16,11 @@ pub struct Report {
     pub is_leader: bool,
     /// What Ingresses are told to be reached at; empty until it is known, or when not leading.
     pub addresses: Vec<String>,
-    /// Ingress statuses written.
+    /// Statuses written, of Ingresses and Services.
     pub writes: u64,
-    /// Ingress statuses taken back, because the Ingress went over to another class.
+    /// Statuses taken back, of Ingresses that went over to another class.
     pub taken_back: u64,
-    /// Ingress statuses that wait to be written or taken back.
+    /// Statuses that wait to be written or taken back.
     pub writes_waiting: u64,
     /// Events made or repeated.
     pub events: u64,

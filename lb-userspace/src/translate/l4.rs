@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::addresses::addresses;
 use super::forwarding::{self, Placed};
 use super::health_port;
 use super::quic::QuicPorts;
@@ -21,8 +22,6 @@ use crate::objects::{
 
 /// `spec.loadBalancerClass` of Services that are ours.
 pub const LOAD_BALANCER_CLASS: &str = "sluice.dev/xdp";
-/// Annotation of such a Service: the addresses that it is reached at, separated by commas.
-pub const VIPS: &str = "sluice.dev/vips";
 
 const POLICY: &str = "spec.externalTrafficPolicy";
 
@@ -273,55 +272,6 @@ fn of_networks(all: &BTreeSet<IpNet>, address: &IpAddr) -> Arc<[IpNet]> {
 
 /// Where the Service is reached: what it asks for, else what somebody who hands out addresses wrote
 /// into its status.
-fn addresses(key: &ObjectKey, service: &Service, issues: &mut Vec<Issue>) -> BTreeSet<IpAddr> {
-    let outside = service.outside();
-    let annotation = service.metadata.annotations.get(VIPS);
-    let asked = outside.asked_ip.as_deref();
-    let (field, texts): (_, Vec<&str>) = match (annotation, asked.filter(|text| !text.is_empty())) {
-        (Some(list), _) => {
-            ("metadata.annotations[sluice.dev/vips]", list.split(',').map(str::trim).collect())
-        }
-        (None, Some(one)) => ("spec.loadBalancerIP", vec![one]),
-        (None, None) => (
-            "status.loadBalancer.ingress",
-            outside.addresses.iter().filter_map(|given| given.ip.as_deref()).collect(),
-        ),
-    };
-    let mut addresses = BTreeSet::new();
-    for text in &texts {
-        match text.parse::<IpAddr>() {
-            Ok(ip) if !ip.is_unspecified() && !ip.is_multicast() && !ip.is_loopback() => {
-                addresses.insert(ip.to_canonical());
-            }
-            _ => issues.push(issue(
-                Severity::Warning,
-                IssueReason::InvalidField,
-                "Service",
-                key,
-                field,
-                format!(
-                    "{:?} is no address that clients can connect to, and is ignored; correct it.",
-                    excerpt(text)
-                ),
-            )),
-        }
-    }
-    if texts.is_empty() {
-        issues.push(issue(
-            Severity::Warning,
-            IssueReason::NoAddress,
-            "Service",
-            key,
-            "",
-            format!(
-                "has no address and is not served; write one into spec.loadBalancerIP or the annotation {VIPS}, \
-                 or let a controller that hands out addresses fill in its status."
-            ),
-        ));
-    }
-    addresses
-}
-
 #[derive(Default)]
 struct Endpoints {
     ready: Placed,

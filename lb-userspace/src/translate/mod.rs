@@ -10,6 +10,7 @@
 //! A [`Translator`] remembers each of these steps and repeats only what an edit touches. What does
 //! not differ from the previous snapshot keeps its `Arc`; readers compare by pointer.
 
+mod addresses;
 pub mod annotations;
 mod by_host;
 mod canary;
@@ -47,8 +48,9 @@ use ipnet::IpNet;
 use crate::model::{Care, ClusterKey, Compat, Issue, Listener, ObjectKey, Snapshot, WorkerPool};
 use crate::objects::Objects;
 
+pub use addresses::{VIPS, published};
 pub use config_map::{ClassDefaults, ClusterSettings};
-pub use l4::{LOAD_BALANCER_CLASS, VIPS};
+pub use l4::LOAD_BALANCER_CLASS;
 pub use translator::Translator;
 
 /// The name that an IngressClass's `spec.controller` has for its Ingresses to be ours.

@@ -184,7 +184,7 @@ fn publishing_facts(report: &Report) -> Vec<(&'static str, String)> {
         facts.push((
             "Written",
             format!(
-                "{} Ingress statuses{}, {} taken back; {} Events{}, {} refused",
+                "{} statuses{}, {} taken back; {} Events{}, {} refused",
                 report.writes,
                 waiting(report.writes_waiting),
                 report.taken_back,
@@ -219,7 +219,7 @@ mod tests {
         report.is_leader = true;
         (report.writes, report.writes_waiting, report.events) = (3, 2, 1);
         let expect = "Leader: this daemon (a-1)\nPublishing: no address known: give --publish-address\n\
-            Written: 3 Ingress statuses (2 waiting), 0 taken back; 1 Events, 0 refused\n";
+            Written: 3 statuses (2 waiting), 0 taken back; 1 Events, 0 refused\n";
         assert_eq!(text(&report), expect);
         report.addresses = vec!["192.0.2.1".to_owned(), "lb.example".to_owned()];
         (report.failures, report.last_error) = (4, Some("500".to_owned()));

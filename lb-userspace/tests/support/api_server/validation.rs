@@ -115,7 +115,8 @@ pub(super) fn object(target: &Target, known: Option<&Value>, object: &Value) -> 
     match target.collection.rsplit('/').next().unwrap_or_default() {
         "events" => event(object, known),
         "leases" => lease(&object["spec"]),
-        "ingresses" => ingress_status(&object["status"]),
+        "ingresses" => balancer(&object["status"], &["ip", "hostname", "ports"]),
+        "services" => service_status(object),
         _ => Ok(()),
     }
 }
@@ -224,16 +225,24 @@ fn lease(spec: &Value) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// `ValidateLoadBalancerStatus`. `ipMode` is filled in where it is left out.
+fn service_status(service: &Value) -> Result<(), Refusal> {
+    let status = &service["status"];
+    let entries = status.pointer("/loadBalancer/ingress").and_then(Value::as_array);
+    if service["spec"]["type"] != "LoadBalancer" && entries.is_some_and(|entries| !entries.is_empty()) {
+        return Err(invalid("status.loadBalancer.ingress: only of Services of type LoadBalancer"));
+    }
+    balancer(status, &["ip", "hostname", "ports", "ipMode"])
+}
+
 /// `ValidateIngressLoadBalancerStatus`. A Service's entries have an `ipMode`, an Ingress's have none.
-fn ingress_status(status: &Value) -> Result<(), Refusal> {
+fn balancer(status: &Value, fields_known: &[&str]) -> Result<(), Refusal> {
     let none = json!([]);
     let entries = status.pointer("/loadBalancer/ingress").unwrap_or(&none);
     let Some(entries) = entries.as_array() else { return Err(bad_request("loadBalancer.ingress: no list")) };
     for entry in entries {
         let fields = entry.as_object().ok_or_else(|| bad_request("loadBalancer.ingress: no object"))?;
-        if let Some(field) =
-            fields.keys().find(|field| !["ip", "hostname", "ports"].contains(&field.as_str()))
-        {
+        if let Some(field) = fields.keys().find(|field| !fields_known.contains(&field.as_str())) {
             return Err(bad_request(format!("loadBalancer.ingress.{field}: no such field")));
         }
         let text = |field: &str| entry[field].as_str().unwrap_or_default();
