@@ -1,4 +1,4 @@
-//! What the XDP programs cost: `cargo bench --bench xdp`, as root. The methods are in bench/README.md.
+//! What the XDP programs cost: `cargo bench --bench xdp`, as root. The methods are in bench/xdp.md.
 //!
 //! `packets` shows frames to VIPs in proxy mode, `forward` those to VIPs in forward mode by the number
 //! of connections; both count nanoseconds in BPF_PROG_TEST_RUN. `veth` sends packets through a node
