@@ -91,6 +91,7 @@ fn rights_are_what_is_watched_and_no_more() {
         grant(named, &["get", "list", "watch"]);
     }
     grant("networking.k8s.io/ingresses/status", &["patch"]);
+    grant("services/status", &["patch"]);
     grant("events.k8s.io/events", &["create", "patch"]);
     assert_eq!(base["ClusterRole"].len(), 1);
     assert_eq!(grants(&base["ClusterRole"][0]), expected);
