@@ -123,14 +123,23 @@ pub(super) fn config(
                 if have.iter().any(|other| other.secret == certificate.secret) {
                     continue;
                 }
-                if let Some(other) = have.iter().find(|other| key_type(other) == key_type(&certificate)) {
+                // One of another key type would be all that some clients see of the host.
+                let foreign =
+                    |other: &&Arc<Certificate>| other.secret.namespace != certificate.secret.namespace;
+                let rival =
+                    |other: &&Arc<Certificate>| foreign(other) || key_type(other) == key_type(&certificate);
+                if let Some(other) = have.iter().find(rival) {
+                    let what = match foreign(&other) {
+                        true => "is another namespace's",
+                        false => "is of the same key type",
+                    };
                     say(
                         Severity::Warning,
                         IssueReason::Conflict,
                         ".hosts",
                         format!(
-                            "{host} has the certificate of Secret {} already, which came first and is of the same key type; \
-                             use one Secret for the host.",
+                            "{host} has the certificate of Secret {} already, which came first and {what}; use one \
+                             Secret for the host.",
                             other.secret
                         ),
                     );
@@ -150,7 +159,7 @@ pub(super) fn config(
         by_host: by_host.into_iter().collect(),
         default: default.or(nameless),
         client_auth: client_auth(members, stand_ins),
-        passthrough: passthrough(members, hosts, issues),
+        passthrough: passthrough(members, hosts, stand_ins, issues),
         pools: pools(members, stand_ins, node_pools, issues),
     }
 }
@@ -200,42 +209,101 @@ fn client_auth(members: &[&Member], stand_ins: &StandIns) -> Vec<(HostPattern, A
     found.into_iter().collect()
 }
 
+/// Who says how the connections for a host begin: the namespace whose Ingress was first to have rules for it.
+/// Others may have paths there, but not take all of its connections away.
+#[derive(Default)]
+struct Owners<'a>(HashMap<&'a HostPattern, &'a ObjectKey>);
+
+impl<'a> Owners<'a> {
+    /// Of the hosts of those of `members` that are `asking`.
+    fn new(members: &[&'a Member], asking: impl Fn(&Member) -> bool) -> Self {
+        let asking = members.iter().filter(|member| asking(member));
+        let hosts: HashSet<_> = asking.flat_map(|member| member.draft.rules.hosts()).collect();
+        let mut owners = HashMap::new();
+        if !hosts.is_empty() {
+            for draft in members.iter().map(|member| &member.draft) {
+                for host in draft.rules.hosts().filter(|host| hosts.contains(host)) {
+                    owners.entry(host).or_insert(&draft.key);
+                }
+            }
+        }
+        Self(owners)
+    }
+
+    /// The Ingress whose namespace decides, if that is not this one's.
+    fn other(&self, host: &HostPattern, key: &ObjectKey) -> Option<&'a ObjectKey> {
+        self.0.get(host).copied().filter(|first| first.namespace != key.namespace)
+    }
+}
+
+/// `found`, sorted, with the hosts that have rules of their own where a wildcard in it covers them: what is said
+/// for it is not said for them.
+fn with_exceptions<T>(
+    mut found: BTreeMap<HostPattern, Option<T>>,
+    members: &[&Member],
+    stand_ins: &StandIns,
+) -> Vec<(HostPattern, Option<T>)> {
+    if found.keys().any(|host| matches!(host, HostPattern::Wildcard(_))) {
+        let own = members.iter().flat_map(|member| member.draft.rules.hosts());
+        for host in own.chain(stand_ins.hosts.keys()) {
+            let covered =
+                || wildcard_of(host).is_some_and(|wildcard| matches!(found.get(&wildcard), Some(Some(_))));
+            if !found.contains_key(host) && covered() {
+                found.insert(host.clone(), None);
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
 /// Which names' connections go on as they are, and where to: to the backend of the host's `/`, or
 /// of its first path. Path rules mean nothing for them.
 fn passthrough(
     members: &[&Member],
     hosts: &Hosts<'_>,
+    stand_ins: &StandIns,
     issues: &mut Vec<Issue>,
-) -> Vec<(HostPattern, Passthrough)> {
+) -> Vec<(HostPattern, Option<Passthrough>)> {
     let mut found = BTreeMap::new();
+    let owners = Owners::new(members, |member| member.draft.annotations.passthrough);
     for member in members.iter().filter(|member| member.draft.annotations.passthrough) {
         let key = &member.draft.key;
         for host in member.draft.rules.hosts() {
+            let mut say = |reason, wrong: &str| {
+                let field = "metadata.annotations[nginx.ingress.kubernetes.io/ssl-passthrough]";
+                let message = format!("is ignored for host {host}: {wrong}");
+                issues.push(issue(Severity::Warning, reason, "Ingress", key, field, message));
+            };
+            if let Some(first) = owners.other(host, key) {
+                let wrong = format!(
+                    "Ingress {first} of another namespace has rules for it and came first, and all its connections \
+                     would go past them; use another host."
+                );
+                say(IssueReason::Conflict, &wrong);
+                continue;
+            }
             let own = hosts(host).into_iter().flat_map(|rules| rules.all_routes());
             let mut own = own.filter(|route| route.ingress == *key);
             let root = |path: &PathMatch| matches!(path.text(), "/");
             let route = own.clone().find(|route| root(&route.path)).or_else(|| own.next());
-            let wrong = match (host, route.map(|route| (&route.backend, &route.policy.upstream))) {
-                (HostPattern::Any, _) => {
-                    "connections are told apart by their server name; give the rule a host."
-                }
+            match (host, route.map(|route| (&route.backend, &route.policy.upstream))) {
+                (HostPattern::Any, _) => say(
+                    IssueReason::InvalidAnnotation,
+                    "connections are told apart by their server name; give the rule a host.",
+                ),
                 (_, Some((Backend::Cluster(cluster), upstream))) => {
                     let proxy_protocol = upstream.proxy_protocol;
-                    let passthrough = || Passthrough { cluster: cluster.clone(), proxy_protocol };
+                    let passthrough = || Some(Passthrough { cluster: cluster.clone(), proxy_protocol });
                     found.entry(host.clone()).or_insert_with(passthrough);
-                    continue;
                 }
-                (_, _) => {
-                    "no path of the host has a backend that connections could go to; correct the backend."
-                }
-            };
-            let field = "metadata.annotations[nginx.ingress.kubernetes.io/ssl-passthrough]";
-            let message = format!("is ignored for host {host}: {wrong}");
-            let reason = IssueReason::InvalidAnnotation;
-            issues.push(issue(Severity::Warning, reason, "Ingress", key, field, message));
+                (_, _) => say(
+                    IssueReason::InvalidAnnotation,
+                    "no path of the host has a backend that connections could go to; correct the backend.",
+                ),
+            }
         }
     }
-    found.into_iter().collect()
+    with_exceptions(found, members, stand_ins)
 }
 
 /// Which names' connections belong to a pool of workers: the first Ingress with the host that names one
@@ -245,8 +313,9 @@ fn pools(
     stand_ins: &StandIns,
     node: Option<&[WorkerPool]>,
     issues: &mut Vec<Issue>,
-) -> Vec<(HostPattern, Arc<str>)> {
+) -> Vec<(HostPattern, Option<Arc<str>>)> {
     let mut found: BTreeMap<HostPattern, (Arc<str>, &ObjectKey)> = BTreeMap::new();
+    let owners = Owners::new(members, |member| member.draft.annotations.worker_pool.is_some());
     for member in members {
         let Some(pool) = &member.draft.annotations.worker_pool else { continue };
         let key = &member.draft.key;
@@ -268,6 +337,14 @@ fn pools(
                 say(IssueReason::InvalidAnnotation, message.to_owned());
                 continue;
             }
+            if let Some(first) = owners.other(host, key) {
+                let message = format!(
+                    "is ignored for host {host}: Ingress {first} of another namespace has rules for it and came \
+                     first; use another host."
+                );
+                say(IssueReason::Conflict, message);
+                continue;
+            }
             match found.get(host) {
                 None => drop(found.insert(host.clone(), (pool.clone(), key))),
                 Some((other, _)) if other == pool => {}
@@ -287,7 +364,8 @@ fn pools(
         .filter_map(|(host, stand_in)| Some((host.clone(), found.get(&stand_in.source)?.clone())))
         .collect();
     found.extend(aliases);
-    found.into_iter().map(|(host, (pool, _))| (host, pool)).collect()
+    let found = found.into_iter().map(|(host, (pool, _))| (host, Some(pool))).collect();
+    with_exceptions(found, members, stand_ins)
 }
 
 fn wildcard_of(host: &HostPattern) -> Option<HostPattern> {

@@ -87,8 +87,9 @@ struct Host {
 struct Tls {
     config: Arc<TlsConfig>,
     issues: Vec<Issue>,
-    /// Some Ingress wants its connections passed on: where to depends on the routes.
-    passes: bool,
+    /// Some Ingress wants all connections of its hosts passed on, or served by a pool: whether it may, and where
+    /// to, depends on the routes.
+    takes_hosts: bool,
     /// Certificates become valid and expire: how long this holds, seconds since 1970.
     since: i64,
     until: i64,
