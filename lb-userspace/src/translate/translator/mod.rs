@@ -162,7 +162,7 @@ impl Translator {
             self.l4_conflicts.clear();
             services = keep(
                 &previous.services,
-                self.l4.services(&listeners, &self.settings.service_vips, &mut self.l4_conflicts),
+                self.l4.services(&listeners, self.settings.service_vips.as_deref(), &mut self.l4_conflicts),
             );
             health_ports = keep(&previous.health_ports, self.l4.health_ports(&mut self.l4_conflicts));
             work.issues = true;
