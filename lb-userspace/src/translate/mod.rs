@@ -25,6 +25,7 @@ mod l4;
 mod loops;
 mod member;
 mod merge;
+mod nameless;
 mod path;
 mod quic;
 mod report;

@@ -87,8 +87,9 @@ struct Host {
 struct Tls {
     config: Arc<TlsConfig>,
     issues: Vec<Issue>,
-    /// Some Ingress wants its connections passed on: where to depends on the routes.
-    passes: bool,
+    /// It depends on the routes: where connections that are passed on go, or whose names a certificate
+    /// without hosts may take.
+    by_routes: bool,
     /// Certificates become valid and expire: how long this holds, seconds since 1970.
     since: i64,
     until: i64,
