@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::member::Member;
+use super::nameless::{self, Nameless};
 use super::report::issue;
 use super::secrets::Certificates;
 use super::standin::{Hosts, StandIns};
@@ -69,6 +70,7 @@ pub(super) fn config(
     let mut by_host: BTreeMap<HostPattern, Vec<Arc<Certificate>>> = BTreeMap::new();
     let mut names: HashMap<ObjectKey, HashSet<HostPattern>> = HashMap::new();
     let mut told: HashMap<&ObjectKey, usize> = HashMap::new();
+    let mut without_hosts = Vec::new();
     for draft in members.iter().map(|member| &member.draft) {
         for tls in &draft.tls {
             // Without a Secret the hosts have the default certificate.
@@ -108,7 +110,11 @@ pub(super) fn config(
             };
             let names = names.entry(secret.clone()).or_insert_with(|| names_of(&certificate));
             for host in &tls.hosts {
-                if *host != HostPattern::Any && !covers(names, host) {
+                if *host == HostPattern::Any {
+                    without_hosts.push(Nameless { draft, tls, certificate: certificate.clone() });
+                    continue;
+                }
+                if !covers(names, host) {
                     say(
                         Severity::Warning,
                         IssueReason::CertificateMismatch,
@@ -153,11 +159,10 @@ pub(super) fn config(
     for (host, stand_in) in &stand_ins.hosts {
         add_stand_in(host, &stand_in.source, stand_in.alias, &mut by_host, &names);
     }
-    // Without a name there is nothing to look up: such an entry is what clients get by default.
-    let nameless = by_host.remove(&HostPattern::Any).and_then(|certificates| certificates.into_iter().next());
+    nameless::add(&without_hosts, members, hosts, &names, &mut by_host, issues);
     TlsConfig {
         by_host: by_host.into_iter().collect(),
-        default: default.or(nameless),
+        default,
         client_auth: client_auth(members, stand_ins),
         passthrough: passthrough(members, hosts, stand_ins, issues),
         pools: pools(members, stand_ins, node_pools, issues),
@@ -368,7 +373,8 @@ fn pools(
     with_exceptions(found, members, stand_ins)
 }
 
-fn wildcard_of(host: &HostPattern) -> Option<HostPattern> {
+/// The wildcard that covers a name.
+pub(super) fn wildcard_of(host: &HostPattern) -> Option<HostPattern> {
     match host {
         HostPattern::Exact(name) => {
             name.split_once('.').map(|(_, suffix)| HostPattern::Wildcard(suffix.into()))
