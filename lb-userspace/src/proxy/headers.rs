@@ -5,6 +5,7 @@ use http::header;
 use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 
+use super::forwarded::dashed;
 use super::hops;
 
 /// Most names that `Connection` can list: every header is compared with each of them.
@@ -82,6 +83,12 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
             | header::PROXY_AUTHENTICATE
             | header::PROXY_AUTHORIZATION
     ) || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings")
+}
+
+/// Whether a name has underscores where one that frames a message or concerns one connection has dashes. CGI and
+/// what came after it takes both for the same: `Transfer_Encoding` would be a body's end in another place there.
+pub(super) fn passes_for_framing(name: &HeaderName) -> bool {
+    dashed(name.as_str()).is_some_and(|name| HOP_BY_HOP.contains(&&*name) || name == "content-length")
 }
 
 /// Headers that say who asks for what: a client must not have them removed by listing them in

@@ -2,8 +2,9 @@
 //!
 //! A copy has the method, the headers and, where the route wants that, the body of the request that
 //! it is made of. What the route's policy takes out of the request or writes into it counts for the copy as
-//! well: a mirror believes the same headers as the endpoint that it mirrors. Nobody waits for it: it is sent by a task of its own, its answer is thrown away,
-//! and where there are too many or the mirror is too slow, copies are dropped and counted.
+//! well: a mirror believes the same headers as the endpoint that it mirrors. Nobody waits for it: it is sent by
+//! a task of its own, its answer is thrown away, and where there are too many or the mirror is too slow, copies
+//! are dropped and counted.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -15,7 +16,7 @@ use http_body_util::BodyExt;
 
 use super::copy::BodyCopy;
 use super::forwarded;
-use super::headers::Connection;
+use super::headers::{Connection, passes_for_framing};
 use super::incoming_body::RequestBody;
 use super::policy::{AskError, Edits, Facts};
 use super::worker::Worker;
@@ -104,7 +105,7 @@ fn headers(rules: &Mirror, facts: &Facts<'_>, edits: &Edits) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(sent.len() + 6);
     for (name, value) in sent {
         let is_framing = matches!(*name, header::HOST | header::CONTENT_LENGTH | header::EXPECT);
-        let is_ours = forwarded::is_ours(name) || name.as_str() == "proxy";
+        let is_ours = forwarded::is_ours(name) || name.as_str() == "proxy" || passes_for_framing(name);
         if !is_framing && !connection.drops(name) && !edits.drops(name.as_str()) && !is_ours {
             headers.append(name.clone(), value.clone());
         }

@@ -8,7 +8,7 @@ use hyper::body::Body;
 
 use super::connection::Client;
 use super::forwarded;
-use super::headers::{Connection, write_line};
+use super::headers::{Connection, passes_for_framing, write_line};
 use super::hops;
 use super::incoming_body::RequestBody;
 use super::policy::Edits;
@@ -126,7 +126,7 @@ pub(super) fn write_head(
 
 /// `Proxy` becomes `HTTP_PROXY` in CGI programs, which then send their own requests there.
 fn is_unsafe(name: &HeaderName) -> bool {
-    name.as_str() == "proxy"
+    name.as_str() == "proxy" || passes_for_framing(name)
 }
 
 fn has_trailers_token(value: &HeaderValue) -> bool {

@@ -91,6 +91,11 @@ fn nobody_speaks_in_our_place() {
             assert_eq!(text.matches(ours).count(), 1, "{line}: {text}");
         }
     }
+    for line in ["Transfer_Encoding: chunked", "content_length: 6", "Keep_Alive: 6", "HTTP2_Settings: 6"] {
+        let text = send(proxy.http, &GET.replace("\r\n\r\n", &format!("\r\n{line}\r\n\r\n"))).text();
+        let name = line.split_once(':').expect("a line").0.to_ascii_lowercase();
+        assert!(!text.contains(&name), "{line}: {text}");
+    }
     let mine = GET.replace("\r\n\r\n", "\r\nX_Mine: 1\r\n\r\n");
     assert!(send(proxy.http, &mine).text().contains("x_mine: 1\r\n"), "others are nobody's business");
     let forged = GET.replace("a.test", "b.test").replace("\r\n\r\n", "\r\nX_Auth_User: root\r\n\r\n");

@@ -26,7 +26,7 @@ use super::verdicts::{Key, Verdicts};
 use super::{Passage, Refusal};
 use crate::model::{ExternalAuth, Template, UpstreamPolicy};
 use crate::proxy::forwarded::{dashed, is_ours};
-use crate::proxy::headers::{Connection, is_of_connection};
+use crate::proxy::headers::{Connection, is_of_connection, passes_for_framing};
 use crate::proxy::respond;
 
 const SENT_FROM: HeaderName = HeaderName::from_static("x-sent-from");
@@ -130,6 +130,7 @@ impl External {
             if !(is_of_body
                 || connection.drops(name)
                 || is_of_connection(name)
+                || passes_for_framing(name)
                 || *name == HOST
                 || is_told(name))
             {
