@@ -137,7 +137,7 @@ pub(super) fn is_trusted(ip: IpAddr, trusted: &[IpNet]) -> bool {
 
 /// The client of a chain of proxies: read from the right, the first address that is no trusted proxy.
 fn first_untrusted<'a>(chain: &'a [u8], trusted: &[IpNet]) -> &'a [u8] {
-    let mut hops = chain.rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let mut hops = chain.rsplit(|byte| *byte == b',').map(|hop| without_port(hop.trim_ascii()));
     let mut last = hops.next().unwrap_or_default();
     for hop in hops {
         let parse = |hop: &[u8]| std::str::from_utf8(hop).ok()?.parse::<IpAddr>().ok();
@@ -147,6 +147,18 @@ fn first_untrusted<'a>(chain: &'a [u8], trusted: &[IpNet]) -> &'a [u8] {
         last = hop;
     }
     last
+}
+
+/// The address of `192.0.2.1:4711`, `[2001:db8::1]:4711` and `[2001:db8::1]`, as some load balancers write it.
+fn without_port(hop: &[u8]) -> &[u8] {
+    if let Some(rest) = hop.strip_prefix(b"[") {
+        return rest.split(|byte| *byte == b']').next().unwrap_or_default();
+    }
+    match memchr::memchr(b':', hop) {
+        // An address of IPv6 has more of them.
+        Some(colon) if memchr::memchr(b':', &hop[colon + 1..]).is_none() => &hop[..colon],
+        _ => hop,
+    }
 }
 
 /// Makes request ids: 32 hexadecimal digits, unique by a counter, not guessable from one another.
@@ -225,6 +237,26 @@ mod tests {
             let text = String::from_utf8(out).expect("text").replace("\r\n", "|");
             let rest = "|x-forwarded-host: a.example.com|x-forwarded-port: 80|x-request-id: id|";
             assert_eq!(text, format!("{expect}{rest}"), "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn chains() {
+        let nets: Vec<IpNet> = ["10.0.0.0/8", "2001:db8::/64"].map(|net| net.parse().expect("a net")).into();
+        for (chain, expect) in [
+            ("1.2.3.4, 10.0.0.9", "1.2.3.4"),
+            ("1.2.3.4:4711, 10.0.0.8:80, 10.0.0.9", "1.2.3.4"),
+            ("[2001:db8:1::1]:4711,[2001:db8::2],10.0.0.9", "2001:db8:1::1"),
+            ("2001:db8:1::1, 2001:db8::2, 10.0.0.9", "2001:db8:1::1"),
+            ("6.6.6.6, 1.2.3.4:x, 10.0.0.9", "1.2.3.4"),
+            ("6.6.6.6, [1.2.3.4, 10.0.0.9", "1.2.3.4"),
+            ("6.6.6.6, unknown, 10.0.0.9", "10.0.0.9"),
+            ("6.6.6.6, [], 10.0.0.9", "10.0.0.9"),
+            ("6.6.6.6, :80, 10.0.0.9", "10.0.0.9"),
+            ("10.0.0.9", "10.0.0.9"),
+        ] {
+            let got = first_untrusted(chain.as_bytes(), &nets);
+            assert_eq!(std::str::from_utf8(got), Ok(expect), "{chain}");
         }
     }
 
