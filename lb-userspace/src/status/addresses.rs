@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::IngressLoadBalancerIngress;
 
@@ -18,6 +19,9 @@ pub enum Address {
     /// A DNS name, in lower case.
     Hostname(String),
 }
+
+/// A set of addresses that many objects share.
+pub type Addresses = Arc<BTreeSet<Address>>;
 
 /// Why a text is no [`Address`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

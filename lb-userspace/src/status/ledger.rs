@@ -8,14 +8,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::addresses::{Address, of_balancer, of_ingress};
+use super::addresses::{Address, Addresses, of_balancer, of_ingress};
 use super::request::Failure;
 use crate::backoff::Backoff;
 use crate::model::ObjectKey;
 use crate::objects::{Ingress, Metadata, ObjectMap, Service};
-
-/// A set of addresses that many objects share.
-pub type Addresses = Arc<BTreeSet<Address>>;
 
 /// An object whose status says at which addresses it is reached.
 pub trait Published {

@@ -20,7 +20,7 @@ use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::addresses::{Address, of_listeners, primary};
+use super::addresses::{Address, Addresses, of_listeners, primary};
 use super::elector::Leadership;
 use super::lease::{lasts, seconds};
 use super::report::Reporter;
@@ -36,9 +36,6 @@ const OF: &str = "sluice.dev/member-of";
 const ADDRESSES: &str = "sluice.dev/addresses";
 /// No node has more; what an annotation says beyond is not read.
 const MOST_ADDRESSES: usize = 64;
-
-/// What the leader publishes; nothing while it is not known.
-pub type Desired = Option<Arc<BTreeSet<Address>>>;
 
 /// Who is there, as the leader has seen it.
 #[derive(Debug, Default)]
@@ -105,7 +102,7 @@ pub struct Membership {
     reporter: Reporter,
     own: Option<Lease>,
     roster: Roster,
-    desired: watch::Sender<Desired>,
+    desired: watch::Sender<Option<Addresses>>,
 }
 
 impl Membership {
@@ -115,7 +112,7 @@ impl Membership {
         settings: Settings,
         leadership: Leadership,
         reporter: Reporter,
-    ) -> (Self, watch::Receiver<Desired>) {
+    ) -> (Self, watch::Receiver<Option<Addresses>>) {
         let (desired, receiver) = watch::channel(None);
         let api = Api::namespaced(client, &settings.lease.namespace);
         let roster = Roster::default();

@@ -57,8 +57,8 @@ use kube::Client;
 use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
 
+use self::addresses::Addresses;
 use self::elector::Elector;
-use self::ledger::Addresses;
 use self::members::Membership;
 use self::teller::Teller;
 use self::writer::Writer;

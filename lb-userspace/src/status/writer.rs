@@ -18,10 +18,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::addresses::{Address, Publish, of_service};
+use super::addresses::{Address, Addresses, Publish, of_service};
 use super::elector::Leadership;
-use super::ledger::{Addresses, Desired, Ledger, Next, Write};
-use super::members;
+use super::ledger::{Desired, Ledger, Next, Write};
 use super::pace::Bucket;
 use super::report::Reporter;
 use super::request::{Failure, in_time};
@@ -72,7 +71,7 @@ impl Writer {
     pub async fn run(
         mut self,
         mut views: watch::Receiver<Option<Arc<View>>>,
-        mut nodes: watch::Receiver<members::Desired>,
+        mut nodes: watch::Receiver<Option<Addresses>>,
     ) {
         let mut nodes_told = true;
         loop {
@@ -111,7 +110,7 @@ impl Writer {
     }
 
     /// What Ingresses that are ours shall say.
-    fn addresses(&self, view: &View, nodes: members::Desired) -> Option<Addresses> {
+    fn addresses(&self, view: &View, nodes: Option<Addresses>) -> Option<Addresses> {
         let desired = match &self.settings.publish {
             Publish::Nodes => nodes,
             Publish::Fixed(addresses) => Some(Arc::new(addresses.clone())),

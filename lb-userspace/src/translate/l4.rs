@@ -271,8 +271,7 @@ fn of_networks(all: &BTreeSet<IpNet>, address: &IpAddr) -> Arc<[IpNet]> {
     all.iter().filter(|network| network.addr().is_ipv4() == address.is_ipv4()).copied().collect()
 }
 
-/// Where the Service is reached: what it asks for, else what somebody who hands out addresses wrote
-/// into its status.
+/// The endpoints of a port, by address, with the node that each is on.
 #[derive(Default)]
 struct Endpoints {
     ready: Placed,
