@@ -77,6 +77,37 @@ fn what_refuses_a_migration() {
     assert_eq!(json(&check(dir.path(), &["--from", "none", "-o", "json"])).get("migration"), None);
 }
 
+/// Where Services may have addresses is said by the settings of the cluster, else by the option.
+#[test]
+fn addresses_that_services_may_not_have() {
+    let balancer = "apiVersion: v1\nkind: Service\nmetadata: {name: game, namespace: default, \
+                    annotations: {sluice.dev/vips: 192.0.2.1}}\nspec: {type: LoadBalancer, \
+                    loadBalancerClass: sluice.dev/xdp, ports: [{port: 80}]}\n---\n";
+    let map = |networks: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: settings, namespace: sluice}}\n\
+             data: {{service-vips: \"{networks}\"}}\n---\n"
+        )
+    };
+    for (networks, option, errors) in [
+        (None, None, 0),
+        (None, Some("192.0.2.0/24"), 0),
+        (None, Some("198.51.100.0/24,2001:db8::/32"), 1),
+        (Some("198.51.100.0/24"), None, 1),
+        (Some("192.0.2.0/24"), Some("198.51.100.0/24"), 0),
+        (Some("192.0.2.0/33"), Some("192.0.2.0/24"), 2),
+    ] {
+        let dir = directory(&(balancer.to_owned() + &networks.map(map).unwrap_or_default()));
+        let named = networks.map_or(&[][..], |_| &["--config-map", "sluice/settings"]);
+        let option: Vec<_> = option.into_iter().flat_map(|networks| ["--service-vips", networks]).collect();
+        let output = check(dir.path(), &[named, &option].concat());
+        let said = text(&output.stdout);
+        assert!(said.contains(&format!("{errors} error")), "{networks:?} {option:?}: {said}");
+        assert_eq!(said.contains("setting service-vips"), errors > 0, "{networks:?} {option:?}: {said}");
+        assert_eq!(output.status.code(), Some(i32::from(errors > 0)), "{said}");
+    }
+}
+
 /// The settings are a ConfigMap among the files. Their word on `compat` is the default of the option's.
 #[test]
 fn settings_of_the_cluster() {

@@ -72,6 +72,8 @@ pub enum Kind {
     PrefixByLetters,
     /// What a host's own rules leave open never falls to rules without a host.
     HostFallThrough,
+    /// `/admin;x` is not below a path `/admin` that is restricted, and many servers take it for that.
+    PathParameters,
     /// Other requests that another rule takes.
     OtherRule,
     /// Without being asked, ingress-nginx applies settings that Kubernetes doesn't know.

@@ -8,8 +8,8 @@ use super::nginx::{Answer, Asks, Location, Nginx, Rule, Server};
 use super::report::{Changes, Example, Kind, Place, Surprise};
 use super::sample::sample;
 use super::{Outcome, PREFIX, Study};
-use crate::model::{Backend, HostPattern, RoutePolicy, Snapshot};
-use crate::objects::excerpt;
+use crate::model::{Backend, HostPattern, ObjectKey, RoutePolicy, Snapshot};
+use crate::objects::{ANNOTATION_PREFIXES, excerpt};
 use crate::route::RouteTable;
 
 /// How many places one surprise lists; the others are counted.
@@ -59,6 +59,7 @@ impl Look<'_> {
                 &|l| vec![format!("{}xyz", l.text)],
             ),
             self.fall_through(server),
+            self.path_parameters(server),
             self.defaults(server),
         ];
         let mut found: Vec<_> = found.into_iter().flatten().collect();
@@ -135,6 +136,35 @@ impl Look<'_> {
         (!places.is_empty()).then(|| surprise(Kind::HostFallThrough, server, places))
     }
 
+    /// Requests that come near to a restricted path of Prefix or Exact and go to another Ingress: elements are
+    /// compared whole, parameters and all, but many servers cut these off and serve the restricted path.
+    fn path_parameters(&self, server: &Server) -> Option<Surprise> {
+        let restricted = |key: &ObjectKey| {
+            let ingress = self.study.objects.ingresses.get(key);
+            ingress
+                .is_some_and(|ingress| ingress.metadata.annotations.iter().any(|(name, _)| restricts(name)))
+        };
+        let mut seen = BTreeSet::new();
+        let locations = server.locations.iter().filter(|location| {
+            let Rule { path, path_type, ingress, .. } = &location.rule;
+            elements(path) > 0 && matches!(&**path_type, "Exact" | "Prefix") && restricted(ingress)
+        });
+        let places: Vec<_> = locations
+            .filter(|location| seen.insert((&location.rule.ingress, &location.rule.place)))
+            .take(MOST_LOCATIONS)
+            .filter_map(|location| {
+                let Rule { ingress, path, .. } = &location.rule;
+                let example = self.example(server, format!("{};x", path.trim_end_matches('/')));
+                let own = ingress.to_string();
+                let around =
+                    |outcome: &Outcome| matches!(outcome, Outcome::Rule { ingress, .. } if *ingress != own);
+                (around(&example.sluice_kubernetes) || around(&example.sluice_ingress_nginx))
+                    .then(|| place(&location.rule, Some(example)))
+            })
+            .collect();
+        (!places.is_empty()).then(|| surprise(Kind::PathParameters, server, places))
+    }
+
     /// The plainest requests for each path, for whatever the other kinds don't explain.
     fn other_rules(&self, server: &Server, explained: &[Surprise]) -> Option<Surprise> {
         let mut seen: BTreeSet<_> = explained
@@ -202,6 +232,12 @@ impl Look<'_> {
             path,
         }
     }
+}
+
+/// Whether an annotation keeps somebody out.
+fn restricts(name: &str) -> bool {
+    let name = ANNOTATION_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or_default();
+    ["auth-url", "auth-type", "auth-tls-secret"].contains(&name) || name.ends_with("list-source-range")
 }
 
 /// A host that the pattern covers and, most likely, no other does.
@@ -416,6 +452,16 @@ fn words(kind: Kind) -> [&'static str; 4] {
             "It goes on to rules of a wildcard host or without a host that cover it, as the API says.",
             "The same as with Kubernetes' defaults.",
             "Give the host a rule for / if it should not.",
+        ],
+        Kind::PathParameters => [
+            "A Prefix or Exact path /admin does not cover /admin;x, which goes to whatever rule covers the rest. \
+             Servers that cut path parameters off (Tomcat, Jetty and others) serve /admin for it, and nobody has \
+             asked what the Ingress of /admin asks for.",
+            "Elements are compared whole, parameters and all: /admin does not cover /admin;x.",
+            "Elements are compared whole unless the host's paths are regular expressions, which cover what begins \
+             like them.",
+            "Restrict access on the Ingress of the rule that takes these requests, too, or have the application \
+             ask for itself.",
         ],
         Kind::OtherRule => [
             "One rule takes the request.",

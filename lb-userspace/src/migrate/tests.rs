@@ -235,6 +235,19 @@ fn surprises_name_the_paths_that_they_hit() {
         &[("a", "h.test", &["Prefix /a"], &[]), ("any", "", &["Exact /b"], &[])],
         &["host-fall-through h.test /b /b"],
     );
+    let auth = ("auth-url", "http://auth.test/");
+    let allow = ("whitelist-source-range", "10.0.0.0/8");
+    let open = ("shop", "h.test", &["Prefix /"][..], &[][..]);
+    surprised(
+        &[("admin", "h.test", &["Prefix /admin/", "Exact /top", "Prefix /"], &[auth]), open],
+        &["trailing-slash h.test /admin/ /admin"],
+    );
+    surprised(
+        &[("admin", "h.test", &["Prefix /admin", "Exact /top"], &[auth]), open],
+        &["path-parameters h.test /admin /admin;x", "path-parameters h.test /top /top;x"],
+    );
+    surprised(&[("admin", "h.test", &["Prefix /admin"], &[allow])], &[]);
+    surprised(&[("plain", "h.test", &["Prefix /admin"], &[]), open], &[]);
 }
 
 #[test]

@@ -135,12 +135,18 @@ fn unreserved(byte: u8) -> bool {
 }
 
 /// What may stand in a path unescaped, `/` included.
-fn path_byte(byte: u8) -> bool {
+pub(super) fn path_byte(byte: u8) -> bool {
     unreserved(byte)
         || matches!(
             byte,
             b'/' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@'
         )
+}
+
+/// The character that `%` and two digits stand for, if it has none in a normalised path.
+pub(super) fn unescaped(escape: &[u8]) -> Option<u8> {
+    let digits = escape.strip_prefix(b"%").filter(|digits| digits.len() == 2)?;
+    hex_pair(digits).filter(|byte| unreserved(*byte))
 }
 
 /// Whether the path surely is its own normal form; most are, and then it is only copied.

@@ -64,12 +64,12 @@ impl L4Services {
     }
 
     /// All of them, by VIP. Of two Services with the same VIP, the older has it; listeners come before
-    /// both. What is not in `allowed` (where that is not empty), and what the kernel's tables have
+    /// both. What is not in `allowed` (`None`: all is allowed), and what the kernel's tables have
     /// no room for, is left out.
     pub(super) fn services(
         &self,
         listeners: &[Listener],
-        allowed: &[IpNet],
+        allowed: Option<&[IpNet]>,
         issues: &mut Vec<Issue>,
     ) -> Vec<L4Service> {
         let mut owners: BTreeMap<Vip, &L4Service> = BTreeMap::new();
@@ -80,11 +80,12 @@ impl L4Services {
                 let (severity, reason) = (Severity::Error, IssueReason::Conflict);
                 issue(severity, reason, "Service", &service.service, "spec.ports", message)
             };
-            if !allowed.is_empty() && !allowed.iter().any(|network| network.contains(&service.vip.address)) {
+            let inside = |networks: &[IpNet]| networks.iter().any(|one| one.contains(&service.vip.address));
+            if !allowed.is_none_or(inside) {
                 // Whoever writes Services could take any address's packets, a node's own included.
                 let message = format!(
-                    "{} is not among the addresses that this node forwards (--service-vips) and is not served; \
-                     give the Service one of those.",
+                    "{} is not in the networks that Services may have addresses in (setting service-vips, \
+                     --service-vips) and is not served; give the Service an address there.",
                     service.vip
                 );
                 let (severity, reason) = (Severity::Error, IssueReason::NoAddress);
@@ -363,7 +364,7 @@ mod tests {
         let mut all = L4Services { known: (1..=17).map(|number| service(number, 60)).collect() };
         all.known.extend([service(18, 1)]);
         let mut issues = Vec::new();
-        let served: Vec<_> = all.services(&[], &[], &mut issues).iter().map(|one| one.vip.address).collect();
+        let served: Vec<_> = all.services(&[], None, &mut issues).iter().map(|one| one.vip.address).collect();
         let expect: Vec<IpAddr> = (1..=15).chain([18]).map(|number| [192, 0, 2, number].into()).collect();
         assert_eq!(served, expect);
         let said: Vec<_> = issues.iter().map(|issue| (issue.object.key.to_string(), issue.reason)).collect();
@@ -388,7 +389,7 @@ mod tests {
                 all.known.insert(key, known);
             }
             let mut issues = Vec::new();
-            let served = all.services(&[], &[], &mut issues);
+            let served = all.services(&[], None, &mut issues);
             assert_eq!(served.iter().map(|one| &*one.service.name).collect::<Vec<_>>(), [expect], "{ages:?}");
             assert!(issues.len() == 2 && issues.iter().all(|issue| issue.reason == IssueReason::Conflict));
         }
@@ -398,14 +399,16 @@ mod tests {
     fn addresses_that_are_not_allowed_are_left_out_and_said() {
         let all = L4Services { known: (1..=3).map(|number| service(number, 1)).collect() };
         for (allowed, expect) in [
-            (&[][..], &[1, 2, 3][..]),
-            (&["192.0.2.0/24"], &[1, 2, 3]),
-            (&["192.0.2.2/31", "2001:db8::/32"], &[2, 3]),
-            (&["2001:db8::/32"], &[]),
+            (None, &[1, 2, 3][..]),
+            (Some(&["192.0.2.0/24"][..]), &[1, 2, 3]),
+            (Some(&["192.0.2.2/31", "2001:db8::/32"]), &[2, 3]),
+            (Some(&["2001:db8::/32"]), &[]),
+            (Some(&[]), &[]),
         ] {
-            let networks: Vec<IpNet> = allowed.iter().map(|text| text.parse().expect("a network")).collect();
+            let network = |text: &&str| text.parse().expect("a network");
+            let networks: Option<Vec<IpNet>> = allowed.map(|all| all.iter().map(network).collect());
             let mut issues = Vec::new();
-            let served = all.services(&[], &networks, &mut issues);
+            let served = all.services(&[], networks.as_deref(), &mut issues);
             let served: Vec<_> = served.iter().map(|one| one.vip.address).collect();
             let addresses: Vec<IpAddr> = expect.iter().map(|number| [192, 0, 2, *number].into()).collect();
             assert_eq!(served, addresses, "{allowed:?}");

@@ -18,6 +18,7 @@ mod care;
 mod class;
 mod clusters;
 mod config_map;
+mod connections;
 mod forwarding;
 mod health_port;
 mod ingress;
@@ -25,6 +26,7 @@ mod l4;
 mod loops;
 mod member;
 mod merge;
+mod nameless;
 mod path;
 mod quic;
 mod report;
@@ -95,8 +97,8 @@ pub struct Settings {
     pub zone: Option<Arc<str>>,
     /// The node's name, as EndpointSlices write it.
     pub node: Option<Arc<str>>,
-    /// Where VIPs of Services of type LoadBalancer may be; empty: anywhere.
-    pub service_vips: Vec<IpNet>,
+    /// Where VIPs of Services of type LoadBalancer may be; `None`: anywhere.
+    pub service_vips: Option<Vec<IpNet>>,
     /// How endpoints are watched and spared where their Service says nothing.
     pub care: Arc<Care>,
     /// The node's pools of workers that Ingresses may name; `None`: nobody knows.
@@ -118,7 +120,7 @@ impl Default for Settings {
             config_map: None,
             zone: None,
             node: None,
-            service_vips: Vec::new(),
+            service_vips: None,
             care: Arc::default(),
             worker_pools: None,
         }

@@ -6,7 +6,7 @@ use super::annotations::Annotations;
 use super::ingress::Slot;
 use crate::model::{Compat, PathMatch, Severity};
 use crate::objects::{IngressPath, excerpt};
-use crate::route::{Pattern, Target, normalise_rule};
+use crate::route::{Pattern, Target, normalise_rule, unmatchable};
 
 /// `pathType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -134,12 +134,20 @@ pub(super) fn literal_pattern(text: &str) -> String {
 
 /// Why the text can't be a regular expression, with the remedy.
 pub(super) fn compile(text: &str) -> Result<Arc<Pattern>, String> {
-    Pattern::new(text).map_err(|bad| {
+    let pattern = Pattern::new(text).map_err(|bad| {
         format!(
             "{:?} {bad}; this path is not served. Write one that RE2 understands, or split it into several paths.",
             excerpt(text)
         )
-    })
+    })?;
+    match unmatchable(text) {
+        None => Ok(pattern),
+        Some((never, instead)) => Err(format!(
+            "{:?} asks for {never:?}, which requests' paths only have as {instead}: they are normalised before they \
+             are compared; this path is not served. Write one with {instead}.",
+            excerpt(text)
+        )),
+    }
 }
 
 /// Longer paths are not served. Looking up a request's path costs a step for each of its elements

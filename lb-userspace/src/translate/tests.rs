@@ -58,6 +58,50 @@ fn secret() -> Value {
             "stringData": { "tls.crt": certificate.pem(), "tls.key": key.serialize_pem() } })
 }
 
+/// A certificate without hosts is for its own names, until somebody in another namespace has them.
+#[test]
+fn a_name_is_given_back_when_another_namespace_has_it() {
+    let any =
+        ingress(json!({ "tls": [{ "secretName": "tls" }], "rules": [{ "http": { "paths": [path("/")] } }] }));
+    let theirs = |host: &str, namespace: &str, spec: Value| {
+        let mut object = ingress(spec);
+        object["metadata"] = json!({ "name": "theirs", "namespace": namespace });
+        object["spec"]["rules"] = json!([{ "host": host, "http": { "paths": [path("/")] } }]);
+        object
+    };
+    let (objects, _) = store(&[any, service(), secret()]);
+    let mut translator = Translator::default();
+    let mut last = Snapshot::empty();
+    for (host, namespace, tls, has_it) in [
+        ("b.example.com", "other", json!([]), true),
+        ("a.example.com", "other", json!([]), false),
+        ("a.example.com", "default", json!([]), true),
+        ("*.example.com", "other", json!([]), false),
+        ("*.b.example.com", "other", json!([]), true),
+        ("b.example.com", "other", json!([{ "hosts": ["a.example.com"] }]), false),
+        ("b.example.com", "other", json!([{ "secretName": "none" }]), true),
+    ] {
+        let mut objects = objects.clone();
+        for object in parse(theirs(host, namespace, json!({ "tls": tls })), "test.yaml").objects {
+            objects.insert(object);
+        }
+        last = translator.translate(&objects, &serving(), &[], 0, &last);
+        assert_eq!(
+            last.tls,
+            run(&objects, &Snapshot::empty()).tls,
+            "{host} in {namespace}: not as from nothing"
+        );
+        let names: Vec<_> = last.tls.by_host.iter().map(|(host, _)| host.to_string()).collect();
+        assert_eq!(names == ["a.example.com"], has_it, "{host} in {namespace}: {names:?}");
+        assert_eq!(last.tls.default, None);
+        let told = last
+            .issues
+            .iter()
+            .any(|issue| issue.reason == IssueReason::Conflict && issue.severity == Severity::Warning);
+        assert_eq!(told, !has_it, "{host} in {namespace}: {:?}", last.issues);
+    }
+}
+
 #[test]
 fn what_does_not_change_is_the_same_arc() {
     let spec = json!({ "tls": [{ "hosts": ["a.example.com"], "secretName": "tls" }],

@@ -181,6 +181,9 @@ fn patterns_that_are_refused() {
         ("/(a", "is no regular expression"),
         ("/[z-a]", "is no regular expression"),
         ("/caf\u{e9}.*", "holds characters beyond ASCII"),
+        ("/say\"(.*)", r#"asks for "\"", which requests' paths only have as %22"#),
+        (r"/a\{(.*)\}", r#"asks for "{", which requests' paths only have as %7B"#),
+        ("/a//b", r#"asks for "//", which requests' paths only have as /"#),
         (long.as_str(), "needs more than 64 KiB"),
     ] {
         let line = format!("bad: a.com|I|{path} nginx.use-regex=true");

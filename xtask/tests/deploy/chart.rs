@@ -157,6 +157,12 @@ fn values_change_what_they_say() {
             "/data/SLUICE_PUBLISH_SERVICE".into(),
             json!("a/b"),
         ),
+        (
+            &["services.vips=[\"192.0.2.0/24\",\"2001:db8::/64\"]"],
+            "ConfigMap",
+            "/data/SLUICE_SERVICE_VIPS".into(),
+            json!("192.0.2.0/24,2001:db8::/64"),
+        ),
         (&["config.SLUICE_WORKERS=4"], "ConfigMap", "/data/SLUICE_WORKERS".into(), json!("4")),
         // Helm's own form of large numbers would be 1e+06.
         (
@@ -222,6 +228,7 @@ fn wrong_values_are_refused_by_name() {
         ("ingress.compat=\"nginx\"", "compat"),
         ("ingress.defaultBackend=\"web\"", "defaultBackend"),
         ("listen.httpPort=0", "httpPort"),
+        ("services.vips=[\"pool-a\"]", "vips"),
         ("drainTimeout=\"30s\"", "drainTimeout"),
         ("status.publishService=\"b\"", "publishService"),
         ("config.WORKERS=4", "WORKERS"),

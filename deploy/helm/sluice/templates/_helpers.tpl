@@ -108,6 +108,7 @@ SLUICE_ADOPT_CLASS: ingress.adoptClasses
 SLUICE_SERVE_CLASSLESS: ingress.serveClassless
 SLUICE_DEFAULT_BACKEND: ingress.defaultBackend
 SLUICE_DEFAULT_CERTIFICATE: ingress.defaultCertificate
+SLUICE_SERVICE_VIPS: services.vips
 {{- if .Values.clusterSettings }}
 SLUICE_CONFIG_MAP: clusterSettings
 {{- end }}

@@ -134,6 +134,7 @@ fn title(kind: Kind) -> &'static str {
         Kind::Normalisation => "Paths are decoded before they are compared",
         Kind::PrefixByLetters => "Paths that cover what begins with their letters",
         Kind::HostFallThrough => "Requests that fall through to rules of other hosts",
+        Kind::PathParameters => "Path parameters lead around restricted paths",
         Kind::OtherRule => "Other requests that another rule takes",
         Kind::Defaults => "Settings that nobody asked for",
     }

@@ -49,6 +49,10 @@ pub struct CheckArgs {
     /// The ConfigMap among the files with the settings of the cluster: namespace/name.
     #[arg(long, env = "SLUICE_CONFIG_MAP", value_name = "NS/NAME", value_parser = config_map)]
     pub config_map: Option<ObjectKey>,
+    /// Services of type LoadBalancer may only have addresses in this network (CIDR). May be repeated; the settings
+    /// of the cluster go before it.
+    #[arg(long, env = "SLUICE_SERVICE_VIPS", value_name = "CIDR", value_delimiter = ',')]
+    pub service_vips: Vec<ipnet::IpNet>,
     /// Read requests from this file, or - for standard input, and say which route each takes. With
     /// --compat both, only those whose answers differ.
     #[arg(long, value_name = "FILE", help_heading = "Replay")]

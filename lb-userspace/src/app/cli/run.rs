@@ -146,8 +146,9 @@ pub struct RunArgs {
         help_heading = "Traffic"
     )]
     pub proxy_protocol: Vec<ipnet::IpNet>,
-    /// Services of type LoadBalancer may only have addresses in this network (CIDR). May be repeated. Without it,
-    /// whoever may write such a Service can take any address's packets, a node's own included.
+    /// Services of type LoadBalancer may only have addresses in this network (CIDR). May be repeated; the
+    /// cluster's setting service-vips goes before it. Without either, whoever may write such a Service can
+    /// take any address's packets, a node's own included.
     #[arg(
         long,
         env = "SLUICE_SERVICE_VIPS",

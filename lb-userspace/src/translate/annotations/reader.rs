@@ -182,9 +182,14 @@ impl<'a> Reader<'a> {
 
     /// The value can't be used, and nobody may get in without it.
     pub(in crate::translate) fn close_bad(&mut self, name: &str, bad: &Bad) {
-        let value = excerpt(self.text(name).unwrap_or_default());
-        let message = format!("{value:?} {}; {}; {}.", bad.is, self.closed(), bad.remedy);
         self.mark_closed(name);
+        self.close_part(name, bad, self.closed());
+    }
+
+    /// The same where `closed` says what nobody gets because of it, and all else is open.
+    pub(in crate::translate) fn close_part(&mut self, name: &str, bad: &Bad, closed: &str) {
+        let value = excerpt(self.text(name).unwrap_or_default());
+        let message = format!("{value:?} {}; {closed}; {}.", bad.is, bad.remedy);
         self.say(Severity::Error, IssueReason::InvalidAnnotation, name, message);
     }
 

@@ -75,6 +75,7 @@ pub(super) const KNOWN: &[&str] = &[
     "retry-non-idempotent",
     "satisfy",
     "service-upstream",
+    "service-vips",
     "slow-start",
     "ssl-redirect",
     "ssl-reject-handshake",

@@ -39,6 +39,8 @@ pub struct ClusterSettings {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Who is kept out for a time: `ban-after` with `ban-within`, `ban-for` and `ban-max`.
     pub ban: Option<BanRules>,
+    /// `service-vips`: where VIPs of Services of type LoadBalancer may be.
+    pub service_vips: Option<Vec<IpNet>>,
     /// What applies where an Ingress's annotations say nothing.
     pub defaults: ClassDefaults,
     /// `add-headers`, `namespace/configmap`: what all answers get.
@@ -104,6 +106,7 @@ impl ClusterSettings {
             trusted_proxies: forwarded.map(|believed| if believed { peers } else { Vec::new() }),
             ban: ban(&mut reader),
             refuse_unknown_names: reader.get("ssl-reject-handshake", values::boolean),
+            service_vips: service_vips(&mut reader),
             defaults: ClassDefaults::default(),
             answer_headers: reader.get("add-headers", object_key),
             request_headers: reader.get("proxy-set-headers", object_key),
@@ -124,6 +127,22 @@ impl ClusterSettings {
             defaults.edit(&requests, &answers);
         }
     }
+}
+
+/// The networks of `service-vips`. One that can't be read allows nothing; the others still count, so that
+/// a slip of the pen neither lets a Service take any address nor takes all Services theirs.
+fn service_vips(reader: &mut Reader<'_>) -> Option<Vec<IpNet>> {
+    let name = "service-vips";
+    let (networks, bad): (Vec<_>, Vec<_>) =
+        values::list(reader.text(name)?).map(values::network).partition(Result::is_ok);
+    let networks: Vec<IpNet> = networks.into_iter().flatten().collect();
+    let empty = networks
+        .is_empty()
+        .then(|| Bad::new("names no network", "write addresses and CIDRs, with commas between"));
+    if let Some(bad) = bad.into_iter().find_map(Result::err).or(empty) {
+        reader.close_part(name, &bad, "Services get no address that is not in the rest of the list");
+    }
+    Some(networks)
 }
 
 /// The rules of bans, if there are to be any.
@@ -205,6 +224,7 @@ impl Settings {
             defaults: cluster.defaults.clone(),
             listeners: self.listeners.iter().map(|one| listener(*one, cluster)).collect(),
             care: cluster.care.clone(),
+            service_vips: cluster.service_vips.clone().or_else(|| self.service_vips.clone()),
             ..self.clone()
         }
     }
@@ -363,6 +383,22 @@ mod tests {
             let rules = nginx(&entries).2.proxy_protocol;
             let rules = rules.map(|rules| (rules.from.len(), rules.header_timeout.as_secs()));
             assert_eq!(rules, expect, "{entries:?}");
+        }
+        for (value, expect, issues) in [
+            ("192.0.2.0/24, 2001:db8::1", &["192.0.2.0/24", "2001:db8::1/128"][..], 0),
+            ("192.0.2.0/33, 198.51.100.0/24, x", &["198.51.100.0/24"], 1),
+            ("192.0.2.0/33", &[], 1),
+            (",", &[], 1),
+        ] {
+            let (settings, said) = read(&[("service-vips", value)]);
+            let networks = settings.service_vips.clone().expect("closed rather than open");
+            assert_eq!(networks.iter().map(ToString::to_string).collect::<Vec<_>>(), expect, "{value}");
+            assert_eq!(said.len(), issues, "{value}: {said:?}");
+            assert!(said.iter().all(|issue| issue.severity == Severity::Error), "{said:?}");
+            assert!(settings.defaults == ClassDefaults::default(), "routes stay open: {value}");
+            let node = Settings { service_vips: Some(Vec::new()), ..Settings::default() };
+            assert_eq!(node.with(&settings).service_vips, Some(networks));
+            assert_eq!(node.with(&ClusterSettings::default()).service_vips, Some(Vec::new()));
         }
         for (entries, expect) in [
             (vec![("ban-within", "10s")], None),

@@ -79,9 +79,9 @@ impl Translator {
 
     pub(super) fn build_tls(&mut self, rerouted: bool, now_unix: i64, previous: &Snapshot, work: &mut Work) {
         if let Some(known) = &self.tls {
-            let passing = rerouted && known.passes;
+            let routed = rerouted && known.by_routes;
             let timely = (known.since..known.until).contains(&now_unix);
-            if timely && !work.tls && !work.secrets && !work.stand_ins && !passing {
+            if timely && !work.tls && !work.secrets && !work.stand_ins && !routed {
                 return;
             }
         }
@@ -97,8 +97,13 @@ impl Translator {
         let config = tls::config(&members, &find, stand_ins, default, &mut certificates, pools, &mut issues);
         let config = if *previous.tls == config { Arc::clone(&previous.tls) } else { Arc::new(config) };
         work.issues |= self.tls.as_ref().is_none_or(|tls| tls.issues != issues);
-        let passes = members.iter().any(|member| member.draft.annotations.passthrough);
-        self.tls = Some(Tls { config, issues, passes, since: now_unix, until: now_unix + TLS_SECONDS });
+        let by_routes = members.iter().any(|member| {
+            let (annotations, tls) = (&member.draft.annotations, &member.draft.tls);
+            annotations.passthrough
+                || annotations.worker_pool.is_some()
+                || tls.iter().any(|tls| tls.hosts.contains(&HostPattern::Any))
+        });
+        self.tls = Some(Tls { config, issues, by_routes, since: now_unix, until: now_unix + TLS_SECONDS });
     }
 
     /// All hosts, those that `previous` has too by the same `Arc`.

@@ -87,8 +87,9 @@ struct Host {
 struct Tls {
     config: Arc<TlsConfig>,
     issues: Vec<Issue>,
-    /// Some Ingress wants its connections passed on: where to depends on the routes.
-    passes: bool,
+    /// It depends on the routes: whose connections are passed on or belong to a pool, and where to, or whose names
+    /// a certificate without hosts may take.
+    by_routes: bool,
     /// Certificates become valid and expire: how long this holds, seconds since 1970.
     since: i64,
     until: i64,
@@ -162,7 +163,7 @@ impl Translator {
             self.l4_conflicts.clear();
             services = keep(
                 &previous.services,
-                self.l4.services(&listeners, &self.settings.service_vips, &mut self.l4_conflicts),
+                self.l4.services(&listeners, self.settings.service_vips.as_deref(), &mut self.l4_conflicts),
             );
             health_ports = keep(&previous.health_ports, self.l4.health_ports(&mut self.l4_conflicts));
             work.issues = true;
