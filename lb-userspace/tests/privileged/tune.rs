@@ -197,7 +197,10 @@ fn who_misbehaves_is_dropped_for_a_time() {
     while !rig.reaches(vip, SILENCE) {
         assert!(start.elapsed() < DEADLINE, "{source}: the ban never ends");
     }
-    assert_eq!(bans(&rig)["banned"], 0);
+    // It is taken from the map first.
+    while bans(&rig)["banned"] != 0 {
+        assert!(start.elapsed() < DEADLINE, "{source}: an ended ban is still shown");
+    }
     rig.tune(&["ban-for=600"]).expect("set");
     offend(&rig, VIP_V4);
     rig.daemon.process().kill();
