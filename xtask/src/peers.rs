@@ -1,5 +1,6 @@
 //! What benchmarks compare with, as packages: nginx, haproxy and nftables are Debian's, the other
-//! proxies come as programs in Python packages of pinned versions.
+//! proxies come as programs in Python packages of pinned versions. Pingora is a library, with which
+//! bench/pingora is built.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::command::{Command, is_root, tools};
+use crate::command::{Command, cargo, is_root, root, tools};
 
 /// Debian's packages, and the program in each.
 const DEBIAN: [(&str, &str); 2] = [("nginx-light", "nginx"), ("haproxy", "haproxy")];
@@ -45,6 +46,23 @@ pub fn install() {
             eprintln!("bench: without {}: {why:#}", package[3]);
         }
     }
+    if let Err(why) = build_pingora() {
+        eprintln!("bench: without pingora: {why:#}");
+    }
+}
+
+/// Builds bench/pingora, unless it is as it was.
+fn build_pingora() -> Result<()> {
+    // Its zlib is built by it.
+    debian(("cmake", "cmake"));
+    let target = root().join("target/pingora");
+    cargo(["build", "--release", "--locked", "--manifest-path", "bench/pingora/Cargo.toml", "--target-dir"])
+        .args([&target])
+        .run()?;
+    fs::create_dir_all(tools().join("bin")).context("make target/tools/bin")?;
+    fs::copy(target.join("release/pingora"), tools().join("bin/pingora"))
+        .context("put pingora to the tools")?;
+    Ok(())
 }
 
 /// Installs what the benchmark of forwarding compares with, where it is missing.

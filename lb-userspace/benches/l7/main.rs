@@ -4,6 +4,7 @@
 
 mod calm;
 mod client;
+mod config;
 mod endpoint;
 mod frames;
 mod histogram;
@@ -55,7 +56,7 @@ struct Options {
     /// Hosts of the run with many; 0: leave it out.
     #[arg(long, default_value_t = 5000)]
     many: usize,
-    /// Idle connections of the run with many; 0: leave it out.
+    /// Idle connections of the run with many, fewer where the limit of open files is low; 0: leave it out.
     #[arg(long, default_value_t = 10_000)]
     idle: usize,
     /// The binary to measure [default: the one that cargo built].
@@ -85,17 +86,14 @@ fn main() {
     let machine = Machine::here();
     first_in_line();
     calm::pin(1);
-    raise_open_files();
+    let room = raise_open_files();
     let mut rig = Rig::new(&ENDPOINTS).expect("the endpoints' ports are free");
     let (certificate, key) = tls::certificate();
     let builds = Builds { sluice: options.sluice.clone(), before: options.before.clone() };
     let plan =
         |hosts| Plan { hosts, endpoints: ENDPOINTS, certificate: &certificate, key: &key, builds: &builds };
     let mut kinds = match options.peers.is_empty() {
-        true => [Kind::Nginx, Kind::Sluice, Kind::Haproxy, Kind::Envoy, Kind::Traefik, Kind::Caddy]
-            .into_iter()
-            .filter(|kind| kind.program(&builds).is_some())
-            .collect(),
+        true => Kind::ALL.into_iter().filter(|kind| kind.program(&builds).is_some()).collect(),
         false => options.peers.clone(),
     };
     if options.before.is_some() && !kinds.contains(&Kind::Before) {
@@ -110,7 +108,7 @@ fn main() {
         let peers = start(&kinds, &plan(options.hosts), &mut rig);
         measure(&options, &peers, &scenarios, &mut rig)
     };
-    let idle = Idle::measure(options.idle, &kinds, &plan(options.hosts), &mut rig);
+    let idle = Idle::measure(options.idle.min(room), &kinds, &plan(options.hosts), &mut rig);
     let hosts = Hosts::measure(options.many, &kinds, &plan, &mut rig);
     let versions = kinds.iter().map(|kind| (kind.name(), kind.version(&builds).unwrap_or_default()));
     let report = Report {
@@ -190,13 +188,14 @@ fn first_in_line() {
     let _ = std::fs::write("/proc/self/autogroup", "-19");
 }
 
-/// Two for each idle connection that a proxy holds, and some. Proxies inherit it.
-fn raise_open_files() {
+/// Raises the limit of open files, which proxies inherit, as far as may be. How many idle
+/// connections it has room for: Sluice keeps a second file for each, and some for itself.
+fn raise_open_files() -> usize {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let wanted = 100_000;
-    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted.max(most)).is_err()
-    {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
-    }
+    let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) else { return usize::MAX };
+    let raised = [wanted.max(most), most]
+        .into_iter()
+        .find(|limit| setrlimit(Resource::RLIMIT_NOFILE, *limit, *limit).is_ok());
+    usize::try_from(raised.unwrap_or(0)).map_or(usize::MAX, |files| files.saturating_sub(1_000) / 2)
 }

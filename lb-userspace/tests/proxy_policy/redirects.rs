@@ -80,6 +80,13 @@ fn the_root_of_the_application() {
         let seen = get(proxy.http, path, "");
         assert_eq!((seen.status, seen.header("location")), expect, "{path}");
     }
+    // Who names no host is sent on without one, too.
+    let proxy = crate::several(|rig| {
+        rig.route_with("*", "/", "web", |draft| draft.policy.app_root = Some("/app/start".into()));
+    });
+    let seen = crate::send(proxy.http, "GET / HTTP/1.0\r\n\r\n");
+    assert_eq!((seen.status, seen.header("location")), (302, Some("/app/start")));
+    assert_eq!(get(proxy.http, "/", "").header("location"), Some("http://a.test/app/start"));
     // Sent to itself, a client would go round for ever.
     let proxy = single(|policy| policy.app_root = Some("/".into()));
     assert_eq!(get(proxy.http, "/", "").status, 200);

@@ -21,7 +21,11 @@ pub(super) fn answer(rules: &RoutePolicy, facts: &Facts<'_>) -> Option<Response<
         return Some(to(status, url));
     }
     let root = rules.app_root.as_deref().filter(|root| facts.target.path() == "/" && **root != *"/")?;
-    let url = format!("{}://{}{root}", facts.scheme(), facts.host);
+    // Of HTTP/1.0, which may name no host; the path alone says the same (RFC 9110 section 10.2.2).
+    let url = match facts.host {
+        "" => root.to_owned(),
+        host => format!("{}://{host}{root}", facts.scheme()),
+    };
     Some(to(StatusCode::FOUND, Some(url)))
 }
 

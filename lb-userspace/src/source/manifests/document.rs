@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::complaint::complaint;
+
 /// One document of a file, or why it is none.
 #[derive(Debug, PartialEq)]
 pub struct Document {
@@ -66,9 +68,7 @@ fn bad_yaml(first_line: usize, chunk: &str) -> Document {
         Ok(value) => Document { line: first_line, value: Ok(value) },
         Err(error) => {
             let line = error.location().and_then(|at| usize::try_from(at.line()).ok()).unwrap_or(first_line);
-            let cause = error.without_snippet().to_string();
-            let cause = cause.lines().next().unwrap_or_default().to_owned();
-            Document { line: line.max(first_line), value: Err(cause) }
+            Document { line: line.max(first_line), value: Err(complaint(&error, &padded)) }
         }
     }
 }
@@ -163,7 +163,7 @@ mod tests {
             ("a: --- b\n", &[(1, Ok("--- b"))]),
             ("{\"a\": \"x\"}\n", &[(1, Ok("x"))]),
             ("a: x\n---\na: [y\n---\na: z\n", &[(1, Ok("x")), (3, Err("line 3, column 4")), (5, Ok("z"))]),
-            ("a: x\n---\na: y\na: z\n---\na: w\n", &[(1, Ok("x")), (4, Err("duplicate")), (6, Ok("w"))]),
+            ("a: x\n---\na: y\na: z\n---\na: w\n", &[(1, Ok("x")), (4, Err("twice")), (6, Ok("w"))]),
             ("a: x\n---\na: b: c\n", &[(1, Ok("x")), (3, Err(""))]),
         ] {
             check(yaml(text), text, expect);

@@ -19,6 +19,7 @@ use crate::model::Issue;
 use crate::objects::Objects;
 
 mod catalogue;
+mod complaint;
 mod document;
 mod spread;
 mod tree;
