@@ -41,11 +41,18 @@ fn names_decide() {
     let root = Authority::root("root");
     let far = secure(&root.sign("far.test"), &[]);
     let dead: SocketAddr = ([127, 0, 0, 1], free_port()).into();
-    let proxy = rig(&["far.test", "*.far.test"], &[dead, far]).start(|_| ());
+    let mut rig = rig(&["far.test", "*.far.test"], &[dead, far]);
+    // It has rules of its own.
+    let own = "own.far.test";
+    rig.route(own, "/", "web");
+    rig.certificate(own, certificate(own));
+    rig.tls.passthrough.push((HostPattern::parse(own).expect("a host"), None));
+    let proxy = rig.start(|_| ());
     for (name, subject_is, says) in [
         ("far.test", "far.test", "name far.test"),
         ("a.far.test", "far.test", "name a.far.test"),
         ("own.test", "own.test", "terminated"),
+        (own, own, "terminated"),
         ("a.b.far.test", "sluice.invalid", "no route"),
         // Without a name there is nothing to go by.
         ("127.0.0.1", "sluice.invalid", "no route"),
@@ -58,7 +65,7 @@ fn names_decide() {
         }
     }
     let totals = proxy.proxy.stats().total;
-    assert_eq!((totals.tunnels, totals.tls_handshakes), (4, 6));
+    assert_eq!((totals.tunnels, totals.tls_handshakes), (4, 8));
     eventually(|| proxy.proxy.stats().total.tunnels_active == 0);
     assert!(proxy.proxy.stats().total.tunnel_bytes > 0);
 }

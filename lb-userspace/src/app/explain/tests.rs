@@ -147,6 +147,12 @@ fn passthrough_is_explained() {
     assert!(got.answer.text.contains("TLS is passed through"), "{:?}", got.answer);
     let got = explain(&ask("http://red.example.com/x"), &snapshot, &table).expect("fine");
     assert_eq!(got.answer.status, Some(308));
+    // What a wildcard says is not for a host that has rules of its own.
+    let mut tls = model::TlsConfig::clone(&snapshot.tls);
+    tls.passthrough.insert(0, (HostPattern::Exact("red.example.com".into()), None));
+    snapshot.tls = Arc::new(tls);
+    let got = explain(&ask("https://red.example.com/x"), &snapshot, &table).expect("fine");
+    assert!(!got.answer.text.contains("TLS is passed through"), "{:?}", got.answer);
 }
 
 fn ask(url: &str) -> Question<'_> {
