@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::Output;
+use super::network::network;
 use crate::app::settings::object_key;
 use crate::model::{Compat, ObjectKey};
 
@@ -51,7 +52,7 @@ pub struct CheckArgs {
     pub config_map: Option<ObjectKey>,
     /// Services of type LoadBalancer may only have addresses in this network (CIDR). May be repeated; the settings
     /// of the cluster go before it.
-    #[arg(long, env = "SLUICE_SERVICE_VIPS", value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long, env = "SLUICE_SERVICE_VIPS", value_name = "CIDR", value_parser = network, value_delimiter = ',')]
     pub service_vips: Vec<ipnet::IpNet>,
     /// Read requests from this file, or - for standard input, and say which route each takes. With
     /// --compat both, only those whose answers differ.

@@ -2,6 +2,7 @@
 
 mod check;
 mod explain;
+mod network;
 mod run;
 mod top;
 mod trace;
@@ -226,6 +227,8 @@ mod tests {
             ("sluice run --manifests d --no-xdp --interface a", false),
             ("sluice run --manifests d --no-xdp --http-port 0", false),
             ("sluice run --manifests d --no-xdp --vip foo", false),
+            ("sluice run --manifests d --no-xdp --trusted-proxy 10.0.0.0/8,192.0.2.1,::1", true),
+            ("sluice run --manifests d --no-xdp --trusted-proxy 10.0.0.0/33", false),
             ("sluice run --manifests d --interface a --wait-for-lock 120", true),
             ("sluice run --manifests d --no-xdp --wait-for-lock 120", false),
             ("sluice run --manifests d --interface a,b --vip 192.0.2.1,::1 --adopt-class x,y", true),

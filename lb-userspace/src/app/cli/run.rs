@@ -7,6 +7,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgGroup, Args, ValueEnum};
 
 use super::DEFAULT_SOCKET;
+use super::network::network;
 use super::vip::{SniRule, sni_rule};
 use crate::model::{Compat, MAX_BAN_AFTER, MAX_BAN_FOR, MAX_BAN_WITHIN, MAX_BANS, WorkerPool};
 use crate::proxy;
@@ -132,6 +133,7 @@ pub struct RunArgs {
         long,
         env = "SLUICE_TRUSTED_PROXY",
         value_name = "CIDR",
+        value_parser = network,
         value_delimiter = ',',
         help_heading = "Traffic"
     )]
@@ -142,6 +144,7 @@ pub struct RunArgs {
         long,
         env = "SLUICE_PROXY_PROTOCOL",
         value_name = "CIDR",
+        value_parser = network,
         value_delimiter = ',',
         help_heading = "Traffic"
     )]
@@ -153,6 +156,7 @@ pub struct RunArgs {
         long,
         env = "SLUICE_SERVICE_VIPS",
         value_name = "CIDR",
+        value_parser = network,
         value_delimiter = ',',
         help_heading = "Traffic"
     )]

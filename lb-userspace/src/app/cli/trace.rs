@@ -1,6 +1,5 @@
 //! `sluice trace`.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
@@ -9,6 +8,7 @@ use ipnet::IpNet;
 use lb_common::reason::Reason;
 use lb_common::verdict::Action;
 
+use super::network::network;
 use super::{DEFAULT_SOCKET, VipAddress, vip_address};
 use crate::app::trace::Direction;
 
@@ -73,10 +73,4 @@ pub enum TraceOutput {
     Json,
     /// A capture file (pcapng).
     Pcap,
-}
-
-/// A network, or an address for a network of its own.
-fn network(text: &str) -> Result<IpNet, String> {
-    let address = text.parse::<IpAddr>().map(IpNet::from);
-    text.parse().or(address).map_err(|_| "not like 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32".to_owned())
 }

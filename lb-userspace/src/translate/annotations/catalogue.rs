@@ -273,7 +273,13 @@ pub const CATALOGUE: &[Entry] = &[
     is("session-cookie-secure", Full),
     is("slow-start", OF_SERVICE),
     is("ssl-ciphers", Ignored("Only the strong suites of TLS 1.2 and 1.3 are there.")),
-    is("ssl-passthrough", Full),
+    is(
+        "ssl-passthrough",
+        Differs(
+            "Not for hosts that an Ingress of another namespace had before, and by a wildcard not for hosts with rules \
+             of their own.",
+        ),
+    ),
     is("ssl-prefer-server-ciphers", Ignored("All suites are strong; the client's preference is as good.")),
     is("ssl-redirect", Full),
     is("stream-snippet", Refused("TCP and UDP ports are Services of type LoadBalancer, not snippets.")),
