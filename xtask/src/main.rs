@@ -71,7 +71,7 @@ enum Benchmark {
     Xdp,
     /// Time from API event to first request, memory and CPU with 5,000 Ingresses under change
     Churn,
-    /// The HTTP proxy beside nginx, haproxy, Envoy, Traefik and Caddy, on one core
+    /// The HTTP proxy beside nginx, haproxy, Envoy, Traefik, Caddy and Pingora, on one core
     L7,
     /// Requests that fail while all pods are replaced over and over: none
     Rollout,

@@ -46,24 +46,27 @@ pub struct TlsConfig {
     /// Names whose clients are asked for a certificate. Sorted by pattern.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub client_auth: Vec<(HostPattern, Arc<ClientAuth>)>,
-    /// Names whose connections go to a cluster as they are, TLS and all. Sorted by pattern.
+    /// Names whose connections go to a cluster as they are, TLS and all. `None`: they don't, though a
+    /// wildcard's do that covers the name. Sorted by pattern.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub passthrough: Vec<(HostPattern, Passthrough)>,
-    /// Names whose connections belong to a named pool of workers, and which. Sorted by pattern.
+    pub passthrough: Vec<(HostPattern, Option<Passthrough>)>,
+    /// Names whose connections belong to a named pool of workers, and which. `None`: to none, though a
+    /// wildcard's do that covers the name. Sorted by pattern.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub pools: Vec<(HostPattern, Arc<str>)>,
+    pub pools: Vec<(HostPattern, Option<Arc<str>>)>,
 }
 
 impl TlsConfig {
     /// The pool of workers that the connections of a host (as it is written) belong to.
     pub fn pool(&self, host: &HostPattern) -> Option<&Arc<str>> {
         let at = self.pools.binary_search_by(|(known, _)| known.cmp(host)).ok()?;
-        self.pools.get(at).map(|(_, pool)| pool)
+        self.pools[at].1.as_ref()
     }
 
     /// Whether the connections of a host (as it is written) go to its endpoints as they are.
     pub fn passes(&self, host: &HostPattern) -> bool {
-        self.passthrough.binary_search_by(|(known, _)| known.cmp(host)).is_ok()
+        let at = self.passthrough.binary_search_by(|(known, _)| known.cmp(host));
+        at.is_ok_and(|at| self.passthrough[at].1.is_some())
     }
 }
 

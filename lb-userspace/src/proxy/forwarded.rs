@@ -68,7 +68,8 @@ impl Client<'_> {
         };
         let chain = chain(request, self.ip, self.trusted);
         let mut port = itoa::Buffer::new();
-        write("x-real-ip", theirs("x-real-ip").unwrap_or_else(|| first_untrusted(&chain, trusted)));
+        let alone = theirs("x-real-ip").filter(|_| !has_chain(request));
+        write("x-real-ip", alone.unwrap_or_else(|| first_untrusted(&chain, trusted)));
         write("x-forwarded-for", &chain);
         write("x-forwarded-proto", theirs("x-forwarded-proto").unwrap_or(self.scheme.as_bytes()));
         write("x-forwarded-host", theirs("x-forwarded-host").unwrap_or(self.host.as_bytes()));
@@ -97,16 +98,22 @@ impl Client<'_> {
     }
 }
 
-/// The address that `X-Real-IP` names in a request of a trusted proxy at `peer`; the proxy's own
-/// where it names none.
+/// The client of a request that a trusted proxy at `peer` sent on; the proxy itself where it names none.
+/// It is who `X-Real-IP` names for the endpoint.
 pub(super) fn real_address(request: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let parse = |text: &[u8]| std::str::from_utf8(text).ok()?.trim().parse::<IpAddr>().ok();
-    let told = request.get("x-real-ip").filter(|value| !value.is_empty());
+    let told = request.get("x-real-ip").filter(|value| !value.is_empty() && !has_chain(request));
     let address = match told {
         Some(value) => parse(value.as_bytes()),
         None => parse(first_untrusted(&chain(request, &peer.to_string(), true), trusted)),
     };
     address.map_or(peer, |address| address.to_canonical())
+}
+
+/// Whether the proxies before us say whom the request came through. Then `X-Real-IP` says nothing more:
+/// most of them add to the former and leave the latter as the client wrote it.
+fn has_chain(request: &HeaderMap) -> bool {
+    request.get_all("x-forwarded-for").iter().any(|value| !value.is_empty())
 }
 
 /// The proxies that the request came through, the peer last.
@@ -183,6 +190,16 @@ mod tests {
                 true,
                 vec![("x-forwarded-for", "6.6.6.6, 1.2.3.4, 10.1.1.1"), ("x-forwarded-proto", "https")],
                 "x-real-ip: 1.2.3.4|x-forwarded-for: 6.6.6.6, 1.2.3.4, 10.1.1.1, 10.0.0.9|x-forwarded-proto: https",
+            ),
+            (
+                true,
+                vec![("x-forwarded-for", "6.6.6.6"), ("x-real-ip", "10.0.0.1")],
+                "x-real-ip: 6.6.6.6|x-forwarded-for: 6.6.6.6, 10.0.0.9|x-forwarded-proto: http",
+            ),
+            (
+                true,
+                vec![("x-forwarded-for", ""), ("x-real-ip", "1.2.3.4")],
+                "x-real-ip: 1.2.3.4|x-forwarded-for: , 10.0.0.9|x-forwarded-proto: http",
             ),
             (
                 true,

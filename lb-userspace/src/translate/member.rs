@@ -6,7 +6,8 @@ use super::annotations::Redirect;
 use super::ingress::{Draft, DraftBackend};
 use super::report::issue;
 use crate::model::{
-    Access, ClientAuth, ClusterKey, Issue, IssueReason, ObjectKey, PortRef, RoutePolicy, Severity, Via,
+    Access, ClientAuth, ClusterKey, ExternalAuth, Issue, IssueReason, ObjectKey, PortRef, RoutePolicy,
+    Severity, Via,
 };
 use crate::objects::Objects;
 
@@ -73,6 +74,11 @@ impl Member {
     pub(super) fn named_service(&self) -> Option<ObjectKey> {
         let name = self.draft.annotations.default_backend.clone()?;
         Some(ObjectKey { namespace: self.draft.key.namespace.clone(), name })
+    }
+
+    /// The server that is asked who gets in.
+    pub(super) fn asks(&self) -> Option<&Arc<ExternalAuth>> {
+        self.refers.policy.access.external.as_ref()
     }
 
     /// Whether plain requests of a host are sent to https; `has_tls`: some Ingress has TLS for it.

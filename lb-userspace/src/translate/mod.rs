@@ -18,6 +18,7 @@ mod care;
 mod class;
 mod clusters;
 mod config_map;
+mod connections;
 mod forwarding;
 mod health_port;
 mod ingress;

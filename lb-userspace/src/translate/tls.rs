@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::connections;
 use super::member::Member;
 use super::nameless::{self, Nameless};
 use super::report::issue;
 use super::secrets::Certificates;
 use super::standin::{Hosts, StandIns};
 use crate::model::{
-    Backend, Certificate, ClientAuth, HostPattern, Issue, IssueReason, ObjectKey, Passthrough, PathMatch,
-    Severity, TlsConfig, WorkerPool,
+    Certificate, ClientAuth, HostPattern, Issue, IssueReason, ObjectKey, Severity, TlsConfig, WorkerPool,
 };
 
 /// The hosts that Ingresses have TLS for, with how many entries name each.
@@ -129,14 +129,23 @@ pub(super) fn config(
                 if have.iter().any(|other| other.secret == certificate.secret) {
                     continue;
                 }
-                if let Some(other) = have.iter().find(|other| key_type(other) == key_type(&certificate)) {
+                // One of another key type would be all that some clients see of the host.
+                let foreign =
+                    |other: &&Arc<Certificate>| other.secret.namespace != certificate.secret.namespace;
+                let rival =
+                    |other: &&Arc<Certificate>| foreign(other) || key_type(other) == key_type(&certificate);
+                if let Some(other) = have.iter().find(rival) {
+                    let what = match foreign(&other) {
+                        true => "is another namespace's",
+                        false => "is of the same key type",
+                    };
                     say(
                         Severity::Warning,
                         IssueReason::Conflict,
                         ".hosts",
                         format!(
-                            "{host} has the certificate of Secret {} already, which came first and is of the same key type; \
-                             use one Secret for the host.",
+                            "{host} has the certificate of Secret {} already, which came first and {what}; use one \
+                             Secret for the host.",
                             other.secret
                         ),
                     );
@@ -155,8 +164,8 @@ pub(super) fn config(
         by_host: by_host.into_iter().collect(),
         default,
         client_auth: client_auth(members, stand_ins),
-        passthrough: passthrough(members, hosts, issues),
-        pools: pools(members, stand_ins, node_pools, issues),
+        passthrough: connections::passthrough(members, hosts, stand_ins, issues),
+        pools: connections::pools(members, stand_ins, node_pools, issues),
     }
 }
 
@@ -203,96 +212,6 @@ fn client_auth(members: &[&Member], stand_ins: &StandIns) -> Vec<(HostPattern, A
         .collect();
     found.extend(aliases);
     found.into_iter().collect()
-}
-
-/// Which names' connections go on as they are, and where to: to the backend of the host's `/`, or
-/// of its first path. Path rules mean nothing for them.
-fn passthrough(
-    members: &[&Member],
-    hosts: &Hosts<'_>,
-    issues: &mut Vec<Issue>,
-) -> Vec<(HostPattern, Passthrough)> {
-    let mut found = BTreeMap::new();
-    for member in members.iter().filter(|member| member.draft.annotations.passthrough) {
-        let key = &member.draft.key;
-        for host in member.draft.rules.hosts() {
-            let own = hosts(host).into_iter().flat_map(|rules| rules.all_routes());
-            let mut own = own.filter(|route| route.ingress == *key);
-            let root = |path: &PathMatch| matches!(path.text(), "/");
-            let route = own.clone().find(|route| root(&route.path)).or_else(|| own.next());
-            let wrong = match (host, route.map(|route| (&route.backend, &route.policy.upstream))) {
-                (HostPattern::Any, _) => {
-                    "connections are told apart by their server name; give the rule a host."
-                }
-                (_, Some((Backend::Cluster(cluster), upstream))) => {
-                    let proxy_protocol = upstream.proxy_protocol;
-                    let passthrough = || Passthrough { cluster: cluster.clone(), proxy_protocol };
-                    found.entry(host.clone()).or_insert_with(passthrough);
-                    continue;
-                }
-                (_, _) => {
-                    "no path of the host has a backend that connections could go to; correct the backend."
-                }
-            };
-            let field = "metadata.annotations[nginx.ingress.kubernetes.io/ssl-passthrough]";
-            let message = format!("is ignored for host {host}: {wrong}");
-            let reason = IssueReason::InvalidAnnotation;
-            issues.push(issue(Severity::Warning, reason, "Ingress", key, field, message));
-        }
-    }
-    found.into_iter().collect()
-}
-
-/// Which names' connections belong to a pool of workers: the first Ingress with the host that names one
-/// decides. `node`: the pools that there are, if that is known.
-fn pools(
-    members: &[&Member],
-    stand_ins: &StandIns,
-    node: Option<&[WorkerPool]>,
-    issues: &mut Vec<Issue>,
-) -> Vec<(HostPattern, Arc<str>)> {
-    let mut found: BTreeMap<HostPattern, (Arc<str>, &ObjectKey)> = BTreeMap::new();
-    for member in members {
-        let Some(pool) = &member.draft.annotations.worker_pool else { continue };
-        let key = &member.draft.key;
-        let mut say = |reason, message: String| {
-            let field = "metadata.annotations[sluice.dev/worker-pool]";
-            issues.push(issue(Severity::Warning, reason, "Ingress", key, field, message));
-        };
-        if node.is_some_and(|node| !node.iter().any(|known| known.name == *pool)) {
-            let message = format!(
-                "this node has no pool {pool}; all its general workers serve the hosts. Start it with --worker-pool \
-                 {pool}=N."
-            );
-            say(IssueReason::Unsupported, message);
-        }
-        for host in member.draft.rules.hosts() {
-            if *host == HostPattern::Any {
-                let message = "is ignored for rules without a host: connections are told apart by their server \
-                               name; give the rules hosts.";
-                say(IssueReason::InvalidAnnotation, message.to_owned());
-                continue;
-            }
-            match found.get(host) {
-                None => drop(found.insert(host.clone(), (pool.clone(), key))),
-                Some((other, _)) if other == pool => {}
-                Some((other, first)) => {
-                    let message = format!(
-                        "host {host} belongs to pool {other} of Ingress {first}, which came first; name the same \
-                         pool in both."
-                    );
-                    say(IssueReason::Conflict, message);
-                }
-            }
-        }
-    }
-    let aliases =
-        stand_ins.hosts.iter().filter(|(host, stand_in)| stand_in.alias && !found.contains_key(*host));
-    let aliases: Vec<_> = aliases
-        .filter_map(|(host, stand_in)| Some((host.clone(), found.get(&stand_in.source)?.clone())))
-        .collect();
-    found.extend(aliases);
-    found.into_iter().map(|(host, (pool, _))| (host, pool)).collect()
 }
 
 /// The wildcard that covers a name.

@@ -259,7 +259,7 @@ fn connections_that_would_come_back() {
     rig.cluster("back", &[ourselves]);
     rig.own("back", ourselves);
     let to = Passthrough { cluster: Arc::new(rig::key("back")), proxy_protocol: None };
-    rig.tls.passthrough.push((HostPattern::Exact("a.test".into()), to));
+    rig.tls.passthrough.push((HostPattern::Exact("a.test".into()), Some(to)));
     let proxy = rig.start(|settings| settings.workers = 1);
     let mut client = rig::tls(proxy.https, "a.test", &[]);
     assert!(client.conn.complete_io(&mut client.sock).is_err());

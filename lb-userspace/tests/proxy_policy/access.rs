@@ -48,6 +48,8 @@ fn only_trusted_proxies_name_the_client() {
         (&untrusting, "X-Real-IP: 10.0.0.1\r\n", 403),
         (&trusting, "X-Forwarded-For: 10.0.0.1\r\n", 200),
         (&trusting, "X-Real-IP: 10.0.0.1\r\n", 200),
+        // Most load balancers write the chain, and pass on what the client says here.
+        (&trusting, "X-Real-IP: 10.0.0.1\r\nX-Forwarded-For: 1.2.3.4\r\n", 403),
         (&trusting, "X-Forwarded-For: 10.0.0.1, 1.2.3.4\r\n", 403),
         (&trusting, "X-Forwarded-For: 10.0.0.1, 127.0.0.9\r\n", 200),
         (&trusting, "", 403),

@@ -232,7 +232,7 @@ fn passed_through_connections() {
     let mut rig = rig();
     rig.cluster("far", &[far]);
     let to = Passthrough { cluster: Arc::new(key("far")), proxy_protocol: Some(ProxyVersion::V2) };
-    rig.tls.passthrough.push((HostPattern::parse("far.test").expect("a host"), to));
+    rig.tls.passthrough.push((HostPattern::parse("far.test").expect("a host"), Some(to)));
     let proxy = rig.start(|settings| settings.proxy_protocol = from("127.0.0.0/8"));
     let name = ServerName::try_from("far.test").expect("a name");
     let mut client = ClientConnection::new(tls_config(&[], |_| true), name).expect("a client");

@@ -117,6 +117,11 @@ async fn answer(log: Arc<Log>, request: Request<RecvStream>, mut respond: SendRe
             }
             drop(respond.send_response(head.body(()).expect("a head"), true));
         }
+        "/switched" => {
+            let head = Response::builder().status(101).body(()).expect("a head");
+            respond.send_informational(head).expect("sent");
+            drop(respond.send_response(Response::new(()), true));
+        }
         // Each message comes back at once.
         "/talk" => {
             let mut send = respond.send_response(head.body(()).expect("a head"), false).expect("sent");
@@ -498,6 +503,11 @@ fn early_hints() {
         }
         let hint = |link: &str| (103, Some(link.to_owned()));
         assert_eq!(seen, [hint("</a>"), hint("</b>"), (200, None)]);
+    }
+    // There is no other protocol to switch to, whether somebody asked for one or not.
+    for asked in ["", "Connection: upgrade\r\nUpgrade: websocket\r\n"] {
+        let get = format!("GET /switched HTTP/1.1\r\nHost: grpc.test\r\n{asked}\r\n");
+        assert_eq!(crate::rig::send(proxy.http, &get).status, 502, "{asked:?}");
     }
     // Who speaks HTTP/2 gets the answer alone.
     runtime().block_on(async {

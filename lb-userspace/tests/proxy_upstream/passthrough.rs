@@ -26,7 +26,7 @@ fn rig(names: &[&str], addresses: &[SocketAddr]) -> Rig {
     for name in names {
         let pattern = HostPattern::parse(name).expect("a host");
         let to = Passthrough { cluster: Arc::new(key("far")), proxy_protocol: None };
-        rig.tls.passthrough.push((pattern, to));
+        rig.tls.passthrough.push((pattern, Some(to)));
     }
     rig
 }

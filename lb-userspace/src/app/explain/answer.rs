@@ -110,7 +110,7 @@ pub(super) fn passed_through(asked: &Asked, snapshot: &Snapshot) -> Option<Answe
     let sni = asked.sni().filter(|_| asked.protocol == Protocol::Https)?;
     let covering = snapshot.tls.passthrough.iter().filter(|(pattern, _)| pattern.matches(sni));
     let (_, to) = covering.min_by(|a, b| a.0.cmp(&b.0))?;
-    let key = &to.cluster;
+    let key = &to.as_ref()?.cluster;
     let cluster = snapshot.clusters.get(&**key).filter(|cluster| !cluster.endpoints.is_empty());
     let Some(cluster) = cluster else {
         let text = format!("nothing: TLS is passed through to {key}, which has no endpoint");

@@ -74,11 +74,12 @@ fn class_of(asked: &Asked, snapshot: &Snapshot) -> String {
     let sni = asked.sni();
     let covers = |pattern: &HostPattern| sni.is_some_and(|sni| pattern.matches(sni));
     let pools = snapshot.tls.pools.iter().filter(|(pattern, _)| covers(pattern));
-    match pools.min_by(|a, b| a.0.cmp(&b.0)) {
-        Some((_, pool)) => format!("the worker pool {pool}"),
-        None if snapshot.tls.passthrough.iter().any(|(pattern, _)| covers(pattern)) => {
-            "the workers for passthrough".to_owned()
-        }
+    let pool = pools.min_by(|a, b| a.0.cmp(&b.0)).and_then(|(_, pool)| pool.as_ref());
+    let passing = snapshot.tls.passthrough.iter().filter(|(pattern, _)| covers(pattern));
+    let passes = passing.min_by(|a, b| a.0.cmp(&b.0)).is_some_and(|(_, to)| to.is_some());
+    match pool {
+        Some(pool) => format!("the worker pool {pool}"),
+        None if passes => "the workers for passthrough".to_owned(),
         None => "the general workers".to_owned(),
     }
 }

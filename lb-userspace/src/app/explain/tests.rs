@@ -140,7 +140,7 @@ fn passthrough_is_explained() {
     let mut snapshot = snapshot();
     let key = Arc::new(ClusterKey::new(ObjectKey::new("d", "one"), PortRef::Number(80)));
     let to = model::Passthrough { cluster: key, proxy_protocol: None };
-    let passthrough = vec![(HostPattern::Wildcard("example.com".into()), to)];
+    let passthrough = vec![(HostPattern::Wildcard("example.com".into()), Some(to))];
     snapshot.tls = Arc::new(model::TlsConfig { passthrough, ..Default::default() });
     let table = RouteTable::build(&snapshot.routing);
     let got = explain(&ask("https://red.example.com/x"), &snapshot, &table).expect("fine");

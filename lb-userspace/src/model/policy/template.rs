@@ -125,6 +125,24 @@ impl Template {
         }
     }
 
+    /// Whether it is a URL whose host is the one that the request asks for.
+    pub fn leads_to_asked_host(&self) -> bool {
+        // What is written so far behind the scheme.
+        let mut authority: Option<&str> = None;
+        for part in &self.0 {
+            match (part, authority) {
+                (TemplatePart::Text(text), None) => authority = text.split_once("://").map(|(_, rest)| rest),
+                (TemplatePart::Text(text), Some(_)) => authority = Some(text),
+                (TemplatePart::Variable(Variable::Host), Some(_)) => return true,
+                (TemplatePart::Variable(_), _) => {}
+            }
+            if authority.is_some_and(|text| text.contains(['/', '?', '#'])) {
+                return false;
+            }
+        }
+        false
+    }
+
     /// The variables in it.
     pub fn variables(&self) -> impl Iterator<Item = &Variable> {
         self.0.iter().filter_map(|part| match part {

@@ -182,9 +182,9 @@ pub(super) struct Termination {
     /// For names that are not in `asking`.
     config: Arc<ServerConfig>,
     asking: ByName<Asking>,
-    passthrough: ByName<Passthrough>,
+    passthrough: ByName<Option<Passthrough>>,
     /// Pools of workers.
-    pools: ByName<Arc<str>>,
+    pools: ByName<Option<Arc<str>>>,
 }
 
 /// For names whose clients are asked for a certificate.
@@ -226,12 +226,12 @@ impl Termination {
 
     /// The pool of workers that the connections for a name belong to.
     pub(super) fn pool(&self, name: &str) -> Option<&Arc<str>> {
-        self.pools.find(Some(&canonical(name)))
+        self.pools.find(Some(&canonical(name)))?.as_ref()
     }
 
     /// Where the connections for a name go as they are.
     pub(super) fn passthrough(&self, name: &str) -> Option<&Passthrough> {
-        self.passthrough.find(Some(&canonical(name)))
+        self.passthrough.find(Some(&canonical(name)))?.as_ref()
     }
 }
 

@@ -100,7 +100,12 @@ pub const CATALOGUE: &[Entry] = &[
     ),
     is("auth-tls-verify-depth", Full),
     is("auth-type", Differs("Only basic; digest depends on MD5 and gives 503.")),
-    is("auth-url", Differs("Only variables that are known here, and none that clients choose as its host.")),
+    is(
+        "auth-url",
+        Differs(
+            "Only variables that are known here, and none that clients choose as its host: $host takes a rule with one.",
+        ),
+    ),
     is("backend-protocol", Differs("FCGI is not spoken.")),
     is(
         "base-url-scheme",

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use super::{Ground, Host};
 use crate::model::{
-    Backend, ClientAuth, ClientCertificate, ErrorPages, IssueReason, ObjectKey, RoutePolicy, Severity,
-    Unavailable,
+    Backend, ClientAuth, ClientCertificate, ErrorPages, ExternalAuth, HostPattern, IssueReason, Mirror,
+    ObjectKey, RoutePolicy, Severity, Unavailable,
 };
 use crate::translate::member::Member;
 use crate::translate::report::issue;
 
 const AUTH_TLS_SECRET: &str = "nginx.ingress.kubernetes.io/auth-tls-secret";
+const AUTH_URL: &str = "nginx.ingress.kubernetes.io/auth-url";
+const MIRROR_TARGET: &str = "nginx.ingress.kubernetes.io/mirror-target";
 
 /// What an Ingress asks of all clients of a host.
 pub(super) struct Certificate {
@@ -61,11 +63,44 @@ impl Host {
         policy
     }
 
+    /// Says so where clients would choose whom a member's mirror is, and takes it out of its policy: a rule
+    /// without a host has whichever they ask for.
+    pub(super) fn without_chosen_mirror(&mut self, member: &Member, policy: &mut RoutePolicy) {
+        let chosen = |mirror: &Arc<Mirror>| mirror.target.leads_to_asked_host();
+        if self.rules.host != HostPattern::Any || !policy.mirror.as_ref().is_some_and(chosen) {
+            return;
+        }
+        policy.mirror = None;
+        self.issues.push(issue(
+            Severity::Warning,
+            IssueReason::InvalidAnnotation,
+            "Ingress",
+            &member.draft.key,
+            format!("metadata.annotations[{MIRROR_TARGET}]"),
+            "is ignored for rules without a host: clients would choose who gets the copies. Use a fixed host in the \
+             URL, or give the rules hosts.",
+        ));
+    }
+
     /// Why nobody gets in to a member's routes. A host has one handshake: who wants certificates of
-    /// other authorities than it asks for can't have them checked.
+    /// other authorities than it asks for can't have them checked. And who lets in whom the server says that
+    /// the client names lets in everybody.
     pub(super) fn closing(&mut self, member: &Member) -> Option<Arc<str>> {
         if member.refers.closed_by.is_some() {
             return member.refers.closed_by.clone();
+        }
+        let chosen = |auth: &Arc<ExternalAuth>| auth.url.leads_to_asked_host();
+        if self.rules.host == HostPattern::Any && member.asks().is_some_and(chosen) {
+            self.issues.push(issue(
+                Severity::Error,
+                IssueReason::InvalidAnnotation,
+                "Ingress",
+                &member.draft.key,
+                format!("metadata.annotations[{AUTH_URL}]"),
+                "rules without a host would have clients choose who lets them in; requests get 503. Use a fixed host in \
+                 the URL, or give the rules hosts.",
+            ));
+            return Some(AUTH_URL.into());
         }
         let own = member.refers.client_auth.as_ref()?;
         let first = self.certificate.as_ref().filter(|first| first.handshake != *own)?;

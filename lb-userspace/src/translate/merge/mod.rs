@@ -55,7 +55,8 @@ pub(super) fn host(pattern: &HostPattern, members: &[&Member], ground: &mut Grou
     host.read_host_wide(members);
     for member in members.iter().filter(|member| member.draft.annotations.canary.is_none()) {
         // The policy is the same for all of them, but where a rewrite has nothing to do.
-        let policy = host.policy(member, ground);
+        let mut policy = host.policy(member, ground);
+        host.without_chosen_mirror(member, &mut policy);
         host.closed_by = host.closing(member);
         for rule in member.draft.rules.get(pattern).into_iter().flatten() {
             host.add_rule(member, rule, &policy, ground);

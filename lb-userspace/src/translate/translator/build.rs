@@ -98,8 +98,10 @@ impl Translator {
         let config = if *previous.tls == config { Arc::clone(&previous.tls) } else { Arc::new(config) };
         work.issues |= self.tls.as_ref().is_none_or(|tls| tls.issues != issues);
         let by_routes = members.iter().any(|member| {
-            let draft = &member.draft;
-            draft.annotations.passthrough || draft.tls.iter().any(|tls| tls.hosts.contains(&HostPattern::Any))
+            let (annotations, tls) = (&member.draft.annotations, &member.draft.tls);
+            annotations.passthrough
+                || annotations.worker_pool.is_some()
+                || tls.iter().any(|tls| tls.hosts.contains(&HostPattern::Any))
         });
         self.tls = Some(Tls { config, issues, by_routes, since: now_unix, until: now_unix + TLS_SECONDS });
     }

@@ -87,8 +87,8 @@ struct Host {
 struct Tls {
     config: Arc<TlsConfig>,
     issues: Vec<Issue>,
-    /// It depends on the routes: where connections that are passed on go, or whose names a certificate
-    /// without hosts may take.
+    /// It depends on the routes: whose connections are passed on or belong to a pool, and where to, or whose names
+    /// a certificate without hosts may take.
     by_routes: bool,
     /// Certificates become valid and expire: how long this holds, seconds since 1970.
     since: i64,

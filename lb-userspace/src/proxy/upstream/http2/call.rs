@@ -95,9 +95,13 @@ impl Call {
             }
             while let Poll::Ready(Some(Ok(answer))) = response.poll_informational(cx) {
                 interim += 1;
-                if interim > MAX_INTERIM {
-                    let error = Error::Protocol { address, what: "too many interim answers" };
-                    return Poll::Ready(Err(Broken::Ours(error)));
+                let wrong = match answer.status() {
+                    // Not there in HTTP/2 (RFC 9113 section 8.6). To a client on HTTP/1.1 it would be the end of HTTP.
+                    StatusCode::SWITCHING_PROTOCOLS => Some("101 over HTTP/2"),
+                    _ => (interim > MAX_INTERIM).then_some("too many interim answers"),
+                };
+                if let Some(what) = wrong {
+                    return Poll::Ready(Err(Broken::Ours(Error::Protocol { address, what })));
                 }
                 if let Some(early) = early.filter(|_| answer.status() != StatusCode::CONTINUE) {
                     early.send_early(&head_of(answer).early_hints());
