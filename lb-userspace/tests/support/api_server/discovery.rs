@@ -2,8 +2,11 @@
 
 use serde_json::{Value, json};
 
-/// Group, version, and in it kind, plural, and whether objects have a namespace.
-const GROUPS: &[(&str, &[(&str, &str, bool)])] = &[
+/// Kind, plural, and whether objects have a namespace.
+type Kind = (&'static str, &'static str, bool);
+
+/// Group and version, with what is in it.
+const GROUPS: &[(&str, &[Kind])] = &[
     (
         "v1",
         &[
