@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, MapData, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
@@ -39,6 +41,9 @@ impl XdpMode {
         }
     }
 }
+
+/// How long the kernel may take to let go of a link whose pin is gone: it waits for all CPUs (RCU) first.
+const LETTING_GO: Duration = Duration::from_secs(1);
 
 const STEER: &str = "steer";
 const STEER_NEXT: &str = "steer-next";
@@ -182,7 +187,18 @@ fn attach_as(
     mode: XdpMode,
 ) -> Result<XdpMode, KernelError> {
     let flags = if mode == XdpMode::Generic { AyaMode::Skb } else { AyaMode::Driver };
-    let id = program.attach_to_if_index(index, flags).map_err(|error| refused(name, mode, error))?;
+    let end = Instant::now() + LETTING_GO;
+    let id = loop {
+        match program.attach_to_if_index(index, flags).map_err(|error| refused(name, mode, error)) {
+            Ok(id) => break id,
+            Err(KernelError::Occupied { by, .. })
+                if by.as_ref().is_none_or(Occupant::is_ours) && Instant::now() < end =>
+            {
+                thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) => return Err(error),
+        }
+    };
     let link = program.take_link(id).map_err(KernelError::program("sluice"))?;
     let link = FdLink::try_from(link).map_err(|_| KernelError::NotPinnable(name.to_owned()))?;
     let path = settings.pin_dir.join(pin_name(mode, index));

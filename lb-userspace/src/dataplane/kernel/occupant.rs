@@ -53,17 +53,22 @@ impl Occupant {
         std::thread::scope(|scope| scope.spawn(ask).join().ok().flatten())
     }
 
+    /// Whether it is one of the programs that Sluice attaches.
+    pub(super) fn is_ours(&self) -> bool {
+        matches!(self.name.as_str(), "sluice" | "traced")
+    }
+
     /// What to do so that Sluice can have the interface.
     pub fn remedy(&self, interface: &str) -> String {
         match self.name.as_str() {
+            _ if self.is_ours() => "an earlier Sluice with another pin directory left it: \
+                                    `sluice maps purge --pin-dir` with that"
+                .to_owned(),
             // The program that libxdp puts in front of those that it runs one after the other.
             "xdp_dispatcher" => format!(
                 "libxdp shares the interface among programs, and Sluice needs it for itself: \
                  `xdp-loader status {interface}` names them, `xdp-loader unload {interface} --all` removes them"
             ),
-            "sluice" | "traced" => "an earlier Sluice with another pin directory left it: \
-                                    `sluice maps purge --pin-dir` with that"
-                .to_owned(),
             _ => format!("stop what attached it, or `ip link set dev {interface} xdp off`"),
         }
     }
