@@ -102,6 +102,29 @@ fn a_name_is_given_back_when_another_namespace_has_it() {
     }
 }
 
+/// Where Services may have addresses is followed while it runs.
+#[test]
+fn the_setting_of_services_addresses_is_live() {
+    let service = json!({ "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "game", "annotations": { VIPS: "192.0.2.1" } },
+        "spec": { "type": "LoadBalancer", "loadBalancerClass": LOAD_BALANCER_CLASS, "ports": [{ "port": 80 }] } });
+    let key = ObjectKey::new("sluice", "settings");
+    let settings = Settings { config_map: Some(key), ..serving() };
+    let mut translator = Translator::default();
+    let mut last = Snapshot::empty();
+    for (networks, served) in
+        [("192.0.2.0/24", 1), ("198.51.100.0/24", 0), ("192.0.2.0/33", 0), ("192.0.2.1", 1)]
+    {
+        let map = json!({ "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "namespace": "sluice", "name": "settings" }, "data": { "service-vips": networks } });
+        let (objects, _) = store(&[service.clone(), map]);
+        last = translator.translate(&objects, &settings, &[], 0, &last);
+        assert_eq!(last.services.len(), served, "{networks}: {:?}", last.issues);
+        let told = last.issues.iter().any(|issue| issue.reason == IssueReason::NoAddress);
+        assert_eq!(told, served == 0, "{networks}: {:?}", last.issues);
+    }
+}
+
 #[test]
 fn what_does_not_change_is_the_same_arc() {
     let spec = json!({ "tls": [{ "hosts": ["a.example.com"], "secretName": "tls" }],

@@ -11,6 +11,7 @@ mod api_server;
 mod daemon;
 
 mod conformance;
+mod kubectl;
 mod races;
 
 use std::net::SocketAddr;

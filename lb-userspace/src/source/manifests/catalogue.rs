@@ -210,9 +210,7 @@ impl Catalogue {
                 }
                 Err(cause) => read.issues.push(unreadable(
                     place,
-                    format!(
-                        "can't be read: {cause}; correct it, the other documents of the file are served."
-                    ),
+                    format!("can't be read: {cause}; correct it. What can be read of the file is served."),
                 )),
             }
         }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use super::discovery;
 use super::rbac::authorize;
 use super::store::Shared;
 use super::validation;
@@ -81,6 +82,9 @@ impl Target {
 }
 
 async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Response<Body> {
+    if let Some(document) = discovery::document(request.uri().path()) {
+        return reply(StatusCode::OK, &document);
+    }
     let Some(target) = Target::parse(request.uri().path()) else { return status(404, "no such path") };
     let query: BTreeMap<String, String> = request
         .uri()

@@ -15,6 +15,7 @@ use self::answers::accept;
 use self::store::{Shared, collection_of, name_of};
 
 mod answers;
+mod discovery;
 mod rbac;
 mod store;
 mod validation;

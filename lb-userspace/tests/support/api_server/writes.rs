@@ -77,7 +77,10 @@ pub(super) async fn write(
 /// What can be refused without a look at the objects.
 fn asked(verb: &str, target: &Target, query: &BTreeMap<String, String>, kind: &str) -> Result<(), Refusal> {
     let read = if verb == "patch" { "application/merge-patch+json" } else { "application/json" };
-    if kind.split(';').next() != Some(read) {
+    let kind = kind.split(';').next().unwrap_or_default();
+    // Of objects whose lists are replaced whole, as an Ingress's rules are, the two come to the same.
+    let strategic = verb == "patch" && kind == "application/strategic-merge-patch+json";
+    if kind != read && !strategic {
         return Err((415, "UnsupportedMediaType", format!("{verb} of {kind}; this server reads {read}")));
     }
     if verb != "create" && target.name.is_none() {
