@@ -54,29 +54,32 @@ struct Inner {
     class: u8,
 }
 
-/// In place of a packed verdict: the packet's flow may have to be looked for, or is none that is sent as it is.
-pub const UNKNOWN: u32 = 0;
+/// Sends a packet of a usual shape as it is, if its ring entry is all that there is to know. `None`: its flow may
+/// have to be looked for, or is none that is sent as it is.
+#[inline(always)]
+pub fn send<E: Forward>(env: &E, packet: &Packet, vip: &VipValue) -> Option<Verdict> {
+    let ends = ends(env, packet.v6)?;
+    let hash = flow::hash(&ends.source, ends.source_port, packet.protocol);
+    let slot = forward::stateless(env, hash, vip, &ends)?;
+    Some(sent(env, packet, slot, hash))
+}
 
-/// Sends a packet of a usual shape as it is: to whom its ring entry says, if that is all that there is to
-/// know, or with `chosen` to whom [`crate::forward::to_endpoint`] has chosen. Gives [`Verdict::packed`], or
-/// [`UNKNOWN`].
+/// Sends such a packet to whom [`crate::forward::to_endpoint`] has chosen: [`Verdict::packed`].
 ///
-/// Out of line, and not called from there: the stacks of nested calls add up. Once for most packets: each
-/// return costs.
+/// Out of line, and not called from there: the stacks of nested calls add up.
 #[inline(never)]
-pub fn send<E: Forward>(env: &E, packet: &Packet, vip: &VipValue, chosen: bool) -> u32 {
-    let found = if chosen {
-        env.pending().map(|new| (new.backend, new.hash))
-    } else {
-        ends(env, packet.v6).and_then(|ends| {
-            let hash = flow::hash(&ends.source, ends.source_port, packet.protocol);
-            Some((forward::stateless(env, hash, vip, &ends)?, hash))
-        })
-    };
-    match found {
-        Some((slot, hash)) => sent(env, packet, slot, hash).packed(),
-        None => UNKNOWN,
+pub fn send_chosen<E: Forward>(env: &E, packet: Packet) -> u32 {
+    match env.pending().map(|new| (new.backend, new.hash)) {
+        Some((slot, hash)) => sent(env, &packet, slot, hash).packed(),
+        None => drop(Reason::NoFlow).packed(),
     }
+}
+
+/// [`send`] for IPv6: [`Verdict::packed`], or 0. Out of line, as the stack has no room for its addresses.
+#[inline(never)]
+pub(crate) fn send_v6<E: Forward>(env: &E, packet: Packet, vip: VipValue) -> u32 {
+    let packet = Packet { ip: 14, transport: 54, v6: true, ..packet };
+    send(env, &packet, &vip).map_or(0, Verdict::packed)
 }
 
 #[inline(always)]

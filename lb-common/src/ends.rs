@@ -39,7 +39,6 @@ pub(crate) fn ends<E: Forward>(env: &E, v6: bool) -> Option<Ends> {
 /// headers, and is as it was.
 #[inline(always)]
 pub(crate) fn rewrite<E: Forward>(env: &E, packet: &Packet, old: &Ends, new: &Ends) -> bool {
-    let transport = if packet.v6 { V6_TRANSPORT } else { V4_TRANSPORT };
     let tcp = packet.protocol == TCP;
     let sum = if packet.v6 {
         let (tcp_sum, udp_sum) = (V6_TRANSPORT + 16, V6_TRANSPORT + 6);
@@ -50,33 +49,49 @@ pub(crate) fn rewrite<E: Forward>(env: &E, packet: &Packet, old: &Ends, new: &En
     };
     let Some(sum) = sum else { return false };
     let ports = Change::NONE.half(old.source_port, new.source_port).half(old.target_port, new.target_port);
-    let p = u16::to_ne_bytes;
-    let [a, b] = p(new.source_port);
-    let [c, d] = p(new.target_port);
+    let two = u16::to_ne_bytes;
+    let [a, b] = two(new.source_port);
+    let [c, d] = two(new.target_port);
+    // One piece of the frame from the first to the last byte that changes, but for the transport's sum.
     let all = if packet.v6 {
-        let all = ports.address(old.source, new.source).address(old.target, new.target);
-        if !env.set(22, bytes(new.source)) || !env.set(38, bytes(new.target)) {
+        let ends: [u8; 36] = join([&bytes(new.source), &bytes(new.target), &[a, b, c, d]]);
+        if !env.set(22, ends) {
             return false;
         }
-        all
+        ports.address(old.source, new.source).address(old.target, new.target)
     } else {
         let addresses = Change::NONE.word(old.source[3], new.source[3]).word(old.target[3], new.target[3]);
         let Some(header) = env.near::<2>(24) else { return false };
-        let header = addresses.apply(u16::from_ne_bytes(header));
+        let header = two(addresses.apply(u16::from_ne_bytes(header)));
         let (source, target) = (new.source[3].to_ne_bytes(), new.target[3].to_ne_bytes());
-        if !env.set(24, p(header)) || !env.set(26, source) || !env.set(30, target) {
+        let ends: [u8; 14] = join([&header, &source, &target, &[a, b, c, d]]);
+        if !env.set(24, ends) {
             return false;
         }
         ports.word(old.source[3], new.source[3]).word(old.target[3], new.target[3])
     };
     let sum = u16::from_ne_bytes(sum);
-    let sum = p(if tcp { all.apply(sum) } else { all.apply_udp(sum) });
-    match (transport, tcp) {
-        (V4_TRANSPORT, true) => env.set(V4_TRANSPORT, [a, b, c, d]) && env.set(V4_TRANSPORT + 16, sum),
-        (V4_TRANSPORT, false) => env.set(V4_TRANSPORT, [a, b, c, d]) && env.set(V4_TRANSPORT + 6, sum),
-        (_, true) => env.set(V6_TRANSPORT, [a, b, c, d]) && env.set(V6_TRANSPORT + 16, sum),
-        (_, false) => env.set(V6_TRANSPORT, [a, b, c, d]) && env.set(V6_TRANSPORT + 6, sum),
+    let sum = two(if tcp { all.apply(sum) } else { all.apply_udp(sum) });
+    match (packet.v6, tcp) {
+        (false, true) => env.set(V4_TRANSPORT + 16, sum),
+        (false, false) => env.set(V4_TRANSPORT + 6, sum),
+        (true, true) => env.set(V6_TRANSPORT + 16, sum),
+        (true, false) => env.set(V6_TRANSPORT + 6, sum),
     }
+}
+
+/// Pieces one behind the other; they have to be as long as the whole.
+#[inline(always)]
+fn join<const N: usize, const M: usize>(pieces: [&[u8]; M]) -> [u8; N] {
+    let mut whole = [0; N];
+    let mut at = 0;
+    for piece in pieces {
+        for byte in piece {
+            whole[at] = *byte;
+            at += 1;
+        }
+    }
+    whole
 }
 
 /// An address as it lies on the wire.

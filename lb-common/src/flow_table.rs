@@ -35,14 +35,14 @@ pub(crate) fn owner<E: Forward>(
     same.then_some(index)
 }
 
-/// The mark that a packet in the middle of a connection can be sent by; else one without a tag.
+/// The mark with a tag, which may be one that doesn't hold; else one without a tag.
 #[inline(always)]
-pub(crate) fn quick<E: Forward>(env: &E, hash: u64, tag: u32, now: u32) -> Mark {
+pub(crate) fn marked<E: Forward>(env: &E, hash: u64, tag: u32) -> Mark {
     let (first, way) = flow::bucket(hash, env.mask());
     let Some(marks) = env.marks(first / WAYS) else { return Mark(0) };
     for step in 0..WAYS {
         let mark = Mark(marks.0[((way + step) & (WAYS - 1)) as usize]);
-        if mark.is_quick(tag, now) {
+        if mark.tag() == tag {
             return mark;
         }
     }
@@ -103,14 +103,22 @@ pub(crate) fn go_on<E: Forward>(env: &E, index: u32, flags: u8, now: u32, vip: &
         let answered = direct && matches!(phase, Phase::Opening);
         after_client(if answered { Phase::Answered } else { phase }, flags)
     };
-    let stamp = refresh(env, index, &flow, after, flags, now);
-    let mark = Mark(mark_of(env, index));
-    let told = mark.told(stamp, now);
+    refresh(env, index, &flow, after, flags, now);
+    true
+}
+
+/// Tells a flow's mark of a packet that the flow was told of. Out of line: it is for few packets, and the stacks
+/// of nested calls add up.
+#[inline(never)]
+pub(crate) fn tell<E: Forward>(env: &E, index: u32, now: u32) {
+    let (Some(flow), Some(marks)) = (env.flow(index), env.marks(index / WAYS)) else { return };
+    let mark = Mark(marks.0[(index % WAYS) as usize]);
+    let told = mark.told(Stamp(flow.stamp), flow.generation, now);
     // Without a tag it is being written.
     if told != mark && mark.tag() != 0 {
-        env.swap_mark(index, mark.0, told.0);
+        let alone = marks.count(mark.tag()) == 1;
+        env.swap_mark(index, mark.0, if alone { told.0 } else { told.slow().0 });
     }
-    true
 }
 
 /// No entry. In place of `Option`: what it would hold besides is one more thing for the verifier to
@@ -137,11 +145,11 @@ pub(crate) fn unpack(outcome: u64) -> (u32, Option<Reason>) {
 fn entered<E: Forward>(env: &E, new: &Pending) -> Result<u32, Reason> {
     let Pending { hash, now, .. } = *new;
     let backend = env.backend(new.backend).ok_or(Reason::NoBackend)?;
-    let index = if new.old == NONE { room(env, hash, now) } else { new.old };
+    let own = env.flow(new.old).is_some_and(|flow| same_ends(&flow, new));
+    let index = if own { new.old } else { room(env, hash, now) };
     let flow = env.flow(index).ok_or(Reason::FlowsFull)?;
     let old = flow.stamp;
-    // Of another flow with the same tag, one has to give way.
-    if !same_ends(&flow, new) && Stamp(old).worth(now) == 0 {
+    if !own && Stamp(old).worth(now) == 0 {
         return Err(Reason::FlowsFull);
     }
     let busy = Stamp::new(Phase::Busy, now).0;
@@ -150,6 +158,11 @@ fn entered<E: Forward>(env: &E, new: &Pending) -> Result<u32, Reason> {
         return Err(Reason::FlowsFull);
     }
     env.write_mark(index, 0);
+    if new.old != NONE {
+        // Another flow's with the same tag, or it was this one's.
+        let twin = mark_of(env, new.old);
+        env.swap_mark(new.old, twin, Mark(twin).slow().0);
+    }
     env.write_flow(index, new, backend.generation);
     if new.keeps && !backend.is_direct() {
         env.keep(backend.port);
@@ -159,7 +172,7 @@ fn entered<E: Forward>(env: &E, new: &Pending) -> Result<u32, Reason> {
         return Err(Reason::PortsFull);
     }
     let port = env.flow(index).map_or(0, |flow| flow.port);
-    env.write_mark(index, Mark::new(new.tag, new.backend, backend.generation, port).0);
+    env.write_mark(index, Mark::new(new.tag, new.backend, port).0);
     env.swap_stamp(index, busy, Stamp::new(first_phase(new.protocol), now).0);
     Ok(index)
 }
@@ -235,7 +248,7 @@ fn mark_of<E: Forward>(env: &E, index: u32) -> u64 {
     env.marks(index / WAYS).map_or(0, |marks| marks.0[(index % WAYS) as usize])
 }
 
-/// Notes that a flow had a packet, at most once in a tick unless its phase changes. Gives its stamp.
+/// Notes that a flow had a packet, at most once in a tick unless its phase changes.
 #[inline(always)]
 pub(crate) fn refresh<E: Forward>(
     env: &E,
@@ -244,8 +257,8 @@ pub(crate) fn refresh<E: Forward>(
     after: impl Fn(Phase, u8) -> Phase,
     flags: u8,
     now: u32,
-) -> Stamp {
-    let Some(phase) = Stamp(flow.stamp).phase() else { return Stamp(flow.stamp) };
+) {
+    let Some(phase) = Stamp(flow.stamp).phase() else { return };
     // A new connection over the ports of an old one begins anew.
     let opening = flow.protocol == TCP && flags & (SYN | ACK) == SYN;
     let next = if opening && matches!(phase, Phase::Closing) { Phase::Opening } else { after(phase, flags) };
@@ -254,5 +267,4 @@ pub(crate) fn refresh<E: Forward>(
         // Whoever was faster wrote the same, or something newer.
         env.swap_stamp(index, flow.stamp, stamp.0);
     }
-    stamp
 }

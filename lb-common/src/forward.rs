@@ -16,13 +16,13 @@ use core::ops::{Deref, DerefMut};
 use crate::ends::{Ends, ends, rewrite};
 use crate::env::Env;
 use crate::flow::{self, DATAGRAMS_KEPT, Flow, after_endpoint};
-use crate::flow_table::{NONE, enter, find, go_on, owner, quick, refresh, unpack};
+use crate::flow_table::{NONE, enter, find, go_on, owner, refresh, tell, unpack};
 use crate::fragment::{FragmentKey, FragmentValue};
 use crate::maps::{
     BackendValue, RING_CHUNK, ServiceValue, VIP_AFFINITY, VIP_DIRECT, VIP_QUIC, VipValue, WayValue,
 };
 use crate::mark::{self, Marks};
-use crate::packet::{ACK, FIN, Packet, RST, SYN, TCP};
+use crate::packet::{ACK, Packet, RST, SYN, TCP};
 use crate::quic::{self, ServerKey};
 use crate::ranges::RangeKey;
 use crate::rare::Work;
@@ -159,9 +159,10 @@ pub struct Pending {
     pub named: u32,
     /// The time.
     pub now: u32,
-    /// The entry that it takes, whoever has it: of a flow between the same ends that can't go on, or
-    /// with the same tag.
+    /// The entry of a flow between the same ends that can't go on, which it takes, or of one with the same tag.
     pub old: u32,
+    /// The port that its flow has at its endpoint, network order; 0: the client's address and port are kept.
+    pub port: u16,
     /// The IP protocol.
     pub protocol: u8,
     /// Whether its endpoint sees the client's address.
@@ -169,51 +170,62 @@ pub struct Pending {
 }
 
 /// A packet to a VIP in forward mode. `packet` is one of the shapes that lie at constant offsets. `None`: it
-/// goes as it is, and [`crate::direct::send`] does that.
+/// goes as it is, and [`crate::direct::send_chosen`] does that.
 #[inline(always)]
 pub fn to_endpoint<E: Forward>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Option<Verdict> {
-    let Some(mut new) = env.pending() else { return Some(drop(Reason::FlowsFull)) };
-    let Some(ends) = ends(env, packet.v6) else { return Some(drop(Reason::Truncated)) };
+    match endpoint(env, packet, flags, vip) {
+        Ok((slot, port)) => Some(to(env, packet, slot, port)),
+        Err(verdict) => verdict,
+    }
+}
+
+/// The slot of the endpoint of such a packet, and the port that its flow has there. `Err(None)`: as above.
+#[inline(always)]
+pub(crate) fn endpoint<E: Forward>(
+    env: &E,
+    packet: &Packet,
+    flags: u8,
+    vip: &VipValue,
+) -> Result<(u32, u16), Option<Verdict>> {
+    let Some(mut new) = env.pending() else { return Err(Some(drop(Reason::FlowsFull))) };
+    let Some(ends) = ends(env, packet.v6) else { return Err(Some(drop(Reason::Truncated))) };
     let now = env.tick();
     let hash = flow::hash(&ends.source, ends.source_port, packet.protocol);
     new.hash = hash;
     let direct = vip.flags & VIP_DIRECT != 0;
-    let tag = mark::tag(hash, &ends);
-    if packet.protocol == TCP && flags & (SYN | FIN | RST) == 0 {
-        let mark = quick(env, hash, tag, now);
-        if let Some(backend) = env.backend(mark.backend())
-            && mark.tag() == tag
-            && mark.is_of(backend.generation)
-        {
-            if backend.protocol == TCP {
-                return Some(send(env, packet, mark.backend(), &backend, mark.port(), &ends));
-            }
-            if direct && backend.is_direct() {
-                new.backend = mark.backend();
-                return None;
-            }
-        }
-    }
     new.ends = ends;
-    new.tag = tag;
+    new.tag = mark::tag(hash, &ends);
     new.now = now;
     new.protocol = packet.protocol;
     new.named = if vip.flags & VIP_QUIC != 0 { quic::named(env, packet, vip.slot) } else { 0 };
     let (slot, port) = match settle(env, &mut new, flags, vip) {
-        Ok(index) => match env.flow(index) {
-            Some(flow) => (flow.backend, flow.port),
-            None => return Some(drop(Reason::NoFlow)),
-        },
+        Ok(index) => {
+            // Marks are for what comes behind an opening.
+            if packet.protocol == TCP && flags & SYN == 0 {
+                tell(env, index, now);
+            }
+            match env.flow(index) {
+                Some(flow) => (flow.backend, flow.port),
+                None => return Err(Some(drop(Reason::NoFlow))),
+            }
+        }
         // What can't be remembered goes where it would have gone.
-        Err(Reason::FlowsFull | Reason::NoFlow) if direct && is_direct(env, new.backend) => return None,
-        Err(reason) => return Some(drop(reason)),
+        Err(Reason::FlowsFull | Reason::NoFlow) if direct && is_direct(env, new.backend) => return Err(None),
+        Err(reason) => return Err(Some(drop(reason))),
     };
-    let Some(backend) = env.backend(slot) else { return Some(drop(Reason::NoBackend)) };
-    if direct && backend.is_direct() {
+    if direct && is_direct(env, slot) {
         new.backend = slot;
-        return None;
+        return Err(None);
     }
-    Some(send(env, packet, slot, &backend, port, &new.ends))
+    Ok((slot, port))
+}
+
+/// Writes the packet of a flow anew, for the endpoint in this slot.
+#[inline(always)]
+pub(crate) fn to<E: Forward>(env: &E, packet: &Packet, slot: u32, port: u16) -> Verdict {
+    let Some(backend) = env.backend(slot) else { return drop(Reason::NoBackend) };
+    let Some(ends) = ends(env, packet.v6) else { return drop(Reason::Truncated) };
+    send(env, packet, slot, &backend, port, &ends)
 }
 
 /// The slot that a flow's packets go to as they are whatever the flow table says.

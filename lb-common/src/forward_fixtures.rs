@@ -504,7 +504,7 @@ mod tests {
     use crate::fixtures::judge;
     use crate::flow::{Phase, Stamp};
     use crate::maps::Tuning;
-    use crate::mark::PERIOD;
+    use crate::mark::{Mark, PERIOD};
 
     /// Without budgets: the fixtures' one client opens more connections than those allow.
     fn host() -> Host {
@@ -609,13 +609,25 @@ mod tests {
         host.l4.now += PERIOD;
         assert_eq!(send(&mut host, Kind::Rst), Reason::NoFlow);
 
-        // Somebody else with the same tag is neither taken for the client nor thrown out while alive.
+        // Somebody else has the same tag: both have flows then, and no mark is relied on.
         let other = Flow { client: mapped(OTHER4), stamp: Stamp::new(Phase::Open, host.l4.now).0, ..open };
         host.l4.flows.borrow_mut()[index] = other;
-        assert_eq!(send(&mut host, Kind::Syn), Reason::FlowsFull);
-        assert_eq!(host.l4.flows.borrow()[index], other);
-        host.l4.flows.borrow_mut()[index].stamp = Stamp::new(Phase::Closing, host.l4.now - 1000).0;
+        let mark = |host: &Host, index: usize| {
+            Mark(host.l4.marks.borrow()[index / WAYS as usize].0[index % WAYS as usize])
+        };
+        let quick = mark(&host, index).told(Stamp(other.stamp), other.generation, host.l4.now);
+        host.l4.marks.borrow_mut()[index / WAYS as usize].0[index % WAYS as usize] = quick.0;
         assert_eq!(send(&mut host, Kind::Syn), Reason::Forwarded);
-        assert_eq!(host.l4.flows.borrow()[index].client, mapped(CLIENT4));
+        assert_eq!(host.l4.flows.borrow()[index], other);
+        assert_eq!(mark(&host, index), quick.slow());
+        let twin = host.l4.flows.borrow().iter().position(|flow| flow.client == mapped(CLIENT4));
+        let twin = twin.expect("a flow of its own");
+        for now in [0, PERIOD] {
+            host.l4.now += now;
+            host.l4.flows.borrow_mut()[twin].stamp = Stamp::new(Phase::Open, host.l4.now).0;
+            assert_eq!(send(&mut host, Kind::Ack), Reason::Forwarded);
+            assert_eq!(host.frame.borrow()[34..36], host.l4.flows.borrow()[twin].port.to_ne_bytes());
+            assert_eq!(mark(&host, twin), mark(&host, twin).slow());
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::ends::{Ends, bytes};
 use crate::flow::{self, is_reply_port};
 use crate::flow_table;
 use crate::forward::{self, Forward, drop};
-use crate::maps::{VIP_DIRECT, VIP_FORWARD, VipKey, VipValue};
+use crate::maps::{VIP_DIRECT, VIP_FORWARD, VipKey};
 use crate::mark;
 use crate::nat::Change;
 use crate::packet::{ICMP, ICMPV6, Packet, TCP, UDP};
@@ -204,7 +204,7 @@ fn as_it_is<E: Forward, const V6: bool>(env: &E, work: &Work) -> Verdict {
         chosen.hash = flow::hash(&work.ends.source, work.ends.source_port, work.old.protocol);
     }
     let packet = Packet { ip: 14, transport: 0, end: end as u16, protocol: ICMP, v6: V6 };
-    let verdict = Verdict::unpacked(direct::send(env, &packet, &VipValue::default(), true));
+    let verdict = Verdict::unpacked(direct::send_chosen(env, packet));
     // Nobody is told of an error (RFC 1122, section 3.2.2).
     if verdict.action == Action::Rare { drop(Reason::TooBigUnanswered) } else { verdict }
 }

@@ -24,6 +24,7 @@ pub mod reason;
 pub mod cookie;
 pub mod direct;
 pub mod ends;
+pub mod established;
 pub mod flow;
 pub mod flow_table;
 pub mod forward;

@@ -11,6 +11,7 @@
 //! ```
 
 use crate::direct::{GUE_PORT, IN_IPV4, IN_IPV6, UDP_HEADER, V4, V6};
+use crate::established;
 use crate::forward::{self, Forward};
 use crate::icmp;
 use crate::maps::{MAX_VIPS, NODE_PEER, NODE_SELF, VIP_DIRECT, VIP_RANGES, VipKey, VipValue};
@@ -197,7 +198,8 @@ fn arrived<E: Forward>(env: &E, packet: &Packet, vip: VipValue) -> Verdict {
     // The ring of this node's endpoints lies behind those of all.
     let here = VipValue { slot: vip.slot + MAX_VIPS, flags: vip.flags & !(VIP_DIRECT | VIP_RANGES) };
     // Never as it is, to a VIP without the flag.
-    let verdict = forward::to_endpoint(env, packet, flags, &here);
+    let verdict =
+        established::send(env, *packet, flags).or_else(|| forward::to_endpoint(env, packet, flags, &here));
     let verdict = verdict.unwrap_or(forward::drop(Reason::NoBackend));
     match verdict.reason {
         Reason::Forwarded => Verdict { reason: Reason::Decapsulated, ..verdict },

@@ -2,6 +2,7 @@
 
 use crate::direct::{self, GUE_PORT};
 use crate::env::{Bytes, Env};
+use crate::established;
 use crate::flow::is_reply_port;
 use crate::forward::{self, Forward};
 use crate::hello::{self, ServerName};
@@ -81,6 +82,7 @@ pub(crate) fn drop(reason: Reason) -> Verdict {
 }
 
 /// Where a TCP or UDP packet goes.
+#[derive(Clone, Copy)]
 struct Arrival {
     packet: Packet,
     address: [u32; 4],
@@ -106,10 +108,16 @@ pub fn judge<E: Forward>(env: &E) -> Verdict {
         // Constants instead of fields, so that the kernel's reads stay at constant offsets.
         Some(packet) if !packet.v6 => v4(env, packet),
         Some(packet) => v6(env, packet),
-        None => unusual(env),
+        // Taken apart, or all frames would pay for this one's having been in memory.
+        None => match unusual(env) {
+            Ok(Arrival { packet, address: [a, b, c, d], port, flags }) => {
+                Ok(Arrival { packet, address: [a, b, c, d], port, flags })
+            }
+            Err(reason) => Err(reason),
+        },
     };
     let verdict = match arrival {
-        Ok(arrival) => arrived(env, &arrival),
+        Ok(arrival) => arrived(env, arrival),
         Err(reason) if rare::is_rare(reason) => Verdict { reason, action: Action::Rare },
         Err(Reason::OtherProtocol) => Verdict { reason: Reason::OtherProtocol, action: Action::Unwrap },
         Err(reason) => pass(reason),
@@ -172,39 +180,38 @@ fn walked<E: Env>(env: &E) -> Result<Arrival, Reason> {
 }
 
 #[inline(always)]
-fn arrived<E: Forward>(env: &E, arrival: &Arrival) -> Verdict {
+fn arrived<E: Forward>(env: &E, arrival: Arrival) -> Verdict {
     let Arrival { packet, address, port, flags } = arrival;
-    let key =
-        VipKey { address: *address, port: u16::from_ne_bytes(*port), protocol: packet.protocol, zero: 0 };
+    let key = VipKey { address, port: u16::from_ne_bytes(port), protocol: packet.protocol, zero: 0 };
     let Some(vip) = env.vip(&key) else {
         let reply = arrival.usual() && is_reply_port(u16::from_be(key.port));
         let unwrap = key.port == GUE_PORT.to_be() && packet.protocol == UDP;
         return match reply {
-            true => returned(env, arrival),
+            true => returned(env, packet, flags, key.port),
             false if unwrap => Verdict { reason: Reason::NotVip, action: Action::Unwrap },
             false => pass(Reason::NotVip),
         };
     };
-    if packet.protocol == TCP && source::is_bogus(*flags) {
+    if packet.protocol == TCP && source::is_bogus(flags) {
         return drop(Reason::BogusFlags);
     }
     let opening = packet.protocol == TCP && flags & (SYN | ACK) == SYN;
     let rules = env.tuning().flags;
     if rules != 0 {
-        let reason = source::judge(env, packet, opening);
+        let reason = source::judge(env, &packet, opening);
         if reason != Reason::Vip {
             return drop(reason);
         }
     }
     env.count_vip(vip.slot, packet.end as u32, opening);
     if vip.flags & VIP_FORWARD != 0 {
-        return Verdict::unpacked(forward(env, arrival, &vip));
+        return if arrival.usual() { forward(env, packet, flags, vip) } else { drop(Reason::ForwardUnusual) };
     }
     let admits = vip.flags & VIP_STEER != 0 || rules & TUNE_COOKIES != 0;
     if admits && packet.protocol == TCP && arrival.usual() {
         return Verdict { reason: Reason::Vip, action: Action::Admit };
     }
-    to_stack(env, packet, *flags, &vip)
+    to_stack(env, &packet, flags, &vip)
 }
 
 /// Judges a TCP packet to a VIP that [`judge`] left to [`crate::cookie::judge`], and that left to the
@@ -234,43 +241,85 @@ fn to_stack<E: Env>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verd
     pass(Reason::Vip)
 }
 
-/// To a VIP in forward mode: [`Verdict::packed`]. Where clients are listed, all flows are remembered: what
-/// asks for them is in [`forwarded`], and two calls are as much as there is time for.
+/// To a VIP in forward mode, a packet of a usual shape. Where clients are listed, all flows are remembered, for
+/// each packet asks for its client besides.
+///
+/// IPv4 packets in the middle of a connection, and those that go as they are, are sent without a function of
+/// their own: each return costs. The others come back here with what they need to be sent by the same
+/// code, which the verifier would otherwise follow from each place that knows an endpoint.
 #[inline(always)]
-fn forward<E: Forward>(env: &E, arrival: &Arrival, vip: &VipValue) -> u32 {
-    if vip.flags & (VIP_DIRECT | VIP_RANGES) == VIP_DIRECT && arrival.usual() {
-        let packed = direct::send(env, &arrival.packet, vip, false);
-        if packed != direct::UNKNOWN {
-            return packed;
+fn forward<E: Forward>(env: &E, packet: Packet, flags: u8, vip: VipValue) -> Verdict {
+    if vip.flags & (VIP_DIRECT | VIP_RANGES) == VIP_DIRECT {
+        let sent = if packet.v6 {
+            match direct::send_v6(env, packet, vip) {
+                0 => None,
+                packed => Some(Verdict::unpacked(packed)),
+            }
+        } else {
+            direct::send(env, &Packet { ip: 14, transport: 34, v6: false, ..packet }, &vip)
+        };
+        if let Some(verdict) = sent {
+            return verdict;
         }
     }
-    match forwarded(env, arrival, vip) {
-        AS_IT_IS => direct::send(env, &arrival.packet, vip, true),
-        packed => packed,
+    if ranges::asked(vip.flags) && !ranges::admit(env, &packet, vip.slot) {
+        return drop(Reason::SourceOutside);
     }
+    let mut found = None;
+    if vip.flags & VIP_DIRECT == 0 {
+        if !packet.v6 {
+            found = established::find_v4(env, packet, flags);
+        } else if let Some(verdict) = established::send_v6(env, packet, flags) {
+            return verdict;
+        }
+    }
+    if found.is_none() {
+        match forwarded(env, packet, flags, vip) {
+            AS_IT_IS => return Verdict::unpacked(direct::send_chosen(env, packet)),
+            SETTLED => {}
+            packed => return Verdict::unpacked(packed),
+        }
+        found = env.pending().map(|new| (new.backend, new.port));
+    }
+    let Some((slot, port)) = found else { return drop(Reason::NoFlow) };
+    if packet.v6 {
+        return Verdict::unpacked(forwarded_v6(env, packet, slot, port));
+    }
+    // What is constant here is no work for who sends it.
+    let packet = Packet { ip: 14, transport: 34, v6: false, ..packet };
+    forward::to(env, &packet, slot, port)
 }
 
 /// In place of a packed verdict: the packet goes as it is.
 const AS_IT_IS: u32 = 0;
+/// Likewise: the packet's endpoint and port are in [`Forward::pending`].
+const SETTLED: u32 = 1;
 
-/// To a VIP in forward mode: [`Verdict::packed`], or [`AS_IT_IS`]. Out of line for the same reason as
+/// To a VIP in forward mode: [`Verdict::packed`], [`AS_IT_IS`] or [`SETTLED`]. Out of line for the same reason as
 /// [`unusual`].
 #[inline(never)]
-fn forwarded<E: Forward>(env: &E, arrival: &Arrival, vip: &VipValue) -> u32 {
-    if !arrival.usual() {
-        return drop(Reason::ForwardUnusual).packed();
+fn forwarded<E: Forward>(env: &E, packet: Packet, flags: u8, vip: VipValue) -> u32 {
+    let (slot, port) = match forward::endpoint(env, &packet, flags, &vip) {
+        Ok(found) => found,
+        Err(verdict) => return verdict.map_or(AS_IT_IS, Verdict::packed),
+    };
+    if let Some(mut new) = env.pending() {
+        (new.backend, new.port) = (slot, port);
     }
-    if ranges::asked(vip.flags) && !ranges::admit(env, &arrival.packet, vip.slot) {
-        return drop(Reason::SourceOutside).packed();
-    }
-    forward::to_endpoint(env, &arrival.packet, arrival.flags, vip).map_or(AS_IT_IS, Verdict::packed)
+    SETTLED
+}
+
+/// An IPv6 packet to an endpoint: [`Verdict::packed`]. Out of line: the stack has no room for its addresses.
+#[inline(never)]
+fn forwarded_v6<E: Forward>(env: &E, packet: Packet, slot: u32, port: u16) -> u32 {
+    let packet = Packet { ip: 14, transport: 54, v6: true, ..packet };
+    forward::to(env, &packet, slot, port).packed()
 }
 
 /// Maybe an endpoint's reply.
 #[inline(never)]
-fn returned<E: Forward>(env: &E, arrival: &Arrival) -> Verdict {
-    let reply = forward::to_client(env, &arrival.packet, arrival.flags, u16::from_ne_bytes(arrival.port));
-    reply.unwrap_or(pass(Reason::NotVip))
+fn returned<E: Forward>(env: &E, packet: Packet, flags: u8, port: u16) -> Verdict {
+    forward::to_client(env, &packet, flags, port).unwrap_or(pass(Reason::NotVip))
 }
 
 /// Counts the ClientHello of a connection once. With `filter`, one whose name nobody serves goes no

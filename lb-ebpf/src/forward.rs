@@ -23,7 +23,7 @@ use lb_common::ring::Entry;
 use lb_common::too_big::Answers;
 use lb_common::verdict::{Action, is_v4, mapped};
 
-use crate::frame::Kernel;
+use crate::frame::{Kernel, write};
 use crate::maps::{
     ANSWERS, FRAGMENTS, L4_BACKENDS, L4_CHANGED, L4_FLOWS, L4_KEPT, L4_MARKS, L4_NODES, L4_PORTS, L4_RANGES,
     L4_RINGS, L4_SERVERS, L4_SERVICES, PENDING, RARE, UPLINKS, WAY_BACK, WAYS, opaque,
@@ -284,14 +284,8 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     #[inline(always)]
     fn set<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> bool {
         let Some(place) = self.place::<N>(offset) else { return false };
-        let mut at = 0;
-        // Halves of words, as in reading; see there.
-        while at + 2 <= N {
-            let half = u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
-            // SAFETY: in bounds, as just checked.
-            unsafe { *((place + at) as *mut u16) = half };
-            at += 2;
-        }
+        // SAFETY: in bounds, as just checked.
+        unsafe { write(place, bytes) };
         true
     }
 

@@ -276,21 +276,49 @@ impl<const FORGETFUL: bool, const DRY: bool> Kernel<FORGETFUL, DRY> {
 unsafe fn read<const N: usize>(place: usize) -> [u8; N] {
     let mut bytes = [0; N];
     let mut at = 0;
-    // Halves of words instead of bytes: eight times fewer instructions for an address. The
-    // alignment that the reads assume is not given on the wire (an Ethernet header is 14
-    // bytes); every BPF back end emits loads that don't care.
-    while at + 2 <= N {
+    if N % 4 >= 2 {
+        // SAFETY: the caller's; see below for the alignment.
+        [bytes[0], bytes[1]] = unsafe { *(place as *const u16) }.to_ne_bytes();
+        at = 2;
+    }
+    // Words instead of bytes: as many instructions fewer. The alignment that the reads assume is not given
+    // on the wire (an Ethernet header is 14 bytes); every BPF back end emits loads that don't care.
+    while at + 4 <= N {
         // SAFETY: the caller's; see above for the alignment.
-        let half = unsafe { *((place + at) as *const u16) }.to_ne_bytes();
-        bytes[at] = half[0];
-        bytes[at + 1] = half[1];
-        at += 2;
+        let word = unsafe { *((place + at) as *const u32) }.to_ne_bytes();
+        [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]] = word;
+        at += 4;
     }
     if at < N {
         // SAFETY: the caller's.
         bytes[at] = unsafe { *((place + at) as *const u8) };
     }
     bytes
+}
+
+/// Writes bytes to an address.
+///
+/// # Safety
+/// N bytes from there on have been checked to be the frame's.
+#[inline(always)]
+pub unsafe fn write<const N: usize>(place: usize, bytes: [u8; N]) {
+    let mut at = 0;
+    // Words, as in reading; see there.
+    if N % 4 >= 2 {
+        // SAFETY: the caller's.
+        unsafe { *(place as *mut u16) = u16::from_ne_bytes([bytes[0], bytes[1]]) };
+        at = 2;
+    }
+    while at + 4 <= N {
+        let word = u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        // SAFETY: the caller's.
+        unsafe { *((place + at) as *mut u32) = word };
+        at += 4;
+    }
+    if at < N {
+        // SAFETY: the caller's.
+        unsafe { *((place + at) as *mut u8) = bytes[at] };
+    }
 }
 
 /// The first segment of a connection in this CPU's scratch memory.

@@ -101,10 +101,10 @@ const CASES: [Case; 15] = [
     Case { name: "as it is, adjacent, 100,000 flows", clients: 100_000, must: Some(100.0), ..ADJACENT },
 ];
 
-/// Measures all cases.
-pub fn measure(report: &mut Report) -> Result<()> {
+/// Measures all cases, or those whose names begin with `only`.
+pub fn measure(report: &mut Report, only: Option<&str>) -> Result<()> {
     Report::head("VIPs in forward mode, ns");
-    for case in &CASES {
+    for case in CASES.iter().filter(|case| only.is_none_or(|only| case.name.starts_with(only))) {
         let sizes =
             Sizes { flows: case.flows, clients: case.clients, targets: case.targets, ..Sizes::default() };
         let mut programs = load_sized(None, false, &sizes)?;

@@ -34,6 +34,9 @@ struct Options {
     /// Measure frames to VIPs in proxy mode with the programs' debug log on
     #[arg(long)]
     log: bool,
+    /// Of frames to VIPs in forward mode, measure the cases alone whose names begin with this
+    #[arg(long, value_name = "NAME", requires = "forward")]
+    only: Option<String>,
     /// Also write the numbers into this file
     #[arg(long)]
     json: Option<std::path::PathBuf>,
@@ -55,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         packets::measure(&mut report, options.log)?;
     }
     if all || options.forward {
-        forward::measure(&mut report)?;
+        forward::measure(&mut report, options.only.as_deref())?;
     }
     if all || options.veth {
         veth::measure(&mut report)?;
