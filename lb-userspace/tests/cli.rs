@@ -355,6 +355,8 @@ fn sigterm_drains() {
     until("the request is under way", || {
         (daemon.json(&["status"])["proxy"]["total"]["requests_active"] == 1).then_some(())
     });
+    daemon.signal(Signal::SIGHUP);
+    until("SIGHUP is heard", || daemon.log().contains("nothing to reload").then_some(()));
     daemon.signal(Signal::SIGTERM);
     assert_eq!(request.join().expect("a thread"), (200, "slow GET /slow HTTP/1.1".to_owned()));
     assert_eq!(daemon.wait(), Some(0), "{}", daemon.log());

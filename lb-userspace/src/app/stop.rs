@@ -20,23 +20,33 @@ pub enum Ended {
     AtOnce,
 }
 
-/// SIGTERM or SIGINT.
+/// SIGTERM or SIGINT. SIGHUP, by which others are told to reload, ends nothing.
 pub struct Stop {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Stop {
     /// Listens for them from here on.
     pub fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
     /// Returns once for each signal.
     pub async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    tracing::info!("SIGHUP: there is nothing to reload, changes are followed as they come");
+                }
+            }
         }
     }
 }

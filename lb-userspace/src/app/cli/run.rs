@@ -25,8 +25,8 @@ Examples:
 Each option can be given by its environment variable instead; the command line overrules it, lists
 are separated by commas, and an empty variable counts as none.
 
-SIGTERM or SIGINT drains for --drain-timeout; a second one ends at once. XDP stays attached and its
-maps stay pinned, so that a restart detaches nothing; `sluice maps purge` removes them.")]
+SIGTERM or SIGINT drains for --drain-timeout; a second one ends at once; SIGHUP changes nothing.
+XDP stays attached and its maps stay pinned, so that a restart detaches nothing; `sluice maps purge` removes them.")]
 pub struct RunArgs {
     /// Follow the Kubernetes YAML files in this directory.
     #[arg(
