@@ -90,9 +90,11 @@ impl ClusterSettings {
         let compat = [("kubernetes", Compat::Kubernetes), ("ingress-nginx", Compat::IngressNginx)];
         let forwarded = reader.get("use-forwarded-headers", values::boolean);
         let peers = reader.get("proxy-real-ip-cidr", values::networks).map(|peers| peers.to_vec());
-        // As in ingress-nginx: everybody, since only a load balancer can reach it.
-        let peers = peers.unwrap_or_else(|| vec![Ipv4Net::default().into(), Ipv6Net::default().into()]);
         let headers = reader.get("use-proxy-protocol", values::boolean);
+        let peers = peers.unwrap_or_else(|| {
+            say_believed(&mut reader, forwarded, headers);
+            vec![Ipv4Net::default().into(), Ipv6Net::default().into()]
+        });
         let header_timeout = reader.get("proxy-protocol-header-timeout", values::timeout);
         let header_timeout = header_timeout.unwrap_or(ProxyProtocol::default().header_timeout);
         let settings = Self {
@@ -125,6 +127,20 @@ impl ClusterSettings {
         let requests = named(&self.request_headers, objects, endpoint_header, issues);
         for defaults in [&mut self.defaults.kubernetes, &mut self.defaults.ingress_nginx] {
             defaults.edit(&requests, &answers);
+        }
+    }
+}
+
+/// Without `proxy-real-ip-cidr`, as in ingress-nginx, everybody is believed: right where only load balancers can
+/// reach a node, which Sluice's clients mostly do themselves.
+fn say_believed(reader: &mut Reader<'_>, forwarded: Option<bool>, headers: Option<bool>) {
+    for (name, believed) in [("use-forwarded-headers", forwarded), ("use-proxy-protocol", headers)] {
+        if believed == Some(true) {
+            reader.note(
+                name,
+                "believes everybody, so that clients that reach a node themselves choose their address. Name the \
+                 load balancers before it in proxy-real-ip-cidr.",
+            );
         }
     }
 }
@@ -334,7 +350,11 @@ mod tests {
     fn values_of_entries() {
         let nginx = |entries: &[(&str, &str)]| {
             let (settings, issues) = read(entries);
-            assert_eq!(issues, vec![], "{entries:?}");
+            let everybody = !entries.iter().any(|(name, _)| *name == "proxy-real-ip-cidr");
+            let believed = |(name, value): &&(&str, &str)| name.starts_with("use-") && *value == "true";
+            let notes = entries.iter().filter(believed).count() * usize::from(everybody);
+            assert_eq!(issues.len(), notes, "{issues:?}");
+            assert!(issues.iter().all(|issue| issue.severity == Severity::Note), "{issues:?}");
             let defaults = settings.defaults.of(Compat::IngressNginx);
             (RoutePolicy::clone(&defaults.policy), defaults.clone(), settings)
         };
