@@ -280,7 +280,7 @@ fn translation(args: &RunArgs, settings: &Settings) -> translate::Settings {
         default_certificate: settings.default_certificate.clone(),
         config_map: settings.config_map.clone(),
         zone: args.zone.as_deref().filter(|zone| !zone.is_empty()).map(Into::into),
-        service_vips: (!args.service_vips.is_empty()).then(|| args.service_vips.clone()),
+        service_vips: args.service_vips.clone(),
         node: args.node_name.as_deref().filter(|name| !name.is_empty()).map(Into::into),
         ..Default::default()
     }

@@ -68,6 +68,22 @@ impl TlsConfig {
         let at = self.passthrough.binary_search_by(|(known, _)| known.cmp(host));
         at.is_ok_and(|at| self.passthrough[at].1.is_some())
     }
+
+    /// The pool of workers that connections with this server name belong to.
+    pub fn pool_of(&self, name: &str) -> Option<&Arc<str>> {
+        most_specific(&self.pools, name)
+    }
+
+    /// Where connections with this server name go as they are.
+    pub fn passthrough_of(&self, name: &str) -> Option<&Passthrough> {
+        most_specific(&self.passthrough, name)
+    }
+}
+
+/// What is said for the most specific pattern that covers a name.
+fn most_specific<'a, T>(entries: &'a [(HostPattern, Option<T>)], name: &str) -> Option<&'a T> {
+    let covering = entries.iter().filter(|(pattern, _)| pattern.matches(name));
+    covering.min_by(|a, b| a.0.cmp(&b.0))?.1.as_ref()
 }
 
 /// Where connections go that nobody looks into.

@@ -91,6 +91,12 @@ pub(super) fn passes_for_framing(name: &HeaderName) -> bool {
     dashed(name.as_str()).is_some_and(|name| HOP_BY_HOP.contains(&&*name) || name == "content-length")
 }
 
+/// Whether a header must not be sent on, whoever wrote it: [`passes_for_framing`], or `Proxy`, which becomes
+/// `HTTP_PROXY` in CGI programs, which then send their own requests there.
+pub(super) fn is_unsafe(name: &HeaderName) -> bool {
+    name.as_str() == "proxy" || passes_for_framing(name)
+}
+
 /// Headers that say who asks for what: a client must not have them removed by listing them in
 /// `Connection`, or it could hide from the endpoint what the proxy vouches for.
 fn is_protected(name: &HeaderName) -> bool {

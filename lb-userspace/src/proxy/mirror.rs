@@ -16,7 +16,7 @@ use http_body_util::BodyExt;
 
 use super::copy::BodyCopy;
 use super::forwarded;
-use super::headers::{Connection, passes_for_framing};
+use super::headers::{Connection, is_unsafe};
 use super::incoming_body::RequestBody;
 use super::policy::{AskError, Edits, Facts};
 use super::worker::Worker;
@@ -105,8 +105,8 @@ fn headers(rules: &Mirror, facts: &Facts<'_>, edits: &Edits) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(sent.len() + 6);
     for (name, value) in sent {
         let is_framing = matches!(*name, header::HOST | header::CONTENT_LENGTH | header::EXPECT);
-        let is_ours = forwarded::is_ours(name) || name.as_str() == "proxy" || passes_for_framing(name);
-        if !is_framing && !connection.drops(name) && !edits.drops(name.as_str()) && !is_ours {
+        let is_refused = forwarded::is_ours(name) || is_unsafe(name);
+        if !is_framing && !connection.drops(name) && !edits.drops(name.as_str()) && !is_refused {
             headers.append(name.clone(), value.clone());
         }
     }

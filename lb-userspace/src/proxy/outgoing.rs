@@ -2,13 +2,13 @@
 
 use bytes::{Bytes, BytesMut};
 use http::Version;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::request::Parts;
 use hyper::body::Body;
 
 use super::connection::Client;
 use super::forwarded;
-use super::headers::{Connection, passes_for_framing, write_line};
+use super::headers::{Connection, is_unsafe, write_line};
 use super::hops;
 use super::incoming_body::RequestBody;
 use super::policy::Edits;
@@ -122,11 +122,6 @@ pub(super) fn write_head(
     }
     out.extend_from_slice(b"\r\n");
     scratch.split().freeze()
-}
-
-/// `Proxy` becomes `HTTP_PROXY` in CGI programs, which then send their own requests there.
-fn is_unsafe(name: &HeaderName) -> bool {
-    name.as_str() == "proxy" || passes_for_framing(name)
 }
 
 fn has_trailers_token(value: &HeaderValue) -> bool {

@@ -111,7 +111,7 @@ impl Loaded {
             serve_classless: args.serve_classless || !args.strict_class,
             unknown_class: if args.strict_class { UnknownClass::Ignore } else { UnknownClass::Serve },
             config_map: args.config_map.clone(),
-            service_vips: (!args.service_vips.is_empty()).then(|| args.service_vips.clone()),
+            service_vips: args.service_vips.clone(),
             ..Settings::default()
         };
         let compat = args.compat.or(said).unwrap_or(CheckCompat::Kubernetes);

@@ -53,7 +53,7 @@ pub struct CheckArgs {
     /// Services of type LoadBalancer may only have addresses in this network (CIDR). May be repeated; the settings
     /// of the cluster go before it.
     #[arg(long, env = "SLUICE_SERVICE_VIPS", value_name = "CIDR", value_parser = network, value_delimiter = ',')]
-    pub service_vips: Vec<ipnet::IpNet>,
+    pub service_vips: Option<Vec<ipnet::IpNet>>,
     /// Read requests from this file, or - for standard input, and say which route each takes. With
     /// --compat both, only those whose answers differ.
     #[arg(long, value_name = "FILE", help_heading = "Replay")]

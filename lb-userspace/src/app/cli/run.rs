@@ -160,7 +160,7 @@ pub struct RunArgs {
         value_delimiter = ',',
         help_heading = "Traffic"
     )]
-    pub service_vips: Vec<ipnet::IpNet>,
+    pub service_vips: Option<Vec<ipnet::IpNet>>,
     /// How many connections one client (IPv4 address or IPv6 /64) may have; further ones are closed
     /// at once. Default: no limit. Trusted proxies have none.
     #[arg(long, env = "SLUICE_MAX_CLIENT_CONNECTIONS", value_name = "N", help_heading = "Traffic", value_parser = clap::value_parser!(u32).range(1..))]

@@ -108,9 +108,7 @@ pub(super) fn answer(
 /// For TLS connections that go on as they are.
 pub(super) fn passed_through(asked: &Asked, snapshot: &Snapshot) -> Option<Answered> {
     let sni = asked.sni().filter(|_| asked.protocol == Protocol::Https)?;
-    let covering = snapshot.tls.passthrough.iter().filter(|(pattern, _)| pattern.matches(sni));
-    let (_, to) = covering.min_by(|a, b| a.0.cmp(&b.0))?;
-    let key = &to.as_ref()?.cluster;
+    let key = &snapshot.tls.passthrough_of(sni)?.cluster;
     let cluster = snapshot.clusters.get(&**key).filter(|cluster| !cluster.endpoints.is_empty());
     let Some(cluster) = cluster else {
         let text = format!("nothing: TLS is passed through to {key}, which has no endpoint");

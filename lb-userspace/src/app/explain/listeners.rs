@@ -71,15 +71,12 @@ pub(super) fn listener_view(
 
 /// Whose connection it is.
 fn class_of(asked: &Asked, snapshot: &Snapshot) -> String {
-    let sni = asked.sni();
-    let covers = |pattern: &HostPattern| sni.is_some_and(|sni| pattern.matches(sni));
-    let pools = snapshot.tls.pools.iter().filter(|(pattern, _)| covers(pattern));
-    let pool = pools.min_by(|a, b| a.0.cmp(&b.0)).and_then(|(_, pool)| pool.as_ref());
-    let passing = snapshot.tls.passthrough.iter().filter(|(pattern, _)| covers(pattern));
-    let passes = passing.min_by(|a, b| a.0.cmp(&b.0)).is_some_and(|(_, to)| to.is_some());
-    match pool {
+    let (sni, tls) = (asked.sni(), &snapshot.tls);
+    match sni.and_then(|sni| tls.pool_of(sni)) {
         Some(pool) => format!("the worker pool {pool}"),
-        None if passes => "the workers for passthrough".to_owned(),
+        None if sni.is_some_and(|sni| tls.passthrough_of(sni).is_some()) => {
+            "the workers for passthrough".to_owned()
+        }
         None => "the general workers".to_owned(),
     }
 }

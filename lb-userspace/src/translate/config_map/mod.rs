@@ -91,10 +91,10 @@ impl ClusterSettings {
         let forwarded = reader.get("use-forwarded-headers", values::boolean);
         let peers = reader.get("proxy-real-ip-cidr", values::networks).map(|peers| peers.to_vec());
         let headers = reader.get("use-proxy-protocol", values::boolean);
-        let peers = peers.unwrap_or_else(|| {
+        if peers.is_none() {
             say_believed(&mut reader, forwarded, headers);
-            vec![Ipv4Net::default().into(), Ipv6Net::default().into()]
-        });
+        }
+        let peers = peers.unwrap_or_else(|| vec![Ipv4Net::default().into(), Ipv6Net::default().into()]);
         let header_timeout = reader.get("proxy-protocol-header-timeout", values::timeout);
         let header_timeout = header_timeout.unwrap_or(ProxyProtocol::default().header_timeout);
         let settings = Self {
