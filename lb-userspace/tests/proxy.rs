@@ -130,7 +130,7 @@ fn headers_between_client_and_endpoint() {
         proxy.http,
         "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: keep-alive, x-secret, x-forwarded-for\r\nX-Secret: 1\r\n\
          Keep-Alive: 5\r\nProxy-Connection: x\r\nTE: gzip, trailers\r\nX-Forwarded-For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\n\
-         X-Forwarded-Proto: https\r\nForwarded: for=6.6.6.6\r\nProxy: evil\r\nX-Mine: yes\r\n\r\n",
+         X-Forwarded-Proto: https\r\nX-Scheme: https\r\nForwarded: for=6.6.6.6\r\nProxy: evil\r\nX-Mine: yes\r\n\r\n",
     );
     let text = String::from_utf8_lossy(&seen.body).into_owned();
     let port = format!("x-forwarded-port: {}", proxy.http.port());
@@ -141,6 +141,8 @@ fn headers_between_client_and_endpoint() {
         "x-forwarded-for: 127.0.0.1",
         "x-real-ip: 127.0.0.1",
         "x-forwarded-proto: http",
+        "x-forwarded-scheme: http",
+        "x-scheme: http",
         "x-forwarded-host: a.test",
         port.as_str(),
         "x-request-id: ",

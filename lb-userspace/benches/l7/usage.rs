@@ -31,6 +31,14 @@ pub fn memory_mb(pid: u32) -> f64 {
     family(pid).into_iter().filter_map(of).sum::<f64>() * 1024.0 / 1e6
 }
 
+/// For how long other machines had this one's CPUs while it wanted them, since it started: in the kernel's ticks of a
+/// hundredth of a second (proc_stat(5), `steal`).
+pub fn stolen() -> u64 {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let all = text.lines().next().and_then(|line| line.split_whitespace().nth(8));
+    all.and_then(|ticks| ticks.parse().ok()).unwrap_or_default()
+}
+
 fn tasks(pid: u32) -> Vec<u32> {
     let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()

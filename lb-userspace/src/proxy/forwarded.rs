@@ -30,6 +30,7 @@ fn is_written(name: &str) -> bool {
             | "x-forwarded-host"
             | "x-forwarded-port"
             | "x-forwarded-scheme"
+            | "x-scheme"
             | "x-real-ip"
             | "x-request-id"
             | "forwarded"
@@ -71,7 +72,11 @@ impl Client<'_> {
         let alone = theirs("x-real-ip").filter(|_| !has_chain(request));
         write("x-real-ip", alone.unwrap_or_else(|| first_untrusted(&chain, trusted)));
         write("x-forwarded-for", &chain);
-        write("x-forwarded-proto", theirs("x-forwarded-proto").unwrap_or(self.scheme.as_bytes()));
+        // The latter two are ingress-nginx's, whose endpoints may go by them.
+        let scheme = theirs("x-forwarded-proto").unwrap_or(self.scheme.as_bytes());
+        for name in ["x-forwarded-proto", "x-forwarded-scheme", "x-scheme"] {
+            write(name, scheme);
+        }
         write("x-forwarded-host", theirs("x-forwarded-host").unwrap_or(self.host.as_bytes()));
         write("x-forwarded-port", theirs("x-forwarded-port").unwrap_or(port.format(self.port).as_bytes()));
         write("x-request-id", theirs("x-request-id").unwrap_or(self.request_id.as_bytes()));
@@ -195,6 +200,7 @@ mod tests {
                     ("x-forwarded-for", "1.2.3.4"),
                     ("x-real-ip", "1.2.3.4"),
                     ("x-forwarded-proto", "https"),
+                    ("x-scheme", "https"),
                 ],
                 "x-real-ip: 10.0.0.9|x-forwarded-for: 10.0.0.9|x-forwarded-proto: http",
             ),
@@ -235,8 +241,10 @@ mod tests {
             let mut out = Vec::new();
             client.write(&map, &nets, &Edits::default(), &mut out);
             let text = String::from_utf8(out).expect("text").replace("\r\n", "|");
+            let scheme = expect.rsplit(' ').next().expect("a word");
             let rest = "|x-forwarded-host: a.example.com|x-forwarded-port: 80|x-request-id: id|";
-            assert_eq!(text, format!("{expect}{rest}"), "{sent:?}");
+            let expect = format!("{expect}|x-forwarded-scheme: {scheme}|x-scheme: {scheme}{rest}");
+            assert_eq!(text, expect, "{sent:?}");
         }
     }
 

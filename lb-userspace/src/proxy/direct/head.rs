@@ -166,6 +166,7 @@ fn kind(name: &[u8], value: &[u8]) -> Kind {
         6 if is("cookie") => Kind::Cookie,
         6 if is("expect") => Kind::Unusual,
         7 if is("upgrade") || is("trailer") => Kind::Unusual,
+        8 if is("x-scheme") => Kind::Dropped,
         9 if is("x-real-ip") || is("forwarded") => Kind::Dropped,
         10 if is("connection") => match value.eq_ignore_ascii_case(b"keep-alive") {
             true => Kind::Dropped,
@@ -251,6 +252,7 @@ mod tests {
             "x-forwarded-host",
             "x-forwarded-port",
             "x-forwarded-scheme",
+            "x-scheme",
             "x-real-ip",
             "x-request-id",
             "forwarded",
