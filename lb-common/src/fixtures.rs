@@ -18,8 +18,8 @@ use crate::maps::{
 use crate::rare;
 use crate::reason::Reason;
 use crate::refuse::ALERT;
-use crate::tunnel;
 use crate::verdict::{self, Action, Verdict, mapped, words};
+use crate::{tunnel, unusual};
 
 /// The VIP of the fixtures: ports 80 (plain), 443 (observed) and 8443 (filtered) over TCP.
 pub const VIP4: [u8; 4] = [198, 51, 100, 10];
@@ -193,6 +193,8 @@ pub fn table() -> Vec<Fixture> {
     row("another address", patched(plain(), 33, &[11]), Reason::NotVip);
     row("one VLAN tag", tagged(1, &plain()), Reason::Vip);
     row("two VLAN tags", tagged(2, &segment(true, 7, 80, false, b"data")), Reason::Vip);
+    row("an ICMP message behind a VLAN tag", tagged(1, &patched(plain(), 23, &[1])), Reason::Icmp);
+    row("a fragment behind two", tagged(2, &patched(plain(), 20, &[0, 9])), Reason::Fragment);
     row("three VLAN tags", tagged(3, &plain()), Reason::TooManyTags);
     row("IPv4 options", with_options(2), Reason::Vip);
     row("the longest IPv4 options", with_options(10), Reason::Vip);
@@ -604,6 +606,7 @@ pub fn judge(host: &Host) -> Verdict {
     let verdict = verdict::judge(host);
     match verdict.action {
         Action::Unwrap => rarely(host, tunnel::judge(host)),
+        Action::Unusual => unusual::judge(host),
         _ => rarely(host, verdict),
     }
 }

@@ -174,6 +174,7 @@ pub struct Tables {
     ports: RefCell<Vec<u64>>,
     answers: RefCell<Answers>,
     pending: RefCell<Pending>,
+    work: RefCell<Work>,
     fragments: RefCell<HashMap<FragmentKey, FragmentValue>>,
     /// The time in ticks.
     pub now: u32,
@@ -187,8 +188,9 @@ impl Default for Tables {
         let (flows, ports) =
             (vec![Flow::default(); size].into(), vec![0; size * PORT_FACTOR as usize].into());
         let marks = vec![Marks([0; WAYS as usize]); size / WAYS as usize].into();
-        let (answers, pending, fragments) = Default::default();
-        Self { content: content(), flows, marks, ports, answers, pending, fragments, now: 1000, changed: 0 }
+        let (answers, pending, work, fragments) = Default::default();
+        let content = content();
+        Self { content, flows, marks, ports, answers, pending, work, fragments, now: 1000, changed: 0 }
     }
 }
 
@@ -337,7 +339,7 @@ impl Forward for Host {
     }
 
     fn work(&self) -> Option<impl DerefMut<Target = Work>> {
-        Some(Box::new(Work::default()))
+        Some(self.l4.work.borrow_mut())
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
@@ -491,9 +493,6 @@ fn steps() -> Vec<Step> {
         }
         let reset = frame(client(43_000), vip(PORT), Kind::Rst);
         step("a reset of no flow", reset, Reason::NoFlow, Action::Drop, None);
-        let mut tagged = frame(client(43_001), vip(PORT), Kind::Syn);
-        tagged.splice(12..12, [0x81, 0, 0, 6]);
-        step("a VLAN tag", tagged, Reason::ForwardUnusual, Action::Drop, None);
     }
     steps
 }
@@ -505,6 +504,7 @@ mod tests {
     use crate::flow::{Phase, Stamp};
     use crate::maps::Tuning;
     use crate::mark::{Mark, PERIOD};
+    use crate::unusual_fixtures::tagged_steps;
 
     /// Without budgets: the fixtures' one client opens more connections than those allow.
     fn host() -> Host {
@@ -515,13 +515,23 @@ mod tests {
 
     #[test]
     fn the_host_takes_every_step() {
+        take(all_steps(), "");
+    }
+
+    #[test]
+    fn and_behind_tags() {
+        take(tagged_steps(1), "behind a tag");
+        take(tagged_steps(2), "behind two tags");
+    }
+
+    fn take(steps: impl Iterator<Item = Step>, how: &str) {
         let mut host = host();
-        for step in all_steps() {
+        for step in steps {
             host.frame = step.frame.clone().into();
-            assert_eq!(judge(&host), step.verdict, "{}", step.description);
+            assert_eq!(judge(&host), step.verdict, "{} {how}", step.description);
             if step.verdict.action != Action::Drop {
                 let becomes = step.becomes.unwrap_or(step.frame);
-                assert_eq!(*host.frame.borrow(), becomes, "{}", step.description);
+                assert_eq!(*host.frame.borrow(), becomes, "{} {how}", step.description);
             }
         }
     }

@@ -8,7 +8,8 @@
 //!                                                                    ├─► forward (endpoint, flow, nat; direct)
 //!                                                                    ├─► tunnel (packets in packets, to forward)
 //!                                                                    ├─► cookie (handshake, class)
-//!                                                                    └─► rare (icmp, fragment, too_big)
+//!                                                                    ├─► rare (icmp, fragment, too_big)
+//!                                                                    └─► unusual (tags), to forward
 //! ```
 //!
 //! [`maps`] holds the layouts of everything the daemon and the programs share, [`reason`] the
@@ -41,9 +42,11 @@ pub mod rare;
 pub mod refuse;
 pub mod ring;
 pub mod source;
+pub mod tags;
 pub mod too_big;
 pub mod trace;
 pub mod tunnel;
+pub mod unusual;
 pub mod verdict;
 pub mod vips;
 
@@ -61,3 +64,5 @@ pub mod forward_fixtures;
 pub mod quic_fixtures;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod rare_fixtures;
+#[cfg(any(test, feature = "fixtures"))]
+pub mod unusual_fixtures;

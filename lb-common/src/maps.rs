@@ -21,8 +21,12 @@ pub const PROGRAM_LOOK: u32 = 1;
 pub const PROGRAM_RARE: u32 = 2;
 /// Where the one is that does [`crate::tunnel::judge`].
 pub const PROGRAM_TUNNEL: u32 = 3;
+/// Where the one is that does [`crate::unusual::judge`].
+pub const PROGRAM_UNUSUAL: u32 = 4;
+/// Where the one is that does the same while somebody watches.
+pub const PROGRAM_SHOWN: u32 = 5;
 /// How many programs there are.
-pub const PROGRAMS_LEN: u32 = 4;
+pub const PROGRAMS_LEN: u32 = 6;
 /// Server names, exact and wildcard each. Three times the 5,000 Ingresses that Sluice is tested
 /// with; names beyond it are served all the same, just not counted by name.
 pub const MAX_NAMES: u32 = 16_384;

@@ -11,8 +11,10 @@ use crate::reason::Reason;
 pub const IPV4: u16 = 0x0800;
 /// IPv6's EtherType.
 pub const IPV6: u16 = 0x86dd;
-const TAG: u16 = 0x8100;
-const SERVICE_TAG: u16 = 0x88a8;
+/// The EtherType of a VLAN tag.
+pub const TAG: u16 = 0x8100;
+/// The one of a provider's, around another.
+pub const SERVICE_TAG: u16 = 0x88a8;
 
 /// ICMP's protocol number.
 pub const ICMP: u8 = 1;
@@ -93,6 +95,17 @@ pub fn shape<F: Frame>(frame: &F) -> Option<Packet> {
         }
         _ => None,
     }
+}
+
+/// TCP's flags, of a packet whose headers lie where [`shape`] wants them; 0 of UDP. `None`: the frame ends before.
+#[inline(always)]
+pub(crate) fn flags<F: Frame>(frame: &F, packet: &Packet) -> Option<u8> {
+    let [flags] = match (packet.protocol, packet.v6) {
+        (TCP, true) => frame.near(67)?,
+        (TCP, false) => frame.near(47)?,
+        _ => [0],
+    };
+    Some(flags)
 }
 
 /// The headers of any frame, or why it is none of ours.

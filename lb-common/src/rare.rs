@@ -8,10 +8,12 @@ use crate::env::Env;
 use crate::forward::Forward;
 use crate::fragment::{FragmentKey, FragmentValue, Piece};
 use crate::icmp::Quote;
-use crate::maps::WayValue;
+use crate::maps::{VipValue, WayValue};
+use crate::packet::{self, Packet};
 use crate::reason::Reason;
+use crate::tags::{self, Tags};
 use crate::verdict::{Action, Verdict, pass};
-use crate::{fragment, icmp, packet, too_big};
+use crate::{fragment, icmp, too_big};
 
 /// What is known of a frame on its way through here. The stack has no room for it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,6 +31,12 @@ pub struct Work {
     pub key: FragmentKey,
     /// What becomes of that.
     pub value: FragmentValue,
+    /// The tags that it came with.
+    pub tags: Tags,
+    /// The packet of a frame with tags.
+    pub packet: Packet,
+    /// Its VIP.
+    pub vip: VipValue,
     /// The way on.
     pub way: WayValue,
     /// The entry of the flow that an error is about.
@@ -43,7 +51,7 @@ pub struct Work {
 pub fn judge<E: Forward>(env: &E) -> Verdict {
     let verdict = match too_big::judge(env) {
         Some(verdict) => verdict,
-        None => other(env),
+        None => untagged(env),
     };
     env.count(verdict.reason);
     verdict
@@ -53,6 +61,11 @@ pub fn judge<E: Forward>(env: &E) -> Verdict {
 #[inline(always)]
 pub const fn is_rare(reason: Reason) -> bool {
     matches!(reason, Reason::Icmp | Reason::Fragment)
+}
+
+#[inline(always)]
+fn untagged<E: Forward>(env: &E) -> Verdict {
+    if tags::take_off(env) { tags::put_back(env, other(env)) } else { pass(why(env)) }
 }
 
 #[inline(always)]

@@ -62,7 +62,7 @@ pub enum Reason {
     Forwarded,
     /// An endpoint's reply: back to the client.
     Returned,
-    /// To a VIP in forward mode, in a shape that is not forwarded (tags, options): dropped.
+    /// To a VIP in forward mode, in a shape that is not forwarded (IPv4 options, IPv6 extension headers): dropped.
     ForwardUnusual,
     /// To a VIP in forward mode that has no endpoint: dropped.
     NoBackend,

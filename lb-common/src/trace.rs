@@ -114,7 +114,7 @@ impl Event {
 
 impl Action {
     /// All of them, by index.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Pass,
         Self::Drop,
         Self::Send,
@@ -123,6 +123,7 @@ impl Action {
         Self::Look,
         Self::Rare,
         Self::Unwrap,
+        Self::Unusual,
     ];
 
     /// The action's name in JSON and tables.
@@ -136,6 +137,7 @@ impl Action {
             Self::Look => "look",
             Self::Rare => "rare",
             Self::Unwrap => "unwrap",
+            Self::Unusual => "unusual",
         }
     }
 }

@@ -185,12 +185,7 @@ fn narrow<E: Forward, const OVER: usize>(env: &E, v6: bool) -> bool {
 /// The packet, as if it had come like this, to endpoints of this node only.
 #[inline(always)]
 fn arrived<E: Forward>(env: &E, packet: &Packet, vip: VipValue) -> Verdict {
-    let flags = match (packet.protocol, packet.v6) {
-        (TCP, true) => env.near::<1>(67),
-        (TCP, false) => env.near::<1>(47),
-        _ => Some([0]),
-    };
-    let Some([flags]) = flags else { return forward::drop(Reason::Truncated) };
+    let Some(flags) = packet::flags(env, packet) else { return forward::drop(Reason::Truncated) };
     env.count_vip(vip.slot, packet.end as u32, packet.protocol == TCP && flags & (SYN | ACK) == SYN);
     if ranges::asked(vip.flags) && !ranges::admit(env, packet, vip.slot) {
         return forward::drop(Reason::SourceOutside);

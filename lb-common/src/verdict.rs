@@ -42,6 +42,8 @@ pub enum Action {
     Rare,
     /// To [`crate::tunnel::judge`], which counts it. Where there is no such program: on to the local stack.
     Unwrap,
+    /// To [`crate::unusual::judge`], which counts it. Where there is no such program: nowhere.
+    Unusual,
 }
 
 /// What is done with a frame, and why.
@@ -122,7 +124,7 @@ pub fn judge<E: Forward>(env: &E) -> Verdict {
         Err(Reason::OtherProtocol) => Verdict { reason: Reason::OtherProtocol, action: Action::Unwrap },
         Err(reason) => pass(reason),
     };
-    if !matches!(verdict.action, Action::Admit | Action::Rare | Action::Unwrap) {
+    if !matches!(verdict.action, Action::Admit | Action::Rare | Action::Unwrap | Action::Unusual) {
         env.count(verdict.reason);
     }
     verdict
@@ -205,7 +207,10 @@ fn arrived<E: Forward>(env: &E, arrival: Arrival) -> Verdict {
     }
     env.count_vip(vip.slot, packet.end as u32, opening);
     if vip.flags & VIP_FORWARD != 0 {
-        return if arrival.usual() { forward(env, packet, flags, vip) } else { drop(Reason::ForwardUnusual) };
+        if !arrival.usual() {
+            return Verdict { reason: Reason::ForwardUnusual, action: Action::Unusual };
+        }
+        return forward(env, packet, flags, vip);
     }
     let admits = vip.flags & VIP_STEER != 0 || rules & TUNE_COOKIES != 0;
     if admits && packet.protocol == TCP && arrival.usual() {
@@ -248,7 +253,7 @@ fn to_stack<E: Env>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verd
 /// their own: each return costs. The others come back here with what they need to be sent by the same
 /// code, which the verifier would otherwise follow from each place that knows an endpoint.
 #[inline(always)]
-fn forward<E: Forward>(env: &E, packet: Packet, flags: u8, vip: VipValue) -> Verdict {
+pub(crate) fn forward<E: Forward>(env: &E, packet: Packet, flags: u8, vip: VipValue) -> Verdict {
     if vip.flags & (VIP_DIRECT | VIP_RANGES) == VIP_DIRECT {
         let sent = if packet.v6 {
             match direct::send_v6(env, packet, vip) {

@@ -17,6 +17,9 @@ use crate::maps::{L4_BACKENDS, L4_FLOWS, L4_KEPT, count};
 /// TC_ACT_UNSPEC, which TCX calls "next": what else is attached has its turn.
 pub const NEXT: i32 = -1;
 
+/// TC_ACT_SHOT.
+const DROP: i32 = 2;
+
 /// Offsets of the headers that are looked at: without tags, options and extensions.
 struct Shape {
     v6: bool,
@@ -29,8 +32,14 @@ struct Shape {
 /// Looks at a packet that leaves.
 #[classifier]
 pub fn egress(context: TcContext) -> i32 {
+    // Of one tag, the kernel keeps it beside the frame; of two, the outer one, with the inner one in the frame.
+    // SAFETY: the context is valid for the run.
+    let outer = unsafe { (*context.skb.skb).vlan_present } != 0 && egress_rare::take_outer(&context);
     // A packet that can't be read or written is none of a connection of ours.
     let _ = restore(&context);
+    if outer && !egress_rare::put_outer(&context) {
+        return DROP;
+    }
     NEXT
 }
 

@@ -2,12 +2,14 @@
 //! address, and fragments of that endpoint's replies.
 
 use aya_ebpf::bindings::BPF_F_RECOMPUTE_CSUM;
+use aya_ebpf::helpers::generated::{bpf_skb_vlan_pop, bpf_skb_vlan_push};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::TcContext;
 use lb_common::ends::Ends;
 use lb_common::fragment::{FragmentKey, FragmentValue, TO_CLIENT};
 use lb_common::icmp::{self, Edit, Quote};
+use lb_common::packet::{SERVICE_TAG, TAG};
 use lb_common::reason::Reason;
 use lb_common::verdict::{mapped, words};
 
@@ -21,6 +23,8 @@ struct Room {
     new: Quote,
     key: FragmentKey,
     value: FragmentValue,
+    /// The outer one of two VLAN tags: what it says of itself (network order), and of the frame.
+    outer: (u32, u32),
 }
 
 #[map]
@@ -51,6 +55,31 @@ impl Edit for Leaving<'_> {
         // From where it is: the stack has no room for copies.
         self.0.store(offset, address, BPF_F_RECOMPUTE_CSUM as u64).is_ok()
     }
+}
+
+/// Takes the outer one of two VLAN tags away, by which the kernel moves the inner one out of the frame. False:
+/// there is none in it.
+#[inline(never)]
+pub fn take_outer(context: &TcContext) -> bool {
+    let Ok(kind) = context.load::<u16>(12) else { return false };
+    if !matches!(u16::from_be(kind), TAG | SERVICE_TAG) {
+        return false;
+    }
+    let Some(Room { outer, .. }) = room() else { return false };
+    let skb = context.skb.skb;
+    // SAFETY: the context is valid for the run.
+    unsafe {
+        *outer = ((*skb).vlan_proto, (*skb).vlan_tci);
+        bpf_skb_vlan_pop(skb) == 0
+    }
+}
+
+/// Puts it back. False: there is no memory, and the frame would go to another VLAN.
+#[inline(never)]
+pub fn put_outer(context: &TcContext) -> bool {
+    let Some(Room { outer: (protocol, tag), .. }) = room() else { return false };
+    // SAFETY: the context is valid for the run.
+    unsafe { bpf_skb_vlan_push(context.skb.skb, *protocol as u16, *tag as u16) == 0 }
 }
 
 /// An ICMP error to a client: who sends it, an endpoint or the node itself, knows the endpoint where

@@ -259,6 +259,9 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
 
     #[inline(always)]
     fn answers(&self) -> Option<impl DerefMut<Target = Answers>> {
+        if DRY {
+            return None;
+        }
         // SAFETY: this CPU's own element, which nothing else uses during the run.
         ANSWERS.get_ptr_mut(0).map(|answers| unsafe { &mut *answers })
     }

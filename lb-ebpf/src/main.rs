@@ -3,8 +3,9 @@
 //! `sluice` (XDP) judges every frame of the NIC, `steer` (sk_lookup) gives each new connection to
 //! a VIP to the worker of the CPU that it arrived on, `empty` is what benchmarks compare with. Where
 //! TCP handshakes are XDP's, `sluice` goes on to `admit`, and `ingress` (tc) has the stack take over.
-//! `rare` judges ICMP errors, fragments and what is too big, `tunnel` packets in other nodes' packets. `traced` takes `sluice`'s place while
-//! somebody watches, `rehearsal` judges made-up frames.
+//! `rare` judges ICMP errors, fragments and what is too big, `tunnel` packets in other nodes' packets, `unusual`
+//! what is to be forwarded and has VLAN tags. `traced` takes `sluice`'s place while somebody watches, `rehearsal`
+//! judges made-up frames.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -20,6 +21,7 @@ mod egress_rare;
 mod forward;
 mod frame;
 mod ingress;
+mod lab;
 mod log;
 mod maps;
 mod measure;
@@ -28,13 +30,14 @@ mod rehearse;
 mod steer;
 mod trace;
 mod tunnel;
+mod unusual;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_get_numa_node_id;
 use aya_ebpf::macros::{sk_lookup, xdp};
 use aya_ebpf::programs::{SkLookupContext, XdpContext};
 use lb_common::cookie;
-use lb_common::maps::{PROGRAM_ADMIT, PROGRAM_LOOK, PROGRAM_RARE, PROGRAM_TUNNEL};
+use lb_common::maps::{PROGRAM_ADMIT, PROGRAM_LOOK, PROGRAM_RARE, PROGRAM_TUNNEL, PROGRAM_UNUSUAL};
 use lb_common::reason::Reason;
 use lb_common::verdict::{self, Action, Verdict};
 
@@ -55,6 +58,7 @@ fn carry_out(context: &XdpContext, verdict: Verdict) -> u32 {
         Action::Admit => go_on(context, PROGRAM_ADMIT, verdict),
         Action::Rare => go_on(context, PROGRAM_RARE, verdict),
         Action::Unwrap => go_on(context, PROGRAM_TUNNEL, verdict),
+        Action::Unusual => go_on(context, PROGRAM_UNUSUAL, verdict),
         _ => {}
     }
     action(verdict)
@@ -89,7 +93,7 @@ fn action(verdict: Verdict) -> u32 {
     match verdict.action {
         Action::Pass | Action::Admit | Action::Look | Action::Unwrap => XDP_PASS,
         Action::Rare if verdict.reason != Reason::TooBig => XDP_PASS,
-        Action::Drop | Action::Rare => XDP_DROP,
+        Action::Drop | Action::Rare | Action::Unusual => XDP_DROP,
         Action::Send => XDP_TX,
         Action::Redirect => XDP_REDIRECT,
     }

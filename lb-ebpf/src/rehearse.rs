@@ -5,7 +5,8 @@ use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::XdpContext;
 use lb_common::flow::Flow;
-use lb_common::verdict;
+use lb_common::unusual;
+use lb_common::verdict::{self, Verdict};
 
 use crate::action;
 use crate::frame::Kernel;
@@ -24,12 +25,28 @@ static REHEARSED: PerCpuArray<Entered> = PerCpuArray::with_max_entries(1, 0);
 /// Judges a frame. Its word is the XDP action in the lowest byte, and above it the reason.
 #[xdp(frags)]
 pub fn rehearsal(context: XdpContext) -> u32 {
+    begin();
+    word(verdict::judge(&Kernel::<false, true>::new(&context)))
+}
+
+/// Judges a frame that the other one says is none that is usually forwarded.
+#[xdp(frags)]
+pub fn rehearsal_unusual(context: XdpContext) -> u32 {
+    begin();
+    word(unusual::judge(&Kernel::<false, true>::new(&context)))
+}
+
+#[inline(always)]
+fn word(verdict: Verdict) -> u32 {
+    action(verdict) | (verdict.reason as u32) << 8
+}
+
+#[inline(always)]
+fn begin() {
     if let Some(entered) = REHEARSED.get_ptr_mut(0) {
         // SAFETY: this CPU's own element.
         unsafe { (*entered).index = 0 }
     }
-    let verdict = verdict::judge(&Kernel::<false, true>::new(&context));
-    action(verdict) | (verdict.reason as u32) << 8
 }
 
 /// The flow that would be at an index, if it was this run that would have entered it.

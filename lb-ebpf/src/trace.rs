@@ -7,12 +7,14 @@ use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
 use aya_ebpf::programs::XdpContext;
 use lb_common::env::Frame as _;
+use lb_common::maps::PROGRAM_SHOWN;
 use lb_common::trace::{self, Event, Rule, SHOWN, Sides, TRACE_BYTES};
-use lb_common::verdict::{self, Verdict};
+use lb_common::unusual;
+use lb_common::verdict::{self, Action, Verdict};
 
-use crate::carry_out;
 use crate::frame::Kernel;
-use crate::maps::opaque;
+use crate::maps::{PROGRAMS, opaque};
+use crate::{action, carry_out};
 
 /// Not pinned, like the others here: the daemon that is asked for a trace loads the program anew.
 #[map]
@@ -41,9 +43,23 @@ pub fn traced(context: XdpContext) -> u32 {
     let watched = before(&frame);
     let verdict = verdict::judge(&frame);
     if watched != 0 {
+        if verdict.action == Action::Unusual {
+            // SAFETY: nothing here waits for being dropped.
+            unsafe { PROGRAMS.tail_call(&context, PROGRAM_SHOWN) };
+        }
         after(&frame, verdict);
     }
     carry_out(&context, verdict)
+}
+
+/// What becomes of a frame that is judged by `unusual`, and shows it. `traced` goes on here: its stack has no room for
+/// both.
+#[xdp(frags)]
+pub fn shown(context: XdpContext) -> u32 {
+    let frame = Kernel::<false>::new(&context);
+    let verdict = unusual::judge(&frame);
+    after(&frame, verdict);
+    action(verdict)
 }
 
 /// Keeps how a frame came; 0: nobody watches.

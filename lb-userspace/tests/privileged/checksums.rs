@@ -1,4 +1,4 @@
-//! NICs that leave checksums to nobody, by ethtool's generic netlink.
+//! NICs that leave checksums and VLAN tags to nobody, by ethtool's generic netlink.
 //!
 //! Numbers and shapes: Linux, Documentation/networking/ethtool-netlink.rst and
 //! include/uapi/linux/ethtool_netlink.h.
@@ -23,11 +23,22 @@ const NESTED: u16 = 1 << 15;
 /// What leaves `interface` of this namespace has its checksums whole, as on a wire. Veths leave them to
 /// whoever takes the frame, which is fine only as long as nobody changes it.
 pub fn are_whole(interface: &str) {
+    clear(interface, "tx-checksum-ip-generic");
+}
+
+/// What leaves `interface` of this namespace has its VLAN tags in the frame, as on a wire. Veths leave them
+/// beside it, where no XDP program looks.
+pub fn have_tags(interface: &str) {
+    clear(interface, "tx-vlan-hw-insert");
+    clear(interface, "tx-vlan-stag-hw-insert");
+}
+
+fn clear(interface: &str, feature: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let (connection, handle, _) = genetlink::new_connection().expect("a netlink socket");
         tokio::spawn(connection);
-        set(handle, interface, "tx-checksum-ip-generic").await;
+        set(handle, interface, feature).await;
     });
 }
 

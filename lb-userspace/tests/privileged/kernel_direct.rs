@@ -21,13 +21,13 @@ const PORT: u16 = 8080;
 const SEEN: [&str; 2] = ["192.0.2.2", "2001:db8:1::2"];
 
 /// Another node, and its pod.
-struct Host {
+pub struct Host {
     dataplane: Dataplane,
     host: Client,
     number: u8,
     /// Behind the dataplane, which has the lock on them for as long as it lives.
     _pins: Pins,
-    _pod: Client,
+    pub pod: Client,
 }
 
 /// A pin directory that goes with the test.
@@ -40,11 +40,11 @@ impl Drop for Pins {
     }
 }
 
-struct Cluster {
+pub struct Cluster {
     dataplane: Option<Dataplane>,
-    hosts: Vec<Host>,
-    client: Client,
-    node: Node,
+    pub hosts: Vec<Host>,
+    pub client: Client,
+    pub node: Node,
     _far: Ebpf,
 }
 
@@ -53,12 +53,12 @@ fn address(number: u8, host: u8, v6: bool) -> IpAddr {
     text.parse().expect("an address")
 }
 
-fn counted(dataplane: &Dataplane, reason: &str) -> u64 {
+pub fn counted(dataplane: &Dataplane, reason: &str) -> u64 {
     dataplane.counters().expect("counters").verdicts[reason]
 }
 
 impl Cluster {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let node = Node::new();
         for (key, value) in [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")] {
             std::fs::write(format!("/proc/sys/net/{key}"), value).expect("sysctl");
@@ -83,7 +83,7 @@ impl Cluster {
                     socket.send_to(&[], (address(number, 1, v6), 9)).expect("sent");
                 });
             }
-            Host { dataplane, host, number, _pins: Pins(pins), _pod: pod }
+            Host { dataplane, host, number, _pins: Pins(pins), pod }
         });
         let mut cluster = Self { dataplane: None, hosts: hosts.into(), client, node, _far: far };
         cluster.open();
@@ -98,13 +98,13 @@ impl Cluster {
         self.dataplane = Some(Dataplane::open(settings).expect("open"));
     }
 
-    fn first(&self) -> &Dataplane {
+    pub fn first(&self) -> &Dataplane {
         self.dataplane.as_ref().expect("open")
     }
 
     /// Sends packets to the nodes with these numbers; others keep what they have. `trusted`: the others take
     /// packets from the first node.
-    fn forward_to(&mut self, by: Delivery, numbers: &[u8], trusted: bool) {
+    pub fn forward_to(&mut self, by: Delivery, numbers: &[u8], trusted: bool) {
         let own = image(by, numbers, 0, true);
         let dataplane = self.dataplane.as_mut().expect("open");
         dataplane.apply(&own).expect("apply");

@@ -7,7 +7,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use lb_common::fixtures::{self, Host, NAME, SUFFIX};
-use lb_common::maps::{NameKey, PROGRAM_RARE, PROGRAM_TUNNEL, ReasonCounters, Tuning};
+use lb_common::maps::{NameKey, PROGRAM_RARE, PROGRAM_TUNNEL, PROGRAM_UNUSUAL, ReasonCounters, Tuning};
 use lb_common::reason::Reason;
 use lb_common::verdict::Action;
 use sluice::dataplane::kernel::{VipTable, load};
@@ -16,7 +16,7 @@ use crate::need_root;
 
 const fn code(action: Action) -> u32 {
     match action {
-        Action::Drop => 1,
+        Action::Drop | Action::Unusual => 1,
         Action::Pass | Action::Admit | Action::Look | Action::Rare | Action::Unwrap => 2,
         Action::Send => 3,
         Action::Redirect => 4,
@@ -59,7 +59,7 @@ pub fn add_next(programs: &mut Ebpf, name: &str, place: u32) -> u32 {
 /// The table lives on in the kernel: the programs hold it.
 fn fill_vips(programs: &mut Ebpf) {
     program(programs).load().expect("verifier");
-    for (name, place) in [("rare", PROGRAM_RARE), ("tunnel", PROGRAM_TUNNEL)] {
+    for (name, place) in [("rare", PROGRAM_RARE), ("tunnel", PROGRAM_TUNNEL), ("unusual", PROGRAM_UNUSUAL)] {
         let verified = add_next(programs, name, place);
         assert!(verified < 400_000, "{name}: {verified} verified instructions leave no room to grow");
     }

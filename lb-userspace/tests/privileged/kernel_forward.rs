@@ -7,11 +7,12 @@ use aya::maps::{Array, HashMap};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use lb_common::direct_fixtures::{DISTANT4, DISTANT6};
 use lb_common::forward_fixtures::{
-    self as fixtures, BACKENDS4, BACKENDS6, CLIENT4, CLIENT6, NODE_MAC, NODE4, NODE6, PEER_MAC,
+    self as fixtures, BACKENDS4, BACKENDS6, CLIENT4, CLIENT6, NODE_MAC, NODE4, NODE6, PEER_MAC, Step,
 };
-use lb_common::maps::{BackendValue, PROGRAM_RARE, PROGRAM_TUNNEL, RingChunk, ServiceValue};
+use lb_common::maps::{BackendValue, PROGRAM_RARE, PROGRAM_TUNNEL, PROGRAM_UNUSUAL, RingChunk, ServiceValue};
 use lb_common::quic::ServerKey;
 use lb_common::ranges::RangeKey;
+use lb_common::unusual_fixtures::tagged_steps;
 use lb_common::verdict::Action;
 use nix::net::if_::if_nametoindex;
 use sluice::dataplane::kernel::{VipTable, load};
@@ -63,6 +64,7 @@ fn loaded() -> Ebpf {
     program(&mut programs).load().expect("verifier");
     println!("verified for rare frames: {}", add_next(&mut programs, "rare", PROGRAM_RARE));
     println!("for packets in packets: {}", add_next(&mut programs, "tunnel", PROGRAM_TUNNEL));
+    println!("for unusual ones: {}", add_next(&mut programs, "unusual", PROGRAM_UNUSUAL));
     let mut uplinks: HashMap<_, u32, u32> =
         programs.take_map("UPLINKS").expect("map").try_into().expect("hash map");
     uplinks.insert(if_nametoindex("nic").expect("nic"), 1, 0).expect("insert");
@@ -112,11 +114,23 @@ fn program(programs: &mut Ebpf) -> &mut Xdp {
 fn the_loaded_program_takes_every_step() {
     let _node = Node::new();
     network();
+    take(fixtures::all_steps(), "");
+}
+
+#[test]
+fn the_loaded_program_takes_every_step_behind_tags() {
+    let _node = Node::new();
+    network();
+    take(tagged_steps(1), "behind a tag");
+    take(tagged_steps(2), "behind two tags");
+}
+
+fn take(steps: impl Iterator<Item = Step>, how: &str) {
     let mut programs = loaded();
     let info = program(&mut programs).info().expect("info");
     let verified = info.verified_instruction_count().expect("kernel tells");
     println!("verified instructions: {verified}");
-    for step in fixtures::all_steps() {
+    for step in steps {
         let mut out = vec![0; step.frame.len() + 256];
         let mut options = TestRunOptions::new();
         options.data_in = Some(&step.frame);
@@ -124,14 +138,14 @@ fn the_loaded_program_takes_every_step() {
         let result = program(&mut programs).test_run(options).expect("test run");
         let expect = match step.verdict.action {
             Action::Pass | Action::Admit | Action::Look | Action::Rare | Action::Unwrap => XDP_PASS,
-            Action::Drop => XDP_DROP,
+            Action::Drop | Action::Unusual => XDP_DROP,
             Action::Send => XDP_TX,
             Action::Redirect => XDP_REDIRECT,
         };
-        assert_eq!(result.return_value, expect, "{}", step.description);
+        assert_eq!(result.return_value, expect, "{} {how}", step.description);
         out.truncate(result.data_size_out as usize);
         if step.verdict.action != Action::Drop {
-            assert_eq!(out, step.becomes.unwrap_or(step.frame), "{}", step.description);
+            assert_eq!(out, step.becomes.unwrap_or(step.frame), "{} {how}", step.description);
         }
     }
 }

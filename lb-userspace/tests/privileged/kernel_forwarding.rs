@@ -28,7 +28,7 @@ pub struct Place {
     pub dataplane: Dataplane,
     pub endpoints: Vec<Client>,
     pub client: Client,
-    node: Node,
+    pub node: Node,
     _far: Vec<Ebpf>,
 }
 
@@ -60,8 +60,17 @@ impl Place {
         Self { dataplane, endpoints, client, node, _far: far }
     }
 
+    /// With the client behind so many VLAN tags, two at most.
+    pub fn tagged(everywhere: bool, tags: u32) -> Self {
+        let mut place = Self::new(everywhere);
+        if tags > 0 {
+            place._far.extend(place.node.tag(&place.client, tags));
+        }
+        place
+    }
+
     /// Forwards to the endpoints with these numbers; others keep what they have.
-    fn forward_to(&mut self, numbers: &[u8]) {
+    pub fn forward_to(&mut self, numbers: &[u8]) {
         let image = forwarding(numbers);
         self.dataplane.apply(&image).expect("apply");
         assert_eq!(self.dataplane.verify(&image).expect("verify"), vec![]);
@@ -175,7 +184,7 @@ pub fn listen_to_redirects(interface: &str) -> Ebpf {
 }
 
 /// Everything that holds whatever the way to the endpoints is. `seen`: whom endpoints see, by family.
-fn check(place: &mut Place, seen: [&str; 2]) {
+pub fn check(place: &mut Place, seen: [&str; 2]) {
     place.forward_to(&[1, 2]);
     let mut kept = Vec::new();
     for (vip, seen) in VIPS.iter().zip(seen) {

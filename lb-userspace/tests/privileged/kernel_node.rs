@@ -5,13 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use aya::Ebpf;
+use aya::maps::Array;
+use aya::programs::{SchedClassifier, TcAttachType};
+use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
 use nix::unistd::Pid;
 use sluice::dataplane::image::{MapImage, VipEntry};
 use sluice::dataplane::kernel::{self, Dataplane, KernelError, Settings, XdpMode};
 use sluice::model::{Transport, Vip};
 
-use crate::need_root;
+use crate::{checksums, need_root};
 
 /// The VIP of [`image`] as it stands before a port.
 pub const VIP4: &str = "198.51.100.1";
@@ -71,6 +75,22 @@ impl Node {
         }
         routes(&["198.51.100.1", "2001:db8:2::1"]);
         client
+    }
+
+    /// Puts the client behind a VLAN tag, or two: it is `192.0.3.2` and `2001:db8:3::2` there, and its ways to the
+    /// VIPs go by that, for as long as what is given back is there.
+    pub fn tag(&self, client: &Client, tags: u32) -> [Ebpf; 2] {
+        let near = vlan("nic", tags, 1);
+        let far = client.run(None, || {
+            checksums::have_tags("far");
+            let far = vlan("far", tags, 2);
+            for (network, router) in [("198.51.100.0/24", "192.0.3.1"), ("2001:db8:2::/64", "2001:db8:3::1")]
+            {
+                ip(&["route", "replace", network, "via", router]);
+            }
+            far
+        });
+        [near, far]
     }
 
     /// An endpoint behind a veth pair of its own: `10.9.N.2` and `fd00:9:N::2`, behind `backN`.
@@ -137,6 +157,38 @@ impl Node {
         }
         pod
     }
+}
+
+/// What stands for a VLAN of an interface, or one within a provider's, with this host's addresses: `lower.v`, one end
+/// of a veth pair, and programs that put tags on at the other. Gone with what is given back.
+fn vlan(lower: &str, tags: u32, host: u8) -> Ebpf {
+    let (upper, other) = (format!("{lower}.v"), format!("{lower}.w"));
+    if tags == 2 {
+        // As a wire for two tags has it: packets are as long as behind one.
+        ip(&["link", "set", lower, "mtu", "1504"]);
+    }
+    for command in [
+        format!("link add {upper} type veth peer name {other}"),
+        format!("addr add 192.0.3.{host}/24 dev {upper}"),
+        format!("addr add 2001:db8:3::{host}/64 dev {upper} nodad"),
+        format!("link set {other} up"),
+        format!("link set {upper} up"),
+    ] {
+        ip(&command.split(' ').collect::<Vec<_>>());
+    }
+    checksums::are_whole(&upper);
+    let mut programs = kernel::load(None, false).expect("load");
+    let index = |name: &str| if_nametoindex(name).expect("an interface");
+    let mut settings: Array<_, [u32; 3]> =
+        programs.map_mut("LAB_VLAN").expect("map").try_into().expect("array");
+    settings.set(0, [index(lower), index(&other), tags], 0).expect("set");
+    for (name, interface) in [("vlan_out", other.as_str()), ("vlan_in", lower)] {
+        let program: &mut SchedClassifier =
+            programs.program_mut(name).expect("program").try_into().expect("classifier");
+        program.load().expect("verifier");
+        program.attach(interface, TcAttachType::Ingress).expect("attach");
+    }
+    programs
 }
 
 /// The client's namespace.

@@ -18,6 +18,9 @@ const CLOSED: u16 = 81;
 const GONE: u16 = 82;
 const ECHO: u16 = 83;
 
+/// Whether endpoints are behind the program, and how many VLAN tags the client is behind.
+const WAYS: [(bool, u32); 4] = [(true, 0), (false, 0), (true, 1), (false, 2)];
+
 /// Makes UDP ports of the VIPs lead to the first endpoint.
 fn forward(place: &mut Place) {
     let mut image = forwarding(&[1]);
@@ -64,13 +67,13 @@ fn is_refused(socket: &UdpSocket) -> bool {
 
 #[test]
 fn whoever_sends_to_a_closed_port_is_told() {
-    for everywhere in [true, false] {
-        let mut place = Place::new(everywhere);
+    for (everywhere, tags) in WAYS {
+        let mut place = Place::tagged(everywhere, tags);
         forward(&mut place);
         for (vip, endpoint) in VIPS.iter().zip(["10.9.1.2", "fd00:9:1::2"]) {
             let told = is_refused(&connected(&place, vip, CLOSED));
             let verdicts = place.dataplane.counters().expect("counters").verdicts;
-            assert!(told, "{vip} {everywhere}: the client is told; {verdicts:?}");
+            assert!(told, "{vip} {everywhere} {tags}: the client is told; {verdicts:?}");
 
             // The endpoint answers a client that is gone.
             let address = SocketAddr::new(endpoint.parse().expect("an address"), 8000 + GONE);
@@ -94,7 +97,7 @@ fn whoever_sends_to_a_closed_port_is_told() {
             drop(client);
             let heard = thread.join().expect("the endpoint's thread");
             let verdicts = place.dataplane.counters().expect("counters").verdicts;
-            assert!(heard, "{vip} {everywhere}: the endpoint is told; {verdicts:?}");
+            assert!(heard, "{vip} {everywhere} {tags}: the endpoint is told; {verdicts:?}");
         }
         assert!(place.counted("icmp_forwarded") > 0 && place.counted("icmp_returned") > 0);
     }
@@ -103,37 +106,44 @@ fn whoever_sends_to_a_closed_port_is_told() {
 #[test]
 fn connections_learn_how_big_packets_may_be() {
     const SENT: usize = 20_000;
-    let mut place = Place::new(true);
-    for (network, interface) in [("192.0.2.0/24", "nic"), ("10.9.1.0/24", "back1"), ("10.9.2.0/24", "back2")]
-    {
-        ip(&["route", "replace", network, "dev", interface, "mtu", "lock", "1400"]);
+    for tags in 0..=2 {
+        let mut place = Place::tagged(true, tags);
+        let client = if tags == 0 {
+            ["192.0.2.0/24", "2001:db8:1::/64", "nic"]
+        } else {
+            ["192.0.3.0/24", "2001:db8:3::/64", "nic.v"]
+        };
+        for [four, six, interface] in
+            [client, ["10.9.1.0/24", "fd00:9:1::/64", "back1"], ["10.9.2.0/24", "fd00:9:2::/64", "back2"]]
+        {
+            ip(&["route", "replace", four, "dev", interface, "mtu", "lock", "1400"]);
+            ip(&["-6", "route", "del", six, "dev", interface]);
+            ip(&["-6", "route", "add", six, "dev", interface, "mtu", "lock", "1400"]);
+        }
+        place.dataplane.apply(&forwarding(&[1, 2])).expect("apply");
+        for vip in VIPS {
+            let before = place.counted("too_big");
+            let mut talk = Talk::open(&place, vip);
+            // The endpoint says 64 bytes for each: both directions are full of packets of the largest size.
+            talk.0.write_all(&[b'?'; SENT]).expect("sent");
+            let mut answers = vec![0; SENT * 64];
+            let read = talk.0.read_exact(&mut answers);
+            let verdicts = place.dataplane.counters().expect("counters").verdicts;
+            assert!(read.is_ok(), "{vip} {tags}: {read:?}; {verdicts:?}");
+            assert!(answers.chunks(64).all(|answer| answer == &answers[..64]), "{vip} {tags}");
+            assert!(
+                place.counted("too_big") >= before + 2,
+                "{vip} {tags}: both sides are told; {verdicts:?}"
+            );
+        }
+        assert_eq!(place.counted("too_big_unanswered"), 0);
     }
-    for (network, interface) in
-        [("2001:db8:1::/64", "nic"), ("fd00:9:1::/64", "back1"), ("fd00:9:2::/64", "back2")]
-    {
-        ip(&["-6", "route", "del", network, "dev", interface]);
-        ip(&["-6", "route", "add", network, "dev", interface, "mtu", "lock", "1400"]);
-    }
-    place.dataplane.apply(&forwarding(&[1, 2])).expect("apply");
-    for vip in VIPS {
-        let before = place.counted("too_big");
-        let mut talk = Talk::open(&place, vip);
-        // The endpoint says 64 bytes for each: both directions are full of packets of the largest size.
-        talk.0.write_all(&[b'?'; SENT]).expect("sent");
-        let mut answers = vec![0; SENT * 64];
-        let read = talk.0.read_exact(&mut answers);
-        let verdicts = place.dataplane.counters().expect("counters").verdicts;
-        assert!(read.is_ok(), "{vip}: {read:?}; {verdicts:?}");
-        assert!(answers.chunks(64).all(|answer| answer == &answers[..64]), "{vip}");
-        assert!(place.counted("too_big") >= before + 2, "{vip}: both sides are told; {verdicts:?}");
-    }
-    assert_eq!(place.counted("too_big_unanswered"), 0);
 }
 
 #[test]
 fn datagrams_in_fragments_go_there_and_back() {
-    for everywhere in [true, false] {
-        let mut place = Place::new(everywhere);
+    for (everywhere, tags) in WAYS {
+        let mut place = Place::tagged(everywhere, tags);
         forward(&mut place);
         let address = ("::", 8000 + ECHO);
         let server = place.endpoints[0].run(None, || UdpSocket::bind(address)).expect("a socket");
@@ -155,9 +165,9 @@ fn datagrams_in_fragments_go_there_and_back() {
                     let mut back = [0; 10_000];
                     let got = client.recv(&mut back);
                     let verdicts = place.dataplane.counters().expect("counters").verdicts;
-                    assert!(got.is_ok(), "{vip} {everywhere} {length}: {got:?}; {verdicts:?}");
+                    assert!(got.is_ok(), "{vip} {everywhere} {tags} {length}: {got:?}; {verdicts:?}");
                     let same = (0..length).all(|at| back[at] == (at * 7 + n) as u8);
-                    assert!(same && got.expect("ok") == length, "{vip} {everywhere} {length}");
+                    assert!(same && got.expect("ok") == length, "{vip} {everywhere} {tags} {length}");
                 }
             }
         }

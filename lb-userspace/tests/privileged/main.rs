@@ -15,6 +15,7 @@ mod kernel_node;
 mod kernel_rare;
 mod kernel_restart;
 mod kernel_steering;
+mod kernel_tagged;
 mod quic;
 mod rights;
 mod services;

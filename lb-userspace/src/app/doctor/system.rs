@@ -53,7 +53,7 @@ fn syn_cookies(value: Option<i64>) -> Option<Finding> {
 fn reverse_path(value: Option<i64>) -> Option<Finding> {
     let value = value?;
     let level = if value == 1 { Warn } else { Ok };
-    let remedy = "with more than one NIC, sysctl -w net.ipv4.conf.all.rp_filter=2 (loose)";
+    let remedy = "with more than one NIC, or VLANs, sysctl -w net.ipv4.conf.all.rp_filter=2 (loose)";
     Some(Finding::new("sysctl", "net.ipv4.conf.all.rp_filter", level, value.to_string(), remedy))
 }
 

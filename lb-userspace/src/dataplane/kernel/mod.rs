@@ -173,7 +173,7 @@ pub struct Dataplane {
     /// Some VIP steers by name.
     steers: bool,
     /// Unused here, but the programs in it last as long as somebody holds it.
-    _next: Next,
+    next: Next,
     /// Unused here, but programs that are loaded later want it open.
     _uplinks: HashMap<MapData, u32, u32>,
     /// Held as long as this process owns the pins.
@@ -247,7 +247,7 @@ impl Dataplane {
             info,
             settings,
             steers: false,
-            _next: next,
+            next,
             _uplinks: uplinks,
             _lock: lock,
             _logs: logs,

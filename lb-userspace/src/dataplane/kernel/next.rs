@@ -3,7 +3,7 @@
 use aya::Ebpf;
 use aya::maps::{MapData, MapError, ProgramArray};
 use aya::programs::Xdp;
-use lb_common::maps::{PROGRAM_RARE, PROGRAM_TUNNEL};
+use lb_common::maps::{PROGRAM_RARE, PROGRAM_SHOWN, PROGRAM_TUNNEL, PROGRAM_UNUSUAL};
 
 use super::{KernelError, program, take, verify};
 
@@ -38,9 +38,9 @@ impl Next {
         }
     }
 
-    /// Loads the programs for ICMP errors, fragments and packets that are too big, and for packets in other
-    /// nodes' packets. Where the kernel refuses one, its frames are passed to the local stack, or dropped if
-    /// they are too big, and everything else works all the same.
+    /// Loads the programs for ICMP errors, fragments and packets that are too big, for packets in other
+    /// nodes' packets, and for packets with tags. Where the kernel refuses one, its frames are passed to the
+    /// local stack, or dropped if they are too big or to be forwarded, and everything else works all the same.
     ///
     /// # Errors
     /// Those of [`Self::load`].
@@ -50,6 +50,24 @@ impl Next {
         }
         if let Err(error) = self.load(programs, "tunnel", PROGRAM_TUNNEL)? {
             tracing::warn!(%error, "no packets are taken that other nodes send on in packets of their own");
+        }
+        if let Err(error) = self.load(programs, "unusual", PROGRAM_UNUSUAL)? {
+            tracing::warn!(%error, "packets with VLAN tags are dropped that are for VIPs of Services");
+        }
+        Ok(())
+    }
+
+    /// Loads the program that shows frames with tags to whoever watches. Without it they are shown on their way
+    /// to `unusual`.
+    ///
+    /// # Errors
+    /// Those of [`Self::load`].
+    pub(super) fn load_shown(&mut self, programs: &mut Ebpf) -> Result<(), KernelError> {
+        const SHOWN: &str = "shown";
+        if program::<Xdp>(programs, SHOWN)?.fd().is_err()
+            && let Err(error) = self.load(programs, SHOWN, PROGRAM_SHOWN)?
+        {
+            tracing::warn!(%error, "what becomes of packets with VLAN tags is not shown");
         }
         Ok(())
     }

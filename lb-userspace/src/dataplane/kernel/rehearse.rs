@@ -8,6 +8,8 @@ use nix::net::if_::if_nametoindex;
 use super::{Dataplane, KernelError, program, verify};
 
 const PROGRAM: &str = "rehearsal";
+/// The one for what that one leaves to another.
+const UNUSUAL: &str = "rehearsal_unusual";
 
 /// What became of a made-up frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,10 +29,18 @@ impl Dataplane {
     /// # Errors
     /// What the kernel refuses, a frame shorter than an Ethernet header for one.
     pub fn rehearse(&mut self, frame: &[u8]) -> Result<Rehearsed, KernelError> {
+        let rehearsed = self.rehearse_by(PROGRAM, frame)?;
+        match rehearsed.reason {
+            Reason::ForwardUnusual => self.rehearse_by(UNUSUAL, frame),
+            _ => Ok(rehearsed),
+        }
+    }
+
+    fn rehearse_by(&mut self, name: &'static str, frame: &[u8]) -> Result<Rehearsed, KernelError> {
         let interface = self.info.interfaces.first().and_then(|nic| if_nametoindex(nic.name.as_str()).ok());
-        let xdp: &mut Xdp = program(&mut self.programs, PROGRAM)?;
+        let xdp: &mut Xdp = program(&mut self.programs, name)?;
         if xdp.fd().is_err() {
-            verify(|| xdp.load()).map_err(KernelError::program(PROGRAM))?;
+            verify(|| xdp.load()).map_err(KernelError::program(name))?;
         }
         let context = context(frame.len() as u32, interface.unwrap_or_default());
         // Room for what a program may put in front of it.
@@ -39,7 +49,7 @@ impl Dataplane {
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         options.ctx_in = Some(&context);
-        let result = xdp.test_run(options).map_err(KernelError::program(PROGRAM))?;
+        let result = xdp.test_run(options).map_err(KernelError::program(name))?;
         out.truncate(result.data_size_out as usize);
         let word = result.return_value;
         let reason = Reason::ALL.get((word >> 8) as usize).copied();

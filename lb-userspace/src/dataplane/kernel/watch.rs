@@ -65,6 +65,7 @@ impl Dataplane {
         let begun = self.trace.lost().and_then(|lost| {
             self.trace.lost_before = lost;
             self.set_rule(rule)?;
+            self.next.load_shown(&mut self.programs)?;
             self.run_on_links("traced")
         });
         match begun {

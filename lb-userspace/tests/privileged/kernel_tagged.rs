@@ -1,0 +1,101 @@
+//! Clients behind VLAN tags, one or two, of VIPs in forward mode: whatever the way to endpoints is, all that
+//! works for others works for them.
+
+use std::io::{Read as _, Write as _};
+
+use lb_common::trace::Rule;
+use lb_common::verdict::Action;
+use sluice::model::Delivery;
+
+use crate::kernel_direct::{Cluster, counted};
+use crate::kernel_forwarding::{Place, Talk, VIPS, check, question};
+use crate::kernel_node::{Client, ip};
+
+/// The client behind the tags.
+const SEEN: [&str; 2] = ["192.0.3.2", "2001:db8:3::2"];
+
+/// Sends so many bytes, and hears 64 for each: both directions are full of the largest packets.
+const SENT: usize = 20_000;
+
+fn stream(client: &Client, vip: &str, what: &str) {
+    let mut talk = Talk::connect(client, vip).unwrap_or_else(|error| panic!("{vip} {what}: {error}"));
+    let mut there = talk.0.try_clone().expect("a second handle");
+    std::thread::spawn(move || there.write_all(&[b'?'; SENT]));
+    let mut answers = vec![0; SENT * 64];
+    talk.0.read_exact(&mut answers).unwrap_or_else(|error| panic!("{vip} {what}: {error}"));
+    assert!(answers.chunks(64).all(|answer| answer == &answers[..64]), "{vip} {what}");
+}
+
+#[test]
+fn they_reach_endpoints_as_others_do() {
+    for tags in [1, 2] {
+        for (everywhere, seen) in [(true, ["", ""]), (false, SEEN)] {
+            let mut place = Place::tagged(everywhere, tags);
+            check(&mut place, seen);
+            for vip in VIPS {
+                stream(&place.client, vip, &format!("{everywhere} {tags}"));
+            }
+            assert_eq!(place.counted("forward_unusual"), 0);
+        }
+    }
+}
+
+/// Replies to clients behind tags are the kernel's to send on: they come from an address that is none of the
+/// endpoint's.
+#[test]
+fn their_replies_pass_a_loose_check_of_sources() {
+    let mut place = Place::tagged(true, 1);
+    for interface in ["all", "nic", "nic.v", "back1", "back2"] {
+        std::fs::write(format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter"), "2").expect("sysctl");
+    }
+    // Loose is not any: there has to be some way to the source.
+    ip(&["route", "add", "default", "via", "192.0.3.2"]);
+    place.forward_to(&[1, 2]);
+    for vip in VIPS {
+        assert!(Talk::open(&place, vip).say().contains(' '), "{vip}");
+        stream(&place.client, vip, "loose");
+    }
+}
+
+#[test]
+fn their_packets_go_as_they_are_where_that_is_asked_for() {
+    for (by, tags) in [(Delivery::Ipip, 1), (Delivery::Gue, 1), (Delivery::Ipip, 2)] {
+        let mut cluster = Cluster::new();
+        let _vlan = cluster.node.tag(&cluster.client, tags);
+        cluster.forward_to(by, &[1, 2], true);
+        for (vip, seen) in VIPS.iter().zip(SEEN) {
+            for _ in 0..12 {
+                let answer = Talk::connect(&cluster.client, vip).expect("a connection").say();
+                assert!(answer.ends_with(seen), "{vip} {by:?} {tags}: {answer}");
+                assert!(question(&cluster.client, vip).expect("an answer").ends_with(seen));
+            }
+            let before = counted(cluster.first(), "too_big");
+            stream(&cluster.client, vip, &format!("{by:?} {tags}"));
+            // What is around packets takes room: the client is told, behind its tags.
+            assert!(counted(cluster.first(), "too_big") > before, "{vip} {by:?} {tags}");
+        }
+        assert_eq!(counted(cluster.first(), "returned"), 0, "replies are none of its business");
+        assert_eq!(counted(cluster.first(), "too_big_unanswered"), 0);
+    }
+}
+
+#[test]
+fn who_watches_sees_them_come_with_tags_and_go_without() {
+    let mut place = Place::tagged(true, 1);
+    place.forward_to(&[1, 2]);
+    let any = Rule { until: u64::MAX, reasons: u64::MAX, actions: u32::MAX, ..Rule::default() };
+    let mut events = place.dataplane.watch(&any).expect("watched");
+    assert!(Talk::open(&place, VIPS[0]).say().contains(' '));
+    let shown: Vec<_> = events.by_ref().filter(|event| event.came[12..14] == [0x81, 0]).collect();
+    let goes = |event: &&lb_common::trace::Event| event.action == Action::Redirect as u32;
+    let first = shown.iter().find(goes).expect("the SYN");
+    assert_eq!((first.came[14..18].to_vec(), first.went[12..14].to_vec()), (vec![0, 6, 8, 0], vec![8, 0]));
+    assert_eq!(first.came_length, first.went_length + 4);
+    place.dataplane.unwatch(events).expect("unwatched");
+
+    // What is made up is judged alike.
+    let length = first.came_length as usize;
+    let got = place.dataplane.rehearse(&first.came[..length]).expect("judged");
+    assert_eq!((got.action, got.reason.name()), (Action::Redirect, "forwarded"));
+    assert_eq!(got.frame.len() + 4, length);
+}
