@@ -4,7 +4,7 @@
 //! options, no extension headers) at constant offsets; [`walk`] reads every other. Tests hold
 //! them together: where the first has an answer, the second has the same.
 
-use crate::env::Frame;
+use crate::env::{Env, Frame};
 use crate::reason::Reason;
 
 /// IPv4's EtherType.
@@ -60,6 +60,59 @@ pub struct Packet {
     pub protocol: u8,
     /// IPv6?
     pub v6: bool,
+}
+
+impl Packet {
+    /// As one number: the fields as they lie in memory. Never 0.
+    #[inline(always)]
+    const fn word(self) -> u64 {
+        let Self { ip, transport, end, protocol, v6 } = self;
+        let [a, b] = ip.to_ne_bytes();
+        let [c, d] = transport.to_ne_bytes();
+        let [e, f] = end.to_ne_bytes();
+        u64::from_ne_bytes([a, b, c, d, e, f, protocol, v6 as u8])
+    }
+
+    /// The same, for the verifier any: see [`Env::hide`].
+    #[inline(always)]
+    pub(crate) fn hidden<E: Env>(self, env: &E) -> Self {
+        let word = self.word();
+        Self::from_word(env.hide(word as u32) as u64 | (env.hide((word >> 32) as u32) as u64) << 32)
+    }
+
+    /// From [`Self::word`].
+    #[inline(always)]
+    const fn from_word(word: u64) -> Self {
+        let [a, b, c, d, e, f, protocol, v6] = word.to_ne_bytes();
+        Self {
+            ip: u16::from_ne_bytes([a, b]),
+            transport: u16::from_ne_bytes([c, d]),
+            end: u16::from_ne_bytes([e, f]),
+            protocol,
+            // Without a comparison, or the verifier would follow what comes of it.
+            v6: v6 & 1 != 0,
+        }
+    }
+}
+
+/// What [`walk`] found, as one number: see [`crate::verdict::Verdict::packed`] for why.
+#[inline(always)]
+pub(crate) const fn packed(found: Result<Packet, Reason>) -> u64 {
+    match found {
+        Ok(packet) => packet.word(),
+        // No packet: its upper half would have a protocol.
+        Err(reason) => reason as u64,
+    }
+}
+
+/// From [`packed`].
+#[inline(always)]
+pub(crate) fn unpacked(packed: u64) -> Result<Packet, Reason> {
+    let packet = Packet::from_word(packed);
+    if packet.protocol == 0 {
+        return Err(Reason::ALL.get(packed as usize).copied().unwrap_or(Reason::Malformed));
+    }
+    Ok(packet)
 }
 
 /// The headers of the usual frames: untagged, IPv4 without options or IPv6 without extension

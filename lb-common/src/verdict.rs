@@ -93,12 +93,10 @@ struct Arrival {
     flags: u8,
 }
 
-impl Arrival {
-    /// Whether the headers are where they are in frames without tags, options and extensions.
-    #[inline(always)]
-    const fn usual(&self) -> bool {
-        self.packet.transport == if self.packet.v6 { 54 } else { 34 }
-    }
+/// Whether the headers are where they are in frames without tags, options and extensions.
+#[inline(always)]
+const fn usual(packet: &Packet) -> bool {
+    packet.transport == if packet.v6 { 54 } else { 34 }
 }
 
 /// Judges a frame and counts it. What isn't understood is passed on, and so is nearly all that is:
@@ -110,11 +108,8 @@ pub fn judge<E: Forward>(env: &E) -> Verdict {
         // Constants instead of fields, so that the kernel's reads stay at constant offsets.
         Some(packet) if !packet.v6 => v4(env, packet),
         Some(packet) => v6(env, packet),
-        // Taken apart, or all frames would pay for this one's having been in memory.
-        None => match unusual(env) {
-            Ok(Arrival { packet, address: [a, b, c, d], port, flags }) => {
-                Ok(Arrival { packet, address: [a, b, c, d], port, flags })
-            }
+        None => match packet::unpacked(unusual(env)) {
+            Ok(packet) => far(env, packet),
             Err(reason) => Err(reason),
         },
     };
@@ -155,21 +150,22 @@ fn v6<E: Env>(env: &E, packet: Packet) -> Result<Arrival, Reason> {
     Ok(Arrival { packet, address: words(address), port, flags })
 }
 
-/// Tags, options, extension headers, odd and broken frames. Kept out of line: the usual frames
-/// should not pay for its registers. The stacks of nested calls add up to at most 512 bytes, so it
-/// calls nothing out of line but [`Env::note`].
+/// The headers of frames with tags, options, extension headers, and of odd and broken ones, as
+/// [`packet::packed`] writes them. Kept out of line: the usual frames should not pay for its registers. Nor for
+/// a place in memory where it would leave what it found: LLVM would put theirs there, too, byte by byte, and a
+/// processor waits where words are read that were just written in pieces. The stacks of nested calls add up to at
+/// most 512 bytes, so it calls nothing out of line but [`Env::note`].
 #[inline(never)]
-fn unusual<E: Env>(env: &E) -> Result<Arrival, Reason> {
-    let arrival = walked(env);
-    if let Err(reason) = arrival {
+fn unusual<E: Env>(env: &E) -> u64 {
+    let found = packet::walk(env);
+    if let Err(reason) = found {
         env.note(reason);
     }
-    arrival
+    packet::packed(found)
 }
 
 #[inline(always)]
-fn walked<E: Env>(env: &E) -> Result<Arrival, Reason> {
-    let packet = packet::walk(env)?;
+fn far<E: Env>(env: &E, packet: Packet) -> Result<Arrival, Reason> {
     let (ip, transport) = (packet.ip as usize, packet.transport as usize);
     let address =
         if packet.v6 { env.far::<16>(ip + 24).map(words) } else { env.far::<4>(ip + 16).map(mapped) };
@@ -186,14 +182,16 @@ fn arrived<E: Forward>(env: &E, arrival: Arrival) -> Verdict {
     let Arrival { packet, address, port, flags } = arrival;
     let key = VipKey { address, port: u16::from_ne_bytes(port), protocol: packet.protocol, zero: 0 };
     let Some(vip) = env.vip(&key) else {
-        let reply = arrival.usual() && is_reply_port(u16::from_be(key.port));
+        let reply = usual(&packet) && is_reply_port(u16::from_be(key.port));
         let unwrap = key.port == GUE_PORT.to_be() && packet.protocol == UDP;
         return match reply {
-            true => returned(env, packet, flags, key.port),
+            true => returned(env, packet.hidden(env), env.hide(flags as u32) as u8, key.port),
             false if unwrap => Verdict { reason: Reason::NotVip, action: Action::Unwrap },
             false => pass(Reason::NotVip),
         };
     };
+    // From here on it is the same to the verifier which of the ways here the packet took.
+    let (packet, flags) = (packet.hidden(env), env.hide(flags as u32) as u8);
     if packet.protocol == TCP && source::is_bogus(flags) {
         return drop(Reason::BogusFlags);
     }
@@ -206,14 +204,15 @@ fn arrived<E: Forward>(env: &E, arrival: Arrival) -> Verdict {
         }
     }
     env.count_vip(vip.slot, packet.end as u32, opening);
+    let packet = packet.hidden(env);
     if vip.flags & VIP_FORWARD != 0 {
-        if !arrival.usual() {
+        if !usual(&packet) {
             return Verdict { reason: Reason::ForwardUnusual, action: Action::Unusual };
         }
         return forward(env, packet, flags, vip);
     }
     let admits = vip.flags & VIP_STEER != 0 || rules & TUNE_COOKIES != 0;
-    if admits && packet.protocol == TCP && arrival.usual() {
+    if admits && packet.protocol == TCP && usual(&packet) {
         return Verdict { reason: Reason::Vip, action: Action::Admit };
     }
     to_stack(env, &packet, flags, &vip)
@@ -253,7 +252,7 @@ fn to_stack<E: Env>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verd
 /// their own: each return costs. The others come back here with what they need to be sent by the same
 /// code, which the verifier would otherwise follow from each place that knows an endpoint.
 #[inline(always)]
-pub(crate) fn forward<E: Forward>(env: &E, packet: Packet, flags: u8, vip: VipValue) -> Verdict {
+pub(crate) fn forward<E: Forward>(env: &E, mut packet: Packet, flags: u8, vip: VipValue) -> Verdict {
     if vip.flags & (VIP_DIRECT | VIP_RANGES) == VIP_DIRECT {
         let sent = if packet.v6 {
             match direct::send_v6(env, packet, vip) {
@@ -279,6 +278,8 @@ pub(crate) fn forward<E: Forward>(env: &E, packet: Packet, flags: u8, vip: VipVa
         }
     }
     if found.is_none() {
+        // The branches before have found its version, which would have all this followed twice.
+        packet = packet.hidden(env);
         match forwarded(env, packet, flags, vip) {
             AS_IT_IS => return Verdict::unpacked(direct::send_chosen(env, packet)),
             SETTLED => {}
@@ -317,7 +318,7 @@ fn forwarded<E: Forward>(env: &E, packet: Packet, flags: u8, vip: VipValue) -> u
 /// An IPv6 packet to an endpoint: [`Verdict::packed`]. Out of line: the stack has no room for its addresses.
 #[inline(never)]
 fn forwarded_v6<E: Forward>(env: &E, packet: Packet, slot: u32, port: u16) -> u32 {
-    let packet = Packet { ip: 14, transport: 54, v6: true, ..packet };
+    let packet = Packet { ip: 14, transport: 54, v6: true, ..packet.hidden(env) };
     forward::to(env, &packet, slot, port).packed()
 }
 
@@ -364,6 +365,8 @@ fn observe<E: Env>(env: &E, packet: &Packet, flags: u8, filter: bool) -> Verdict
     if begins {
         // Looked up again when it comes again: the name may be served by now, and a forged hello
         // must not cost the real one its connection.
+        let packet = &packet.hidden(env);
+        let payload = env.hide(payload as u32) as usize;
         let reason = hello_name(env, packet, payload);
         if !refused {
             env.count(reason);
