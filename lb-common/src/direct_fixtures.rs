@@ -20,7 +20,7 @@ use crate::maps::{
 };
 use crate::packet::{TCP, UDP};
 use crate::ranges::{self, SLOT_BITS};
-use crate::rare_fixtures::{Error, error, told};
+use crate::rare_fixtures::{Error, error, pieces, told};
 use crate::reason::Reason;
 use crate::ring::Entry;
 use crate::verdict::{Action, Verdict, mapped, words};
@@ -243,6 +243,37 @@ pub fn steps() -> Vec<Step> {
             let becomes = Some(wrapped(&sent, by4(n, false, hash(port, TCP)), out));
             step("where the ring changed", sent, Reason::Tunnelled, Action::Redirect, becomes);
         }
+        // In fragments, of which the first one has the ports: one way for all of a client's.
+        let whole = flow::hash(&address, 0, UDP);
+        let ways = [
+            (IPIP4, by4(0, false, whole)),
+            (IPIP6, by6(false, whole)),
+            (GUE4, by4(0, true, whole)),
+            (GUE6, by6(true, whole)),
+        ];
+        for (id, (to, around)) in (70..).zip(ways) {
+            let came = pieces(client(55_000), vip(to), id, 100, 48);
+            for piece in [came[0].clone(), came[2].clone(), came[1].clone()] {
+                let becomes = Some(wrapped(&piece, around, out));
+                step("a fragment in a packet", piece, Reason::Tunnelled, Action::Redirect, becomes);
+            }
+        }
+        for piece in pieces(client(55_000), vip(L2), 80, 100, 48) {
+            let mut neighbour = piece.clone();
+            neighbour[..12].copy_from_slice(&[PEER_MAC, NODE_MAC].concat());
+            step("a fragment as it is", piece, Reason::Forwarded, Action::Redirect, Some(neighbour));
+        }
+        for (piece, n) in pieces(client(55_000), vip(HERE), 81, 100, 48).into_iter().zip(0..) {
+            let goes = pieces(client(55_000), near, 81, 100, 48).remove(n);
+            step("a fragment that stays", piece, Reason::FragmentForwarded, Action::Pass, Some(goes));
+        }
+        let lone = pieces(client(55_000), vip(BEYOND), 82, 100, 48).remove(0);
+        step("a fragment to no neighbour", lone, Reason::NotAdjacent, Action::Drop, None);
+        // It fits the way alone, and not with what is around it.
+        let most = if v6 { 1440 } else { 1472 };
+        let big = pieces(client(55_000), vip(IPIP4), 83, 2 * most, most).remove(0);
+        let answer = told(client(55_000), vip(IPIP4), MTU - 20, &big);
+        step("a fragment that is too big", big, Reason::TooBig, Action::Send, Some(answer));
         too_big(v6, &mut step);
         // Whom an error about a reply is for, who sent the reply knows.
         let router = |mac| End { mac, address: pick(&OTHER4, &OTHER6), port: 0 };
@@ -293,6 +324,30 @@ pub fn steps() -> Vec<Step> {
                 odd[inner_at] ^= 0x10;
                 step("of an unknown variant", odd, reason, Action::Pass, None);
             }
+            let reason = if around.gue { Reason::NotVip } else { Reason::OtherProtocol };
+            for (to, id) in [(HERE, 90), (FEW, 91), (GUE4, 92)] {
+                // The same as of another way: it is the same datagram.
+                let pieces = |to: End<'_>| pieces(client(57_000), to, id, 100, 48);
+                for (piece, goes) in pieces(vip(to)).into_iter().zip(pieces(near)) {
+                    let came_in = wrapped(&piece, around, came);
+                    step(
+                        "a fragment of a node",
+                        came_in,
+                        Reason::FragmentForwarded,
+                        Action::Pass,
+                        Some(goes),
+                    );
+                }
+            }
+            let other = End { address: pick(&OTHER4, &OTHER6), ..client(57_001) };
+            let unlisted = wrapped(&pieces(other, vip(FEW), 93, 100, 48)[0], around, came);
+            step("a fragment of one not listed", unlisted, Reason::SourceOutside, Action::Drop, None);
+            let unknown = wrapped(&pieces(other, vip(HERE), 94, 100, 48)[1], around, came);
+            step("a fragment of nothing known", unknown, reason, Action::Pass, None);
+            let nowhere = wrapped(&pieces(client(57_000), vip(ELSEWHERE), 95, 100, 48)[0], around, came);
+            step("a fragment for nobody here", nowhere, Reason::NoBackend, Action::Drop, None);
+            let plain = wrapped(&pieces(client(57_000), vip(PORT), 96, 100, 48)[0], around, came);
+            step("a fragment to a VIP of another kind", plain, reason, Action::Pass, None);
             for (_, answer) in answers {
                 let quote = |from, port| frame(from, client(port), answer)[14..].to_vec();
                 let about = |port| {

@@ -10,6 +10,10 @@
 //! address and the identification, so two clients' must not be alike: to each identification a
 //! number is added that its source chooses. That leaves one client's fragments apart from each other
 //! as they were, and needs no memory.
+//!
+//! To VIPs whose packets go as they are, each fragment goes in a packet of its own, or by the MAC alone: the
+//! first one where its flow does, the others where it went. Another node takes them out ([`crate::tunnel`]) and
+//! does the same once more, for its own endpoints: `HERE`.
 
 use crate::ends::Ends;
 use crate::env::Env;
@@ -24,7 +28,7 @@ use crate::packet::{FRAGMENT, Packet, UDP};
 use crate::rare::Work;
 use crate::reason::Reason;
 use crate::verdict::{Action, Verdict, mapped, words};
-use crate::{ranges, source, too_big};
+use crate::{direct, ranges, source, too_big, tunnel};
 
 /// For how many ticks, of about a second, what the first fragment chose counts.
 const REMEMBERED: u32 = 15;
@@ -66,7 +70,7 @@ pub struct FragmentValue {
     pub generation: u32,
     /// When the first fragment came.
     pub tick: u32,
-    /// 1: the endpoint sees the client's address, and the kernel delivers.
+    /// [`WRITTEN_ANEW`], [`KEEPS`] or [`AS_IT_IS`].
     pub keeps: u32,
 }
 
@@ -77,6 +81,13 @@ impl FragmentValue {
         tick.wrapping_sub(self.tick) <= if key.last == 0 { REMEMBERED } else { flow::DATAGRAMS_KEPT }
     }
 }
+
+/// The endpoint sees the node's address.
+pub const WRITTEN_ANEW: u32 = 0;
+/// It sees the client's, and the kernel delivers.
+pub const KEEPS: u32 = 1;
+/// It sees what the client sent.
+pub const AS_IT_IS: u32 = 2;
 
 /// In the place of an endpoint's slot: it is a reply.
 pub const TO_CLIENT: u32 = u32::MAX;
@@ -112,10 +123,16 @@ const fn places<const V6: bool>() -> Places {
 }
 
 /// Judges a fragment. `None`: it is of no forwarded datagram, as far as is known.
+///
+/// `HERE`: another node sent it on, so it is for an endpoint of this one.
 #[inline(always)]
-pub fn judge<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Option<Verdict> {
-    match chosen::<E, V6>(env, work) {
+pub fn judge<E: Forward, const V6: bool, const HERE: bool>(env: &E, work: &mut Work) -> Option<Verdict> {
+    match chosen::<E, V6, HERE>(env, work) {
         NOT_OURS => None,
+        OURS if work.value.keeps == AS_IT_IS && work.value.backend != TO_CLIENT => {
+            // Never put in again.
+            Some(if HERE { drop(Reason::NoBackend) } else { as_it_is::<E, V6>(env, work) })
+        }
         OURS => Some(send::<E, V6>(env, work)),
         other => Some(drop(Reason::ALL.get(other as usize - DROPPED as usize).copied()?)),
     }
@@ -130,7 +147,7 @@ const DROPPED: u32 = 2;
 /// Finds out what becomes of a fragment. Out of line, as what follows: the stacks of nested calls add
 /// up.
 #[inline(never)]
-fn chosen<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> u32 {
+fn chosen<E: Forward, const V6: bool, const HERE: bool>(env: &E, work: &mut Work) -> u32 {
     let read = if V6 { read_v6(env, &mut work.piece) } else { read_v4(env, &mut work.piece) };
     if read.is_none() {
         return NOT_OURS;
@@ -140,7 +157,7 @@ fn chosen<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> u32 {
     if work.piece.first == 0 {
         return if recall(env, work).is_some() { OURS } else { NOT_OURS };
     }
-    match choose::<E, V6>(env, work) {
+    match choose::<E, V6, HERE>(env, work) {
         None => NOT_OURS,
         Some(Err(reason)) => DROPPED + reason as u32,
         Some(Ok(())) => {
@@ -154,7 +171,10 @@ fn chosen<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> u32 {
 
 /// What becomes of a datagram whose first fragment this is. `None`: it is none of ours.
 #[inline(always)]
-fn choose<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Option<Result<(), Reason>> {
+fn choose<E: Forward, const V6: bool, const HERE: bool>(
+    env: &E,
+    work: &mut Work,
+) -> Option<Result<(), Reason>> {
     let at = const { places::<V6>() };
     let [a, b, c, d] = env.near::<4>(at.transport)?;
     work.piece.ends.source_port = u16::from_ne_bytes([a, b]);
@@ -162,8 +182,8 @@ fn choose<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Option<Result
     let ends = &work.piece.ends;
     let key = VipKey { address: ends.target, port: ends.target_port, protocol: UDP, zero: 0 };
     work.value.tick = env.tick();
-    let Some(vip) = env.vip(&key) else {
-        if !is_reply_port(u16::from_be(ends.target_port)) {
+    let Some(mut vip) = env.vip(&key) else {
+        if HERE || !is_reply_port(u16::from_be(ends.target_port)) {
             return None;
         }
         let tick = work.value.tick;
@@ -174,16 +194,17 @@ fn choose<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Option<Result
         work.value.source = flow.vip;
         work.value.target = flow.client;
         work.value.backend = TO_CLIENT;
+        work.value.keeps = WRITTEN_ANEW;
         return Some(Ok(()));
     };
     if vip.flags & VIP_FORWARD == 0 {
         return None;
     }
-    if vip.flags & VIP_DIRECT != 0 {
-        return Some(Err(Reason::ForwardUnusual));
+    if HERE && vip.flags & VIP_DIRECT == 0 {
+        return None;
     }
     let packet = Packet { ip: 14, transport: 0, end: 0, protocol: UDP, v6: V6 };
-    if env.tuning().flags != 0 {
+    if !HERE && env.tuning().flags != 0 {
         let reason = source::judge(env, &packet, false);
         if reason != Reason::Vip {
             return Some(Err(reason));
@@ -193,6 +214,9 @@ fn choose<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Option<Result
         return Some(Err(Reason::SourceOutside));
     }
     env.count_vip(vip.slot, work.piece.length + 14, false);
+    if HERE {
+        vip = tunnel::here(vip);
+    }
     Some(enter(env, work, &vip))
 }
 
@@ -207,26 +231,79 @@ fn enter<E: Forward>(env: &E, work: &mut Work, vip: &VipValue) -> Result<(), Rea
     new.protocol = UDP;
     // QUIC is never in fragments (RFC 9000 section 14).
     new.named = 0;
-    let index = forward::settle(env, &mut new, 0, vip)?;
-    let flow = env.flow(index).ok_or(Reason::NoFlow)?;
-    let backend = env.backend(flow.backend).ok_or(Reason::NoBackend)?;
-    work.value.backend = flow.backend;
+    let direct = vip.flags & VIP_DIRECT != 0;
+    let stateless = if direct { forward::stateless(env, new.hash, vip, &new.ends) } else { None };
+    let index = match stateless {
+        Some(slot) => {
+            new.backend = slot;
+            Err(Reason::NoFlow)
+        }
+        None => forward::settle(env, &mut new, 0, vip),
+    };
+    let flow = match index {
+        Ok(index) => Some(env.flow(index).ok_or(Reason::NoFlow)?),
+        // What can't be remembered goes where it would have gone.
+        Err(Reason::FlowsFull | Reason::NoFlow) if direct => None,
+        Err(reason) => return Err(reason),
+    };
+    work.value.backend = flow.as_ref().map_or(new.backend, |flow| flow.backend);
+    let backend = env.backend(work.value.backend).ok_or(Reason::NoBackend)?;
     work.value.generation = backend.generation;
+    if direct && backend.is_direct() {
+        work.value.keeps = AS_IT_IS;
+        return Ok(());
+    }
+    let flow = flow.ok_or(Reason::FlowsFull)?;
     work.value.target = backend.address;
     work.ends.target_port = backend.port;
-    work.value.keeps = (flow.port == 0) as u32;
+    work.value.keeps = if flow.port == 0 { KEEPS } else { WRITTEN_ANEW };
     if flow.port == 0 {
         work.value.source = flow.client;
         work.ends.source_port = flow.client_port;
         return Ok(());
     }
-    let way = env.way_to_backend(flow.backend, &backend)?;
+    let way = env.way_to_backend(work.value.backend, &backend)?;
     if way.interface == 0 {
         return Err(Reason::WayChanged);
     }
     work.value.source = way.source;
     work.ends.source_port = flow.port;
     Ok(())
+}
+
+/// Whether it is known what becomes of a datagram that a fragment, of another node's packet, is of. `at`: where
+/// its IP header is.
+#[inline(never)]
+pub(crate) fn is_known_within<E: Forward>(env: &E, at: u32, v6: bool) -> bool {
+    read_within(env, at as usize, v6).is_some()
+}
+
+#[inline(always)]
+fn read_within<E: Forward>(env: &E, at: usize, v6: bool) -> Option<()> {
+    let mut work = env.work()?;
+    work.key.last = 0;
+    if v6 {
+        let [next, _] = env.far::<2>(at + 6)?;
+        let [protocol, _] = env.far::<2>(at + 40)?;
+        work.key.source = words(env.far(at + 8)?);
+        work.key.target = words(env.far(at + 24)?);
+        work.key.id = u32::from_ne_bytes(env.far(at + 44)?);
+        if next != FRAGMENT || protocol != UDP {
+            return None;
+        }
+    } else {
+        let [_, protocol] = env.far::<2>(at + 8)?;
+        let part = u16::from_be_bytes(env.far(at + 6)?) & 0x1fff;
+        work.key.source = mapped(env.far(at + 12)?);
+        work.key.target = mapped(env.far(at + 16)?);
+        work.key.id = u16::from_ne_bytes(env.far(at + 4)?) as u32;
+        if part == 0 || protocol != UDP {
+            return None;
+        }
+    }
+    recall(env, &mut work)?;
+    // One that this node has sent on, or a reply, is none for its endpoints.
+    (work.value.keeps != AS_IT_IS && work.value.backend != TO_CLIENT).then_some(())
 }
 
 /// What became of the first fragment; of one that is still to come, what is likely.
@@ -242,6 +319,22 @@ fn recall<E: Forward>(env: &E, work: &mut Work) -> Option<()> {
     work.key = work.key.last();
     work.value = env.fragment(&work.key)?;
     work.value.holds(&work.key, tick).then_some(())
+}
+
+/// Sends a fragment on as it is.
+#[inline(always)]
+fn as_it_is<E: Forward, const V6: bool>(env: &E, work: &Work) -> Verdict {
+    let FragmentValue { backend: slot, generation, .. } = work.value;
+    if !env.backend(slot).is_some_and(|backend| backend.generation == generation && backend.is_direct()) {
+        return drop(Reason::NoBackend);
+    }
+    if let Some(mut chosen) = env.pending() {
+        chosen.backend = slot;
+        // Only the first one has ports, and all should take one way.
+        chosen.hash = flow::hash(&work.piece.ends.source, 0, UDP);
+    }
+    let end = (work.piece.length + 14) as u16;
+    Verdict::unpacked(direct::send_chosen(env, Packet { ip: 14, transport: 0, end, protocol: UDP, v6: V6 }))
 }
 
 /// Writes a fragment anew and sends it on.
@@ -282,7 +375,7 @@ fn way_to_endpoint<E: Forward>(env: &E, work: &mut Work) -> Result<(), Reason> {
     if backend.generation != work.value.generation {
         return Err(Reason::NoBackend);
     }
-    if work.value.keeps != 0 {
+    if work.value.keeps == KEEPS {
         by_kernel(work);
         return Ok(());
     }
@@ -350,7 +443,8 @@ fn read_v4<E: Env>(env: &E, piece: &mut Piece) -> Option<()> {
     piece.first = (u16::from_be_bytes([f0, f1]) & 0x1fff == 0) as u32;
     piece.ends.source = mapped(env.near(26)?);
     piece.ends.target = mapped(env.near(30)?);
-    (version == 0x45 && protocol == UDP && 14 + piece.length <= env.length()).then_some(())
+    let part = u16::from_be_bytes([f0, f1]) & 0x3fff != 0;
+    (version == 0x45 && part && protocol == UDP && 14 + piece.length <= env.length()).then_some(())
 }
 
 /// A fragment of UDP whose only extension header is the one of fragments.

@@ -35,7 +35,7 @@ pub struct Work {
     pub tags: Tags,
     /// The packet of a frame with tags.
     pub packet: Packet,
-    /// Its VIP.
+    /// Its VIP, or the one of a packet that was in another node's.
     pub vip: VipValue,
     /// The way on.
     pub way: WayValue,
@@ -88,7 +88,7 @@ fn of_version<E: Forward, const V6: bool>(env: &E, reason: Reason) -> Option<Ver
     let mut work = env.work()?;
     let verdict = match reason {
         Reason::Icmp => icmp::judge::<E, V6, false>(env, &mut work)?,
-        Reason::Fragment => fragment::judge::<E, V6>(env, &mut work)?,
+        Reason::Fragment => fragment::judge::<E, V6, false>(env, &mut work)?,
         _ => return None,
     };
     // A fragment may be too big as well, and is told of here.

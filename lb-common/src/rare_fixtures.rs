@@ -137,8 +137,8 @@ fn datagram(from: End<'_>, to: End<'_>, length: usize) -> Vec<u8> {
     out
 }
 
-/// A datagram of 100 bytes in three fragments of up to so many bytes each.
-fn pieces(from: End<'_>, to: End<'_>, id: u32, length: usize, size: usize) -> Vec<Vec<u8>> {
+/// A datagram of so many bytes in fragments of up to so many bytes each.
+pub(crate) fn pieces(from: End<'_>, to: End<'_>, id: u32, length: usize, size: usize) -> Vec<Vec<u8>> {
     let whole = datagram(from, to, length);
     let v6 = from.address.len() == 16;
     let body = &whole[if v6 { 54 } else { 34 }..];

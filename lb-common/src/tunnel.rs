@@ -13,12 +13,12 @@
 use crate::direct::{GUE_PORT, IN_IPV4, IN_IPV6, UDP_HEADER, V4, V6};
 use crate::established;
 use crate::forward::{self, Forward};
-use crate::icmp;
 use crate::maps::{MAX_VIPS, NODE_PEER, NODE_SELF, VIP_DIRECT, VIP_RANGES, VipKey, VipValue};
-use crate::packet::{self, ACK, ICMP, ICMPV6, IPV4, IPV6, Packet, SYN, TCP, UDP};
-use crate::ranges;
+use crate::packet::{self, ACK, FRAGMENT, ICMP, ICMPV6, IPV4, IPV6, Packet, SYN, TCP, UDP};
+use crate::rare::Work;
 use crate::reason::Reason;
 use crate::verdict::{Verdict, is_v4, mapped, pass, words};
+use crate::{fragment, icmp, ranges};
 
 /// Judges a frame that may have a packet in its packet, and counts it. Whoever carries out
 /// [`crate::verdict::Action::Unwrap`] goes on here.
@@ -38,6 +38,42 @@ fn plain<E: Forward>(env: &E) -> Reason {
 /// `None`: it holds no packet to a VIP.
 #[inline(always)]
 fn taken_out<E: Forward>(env: &E) -> Option<Verdict> {
+    let v6 = match open(env) {
+        NOTHING => return None,
+        // Whoever is no node could speak to pods in any client's name.
+        FOREIGN => return Some(pass(Reason::TunnelForeign)),
+        BROKEN => return Some(forward::drop(Reason::Truncated)),
+        family => family == OPEN_V6,
+    };
+    Some(match packet::shape(env) {
+        Some(packet) => {
+            let vip = env.work().map(|work| work.vip);
+            vip.map_or(forward::drop(Reason::Truncated), |vip| arrived(env, &packet, vip))
+        }
+        None => rare(env, v6).unwrap_or(pass(Reason::Icmp)),
+    })
+}
+
+/// [`open`]'s words: it holds nothing of ours.
+const NOTHING: u32 = 0;
+/// Somebody sent it who is no node.
+const FOREIGN: u32 = 1;
+/// It could not be taken out.
+const BROKEN: u32 = 2;
+/// The frame holds an IPv4 packet by now, to the VIP in [`Work::vip`].
+const OPEN_V4: u32 = 3;
+/// An IPv6 one.
+const OPEN_V6: u32 = 4;
+
+/// Takes a packet out. Out of line, and with no more to say than this: the verifier follows what comes behind it but
+/// once, and the stacks of nested calls add up.
+#[inline(never)]
+fn open<E: Forward>(env: &E) -> u32 {
+    opened(env).unwrap_or(NOTHING)
+}
+
+#[inline(always)]
+fn opened<E: Forward>(env: &E) -> Option<u32> {
     let (source, target, protocol) = match u16::from_be_bytes(env.near(12)?) {
         IPV4 => {
             let head = env.near::<10>(14)?;
@@ -64,10 +100,10 @@ fn taken_out<E: Forward>(env: &E) -> Option<Verdict> {
         (false, UDP) => behind_udp::<E, V6>(env),
         _ => None,
     }?;
-    // Whoever is no node could speak to pods in any client's name.
     if env.node(&source) != Some(NODE_PEER) {
-        return Some(pass(Reason::TunnelForeign));
+        return Some(FOREIGN);
     }
+    env.work()?.vip = vip.value;
     let v6 = vip.v6;
     let narrowed = match (over_v4, protocol) {
         (true, UDP) => narrow::<E, { V4 + UDP_HEADER }>(env, v6),
@@ -75,23 +111,28 @@ fn taken_out<E: Forward>(env: &E) -> Option<Verdict> {
         (false, UDP) => narrow::<E, { V6 + UDP_HEADER }>(env, v6),
         (false, _) => narrow::<E, V6>(env, v6),
     };
-    if !narrowed {
-        return Some(forward::drop(Reason::Truncated));
-    }
-    Some(match packet::shape(env) {
-        Some(packet) => arrived(env, &packet, vip.value),
-        None => error(env, v6).unwrap_or(pass(Reason::Icmp)),
+    Some(match (narrowed, v6) {
+        (false, _) => BROKEN,
+        (true, false) => OPEN_V4,
+        (true, true) => OPEN_V6,
     })
 }
 
-/// An ICMP error about a reply of an endpoint's. `None`: its connection is not known, or it is none.
+/// An ICMP error about a reply of an endpoint's, or a fragment. `None`: its connection is not known, or it is
+/// neither.
 #[inline(always)]
-fn error<E: Forward>(env: &E, v6: bool) -> Option<Verdict> {
+fn rare<E: Forward>(env: &E, v6: bool) -> Option<Verdict> {
     let mut work = env.work()?;
-    if v6 {
-        icmp::judge::<E, true, true>(env, &mut work)
-    } else {
-        icmp::judge::<E, false, true>(env, &mut work)
+    let verdict =
+        if v6 { of_version::<E, true>(env, &mut work) } else { of_version::<E, false>(env, &mut work) };
+    verdict.map(told)
+}
+
+#[inline(always)]
+fn of_version<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Option<Verdict> {
+    match fragment::judge::<E, V6, true>(env, work) {
+        Some(verdict) => Some(verdict),
+        None => icmp::judge::<E, V6, true>(env, work),
     }
 }
 
@@ -104,7 +145,11 @@ struct Inside {
 /// The VIP that the packet inside is to. `None`: it is to none that is sent to in packets.
 #[inline(always)]
 fn inside<E: Forward, const OVER: usize>(env: &E, v6: bool) -> Option<Inside> {
-    let key = if v6 { key_v6::<E, OVER>(env) } else { key_v4::<E, OVER>(env) }?;
+    let Some(key) = (if v6 { key_v6::<E, OVER>(env) } else { key_v4::<E, OVER>(env) }) else {
+        // It names no port, as its datagram's first fragment did.
+        let known = fragment::is_known_within(env, 14 + OVER as u32, v6);
+        return known.then_some(Inside { value: VipValue::default(), v6 });
+    };
     let value = env.vip(&key)?;
     if value.flags & VIP_DIRECT == 0 { None } else { Some(Inside { value, v6 }) }
 }
@@ -137,8 +182,9 @@ fn behind<E: Forward, const IP: usize, const OVER: usize>(env: &E) -> Option<Ins
 fn key_v4<E: Forward, const OVER: usize>(env: &E) -> Option<VipKey> {
     const QUOTED: usize = 20 + 8;
     let [version, _, _, _, _, _, f0, f1, _, protocol] = env.near::<10>(14 + OVER)?;
-    let whole = u16::from_be_bytes([f0, f1]) & 0x3fff == 0;
-    if version != 0x45 || !whole {
+    let fragment = u16::from_be_bytes([f0, f1]) & 0x3fff;
+    // The first fragment of a datagram has its ports.
+    if version != 0x45 || fragment & 0x1fff != 0 || (fragment != 0 && protocol != UDP) {
         return None;
     }
     if protocol == ICMP {
@@ -167,6 +213,14 @@ fn key_v6<E: Forward, const OVER: usize>(env: &E) -> Option<VipKey> {
         let address = words(env.near(14 + OVER + QUOTED + 8)?);
         return if inner >> 4 == 6 { Some(VipKey { address, port, protocol, zero: 0 }) } else { None };
     }
+    if protocol == FRAGMENT {
+        let [next, _, o0, o1] = env.near::<4>(14 + OVER + 40)?;
+        if next != UDP || u16::from_be_bytes([o0, o1]) & 0xfff8 != 0 {
+            return None;
+        }
+        let port = u16::from_ne_bytes(env.near(14 + OVER + 50)?);
+        return Some(VipKey { address: words(env.near(14 + OVER + 24)?), port, protocol: UDP, zero: 0 });
+    }
     if protocol != TCP && protocol != UDP {
         return None;
     }
@@ -190,12 +244,23 @@ fn arrived<E: Forward>(env: &E, packet: &Packet, vip: VipValue) -> Verdict {
     if ranges::asked(vip.flags) && !ranges::admit(env, packet, vip.slot) {
         return forward::drop(Reason::SourceOutside);
     }
-    // The ring of this node's endpoints lies behind those of all.
-    let here = VipValue { slot: vip.slot + MAX_VIPS, flags: vip.flags & !(VIP_DIRECT | VIP_RANGES) };
+    let here = here(vip);
     // Never as it is, to a VIP without the flag.
     let verdict =
         established::send(env, *packet, flags).or_else(|| forward::to_endpoint(env, packet, flags, &here));
     let verdict = verdict.unwrap_or(forward::drop(Reason::NoBackend));
+    told(verdict)
+}
+
+/// A VIP with the endpoints of this node only, whose ring lies behind those of all.
+#[inline(always)]
+pub(crate) const fn here(vip: VipValue) -> VipValue {
+    VipValue { slot: vip.slot + MAX_VIPS, flags: vip.flags & !(VIP_DIRECT | VIP_RANGES) }
+}
+
+/// As what a verdict counts here.
+#[inline(always)]
+fn told(verdict: Verdict) -> Verdict {
     match verdict.reason {
         Reason::Forwarded => Verdict { reason: Reason::Decapsulated, ..verdict },
         // The kernel delivers to endpoints of this node, and answers by itself.

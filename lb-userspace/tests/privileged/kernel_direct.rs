@@ -22,7 +22,7 @@ const SEEN: [&str; 2] = ["192.0.2.2", "2001:db8:1::2"];
 
 /// Another node, and its pod.
 pub struct Host {
-    dataplane: Dataplane,
+    pub dataplane: Dataplane,
     host: Client,
     number: u8,
     /// Behind the dataplane, which has the lock on them for as long as it lives.
@@ -105,12 +105,22 @@ impl Cluster {
     /// Sends packets to the nodes with these numbers; others keep what they have. `trusted`: the others take
     /// packets from the first node.
     pub fn forward_to(&mut self, by: Delivery, numbers: &[u8], trusted: bool) {
-        let own = image(by, numbers, 0, true);
+        self.forward(|here| image(by, numbers, here, here == 0 || trusted));
+    }
+
+    /// Sends packets to both nodes, to this port of the VIPs and of their pods.
+    pub fn forward_port(&mut self, by: Delivery, port: u16) {
+        self.forward(|here| ports(by, &[1, 2], here, true, (port, port)));
+    }
+
+    /// Gives each node its image.
+    fn forward(&mut self, image: impl Fn(u8) -> MapImage) {
+        let own = image(0);
         let dataplane = self.dataplane.as_mut().expect("open");
         dataplane.apply(&own).expect("apply");
         assert_eq!(dataplane.verify(&own).expect("verify"), vec![]);
         for Host { dataplane, host, number, .. } in &mut self.hosts {
-            let image = image(by, numbers, *number, trusted);
+            let image = image(*number);
             host.run(None, || dataplane.apply(&image)).expect("apply");
             assert_eq!(dataplane.verify(&image).expect("verify"), vec![]);
         }
@@ -119,12 +129,17 @@ impl Cluster {
 
 /// The state of a node: the first one is 0.
 fn image(by: Delivery, numbers: &[u8], here: u8, trusted: bool) -> MapImage {
+    ports(by, numbers, here, trusted, (80, PORT))
+}
+
+/// The same of another port, and of the pods'.
+fn ports(by: Delivery, numbers: &[u8], here: u8, trusted: bool, (port, target): (u16, u16)) -> MapImage {
     let mut image = MapImage::default();
     let forward = &mut image.forward;
     for (vip, v6) in VIPS.iter().zip([false, true]) {
         for transport in [Transport::Tcp, Transport::Udp] {
             let pod = if v6 { format!("fd00:77:{here}::2") } else { format!("10.77.{here}.2") };
-            let pod = SocketAddr::new(pod.parse().expect("an address"), PORT);
+            let pod = SocketAddr::new(pod.parse().expect("an address"), target);
             let mut service = Service::default();
             let mut draining = BTreeSet::new();
             let mut ends = BTreeMap::new();
@@ -146,7 +161,7 @@ fn image(by: Delivery, numbers: &[u8], here: u8, trusted: bool) -> MapImage {
                 }
             }
             service.direct = Some(Ends { by, ends, draining });
-            let vip = Vip { address: vip.parse().expect("an address"), port: 80, transport };
+            let vip = Vip { address: vip.parse().expect("an address"), port, transport };
             forward.services.insert(vip, service);
         }
     }

@@ -2,13 +2,15 @@
 //! works for others works for them.
 
 use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
 use lb_common::trace::Rule;
 use lb_common::verdict::Action;
 use sluice::model::Delivery;
 
 use crate::kernel_direct::{Cluster, counted};
-use crate::kernel_forwarding::{Place, Talk, VIPS, check, question};
+use crate::kernel_forwarding::{PATIENCE, Place, Talk, VIPS, check, question};
 use crate::kernel_node::{Client, ip};
 
 /// The client behind the tags.
@@ -16,6 +18,9 @@ const SEEN: [&str; 2] = ["192.0.3.2", "2001:db8:3::2"];
 
 /// Sends so many bytes, and hears 64 for each: both directions are full of the largest packets.
 const SENT: usize = 20_000;
+
+/// Of pods and VIPs alike.
+const ECHO: u16 = 7;
 
 fn stream(client: &Client, vip: &str, what: &str) {
     let mut talk = Talk::connect(client, vip).unwrap_or_else(|error| panic!("{vip} {what}: {error}"));
@@ -76,6 +81,54 @@ fn their_packets_go_as_they_are_where_that_is_asked_for() {
         }
         assert_eq!(counted(cluster.first(), "returned"), 0, "replies are none of its business");
         assert_eq!(counted(cluster.first(), "too_big_unanswered"), 0);
+    }
+}
+
+#[test]
+fn their_datagrams_in_fragments_go_as_they_are() {
+    for (by, tags) in [(Delivery::Ipip, 0), (Delivery::Gue, 1), (Delivery::Gue, 2)] {
+        let mut cluster = Cluster::new();
+        let _vlan = (tags > 0).then(|| cluster.node.tag(&cluster.client, tags));
+        for host in &cluster.hosts {
+            let socket = host.pod.run(None, || UdpSocket::bind(("::", ECHO))).expect("a socket");
+            std::thread::spawn(move || {
+                let mut datagram = [0; 10_000];
+                while let Ok((length, peer)) = socket.recv_from(&mut datagram) {
+                    let _ = socket.send_to(&datagram[..length], peer);
+                }
+            });
+        }
+        cluster.forward_port(by, ECHO);
+        for vip in VIPS {
+            let any = if vip.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
+            let to = SocketAddr::new(vip.parse().expect("an address"), ECHO);
+            for _ in 0..6 {
+                let socket = cluster.client.run(None, || UdpSocket::bind(any)).expect("a socket");
+                socket.connect(to).expect("a route");
+                socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+                for length in [10usize, 1400, 4000, 9000] {
+                    let sent: Vec<_> = (0..length).map(|at| (at * 7) as u8).collect();
+                    let mut back = [0; 10_000];
+                    // The first is lost that is too big with what is around it: the client is told, and
+                    // applications send again.
+                    let deadline = Instant::now() + PATIENCE;
+                    let got = loop {
+                        let heard = socket.send(&sent).and_then(|_| socket.recv(&mut back));
+                        if let Ok(got) = heard {
+                            break got;
+                        }
+                        let counted = cluster.first().counters().expect("counters").verdicts;
+                        assert!(Instant::now() < deadline, "{vip} {by:?} {tags} {length}: {counted:?}");
+                    };
+                    assert!(back[..got] == sent, "{vip} {by:?} {tags} {length}: other bytes came back");
+                }
+            }
+        }
+        assert_eq!(counted(cluster.first(), "forward_unusual"), 0);
+        for host in &cluster.hosts {
+            assert!(counted(&host.dataplane, "fragment_forwarded") > 0, "both nodes are asked");
+            assert!(counted(&host.dataplane, "fragment_returned") > 0);
+        }
     }
 }
 
