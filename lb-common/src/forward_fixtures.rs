@@ -493,6 +493,18 @@ fn steps() -> Vec<Step> {
         }
         let reset = frame(client(43_000), vip(PORT), Kind::Rst);
         step("a reset of no flow", reset, Reason::NoFlow, Action::Drop, None);
+        // No-ops behind the IP header, whose length says so.
+        let mut optional = frame(client(43_001), vip(PORT), Kind::Syn);
+        if v6 {
+            let next = std::mem::replace(&mut optional[20], 60);
+            optional[19] += 8;
+            optional.splice(54..54, [next, 0, 1, 4, 0, 0, 0, 0]);
+        } else {
+            optional[14] += 1;
+            optional[17] += 4;
+            optional.splice(34..34, [1; 4]);
+        }
+        step("options", optional, Reason::ForwardUnusual, Action::Drop, None);
     }
     steps
 }

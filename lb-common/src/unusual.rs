@@ -4,6 +4,10 @@
 //! [`crate::verdict::judge`] gives them the action [`Action::Unusual`] once they have passed the rules for
 //! sources and are counted with their VIP; what they come to is counted here.
 //!
+//! Forwarded are frames with VLAN tags ([`tags`]). IPv4 options and IPv6 extension headers are dropped: hosts and
+//! routers are told to be wary of the ones (RFC 7126), networks lose much of the others (RFC 7872), and no
+//! client's TCP or UDP needs either.
+//!
 //! Out of line is what the verifier should follow but once, whatever was found before.
 
 use crate::forward::{Forward, drop};

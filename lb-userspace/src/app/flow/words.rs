@@ -22,6 +22,7 @@ pub fn meaning(reason: Reason) -> &'static str {
         Reason::Returned => "an endpoint's reply, on its way back to the client",
         Reason::SourceOutside => "its Service is not for this client (loadBalancerSourceRanges)",
         Reason::TooBig | Reason::TooBigUnanswered => "bigger than the way on takes; its sender is told",
+        Reason::ForwardUnusual => "with IPv4 options or IPv6 extension headers, which are not forwarded",
         Reason::NoBackend => "the Service has no endpoint that takes connections",
         Reason::FlowsFull => "the flow table has no room",
         Reason::PortsFull => "no port at the endpoint is free",
