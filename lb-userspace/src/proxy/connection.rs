@@ -52,6 +52,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How many requests a client may give up on one HTTP/2 connection before it matters whether it
 /// takes the answers of at least as many.
 const MAX_GIVEN_UP: u32 = 100;
+/// A request that is given up later costs its client a stream for as long. As Envoy's
+/// `premature_reset_min_stream_lifetime_seconds`.
+const PATIENT: Duration = Duration::from_secs(1);
 
 /// How long a connection that is ended for that may take to end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -80,7 +83,7 @@ pub(super) struct Client {
     /// Requests being served.
     pub(super) requests: Cell<u32>,
     pub(super) last_active: Cell<Instant>,
-    /// Requests since the begin, and those that the client gave up before there was an answer.
+    /// Requests since the begin, and those that the client soon gave up, before there was an answer.
     all: Cell<u32>,
     gone: Cell<u32>,
     /// The client gave up too many.
@@ -131,9 +134,13 @@ impl Client {
         self.came_late || (most > 0 && self.all.get() >= most)
     }
 
-    /// The client gave a request up before there was an answer. On HTTP/2 that is cheap for it and
-    /// not for us: at a pace that no limit on open streams notices, it is an attack ("rapid reset").
-    pub(super) fn given_up(&self) {
+    /// The client gave a request up after so long, before there was an answer. On HTTP/2 that is cheap for
+    /// it and not for us: at a pace that no limit on open streams notices, it is an attack ("rapid reset").
+    /// Whoever waits first, as gRPC's deadlines and long polls have it, is slowed by that limit.
+    pub(super) fn given_up(&self, after: Duration) {
+        if after >= PATIENT {
+            return;
+        }
         self.gone.set(self.gone.get().saturating_add(1));
         if self.h2.get() && self.gone.get() >= MAX_GIVEN_UP && self.gone.get() > self.all.get() / 2 {
             self.resetting.notify_one();

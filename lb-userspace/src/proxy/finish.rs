@@ -70,6 +70,8 @@ impl Drop for Finish {
     fn drop(&mut self) {
         let worker = &self.client.worker;
         let counters = &worker.counters;
+        let now = Instant::now();
+        let took = now.duration_since(self.started);
         counters.requests_active.sub(1);
         if self.status != Some(SWITCHED) {
             counters.response_bytes.add(self.bytes);
@@ -78,13 +80,11 @@ impl Drop for Finish {
             Some(status) => counters.count_response(status),
             None => {
                 counters.client_gone.add(1);
-                self.client.given_up();
+                self.client.given_up(took);
             }
         }
-        let now = Instant::now();
         self.client.gate.complete_one(now);
         self.client.requests.set(self.client.requests.get() - 1);
-        let took = now.duration_since(self.started);
         self.client.last_active.set(now);
         worker.measures.record(self.place, self.status, (self.status != Some(SWITCHED)).then_some(took));
         if let (Some(tracer), Some(span)) = (&worker.tracer, self.span.take()) {

@@ -200,6 +200,28 @@ fn a_paced_reset_attack_ends() {
     client.ping("it goes on");
 }
 
+/// Whoever waits for an answer before it gives up, as deadlines and long polls have it, costs nobody more than
+/// it pays.
+#[test]
+fn patient_clients_may_give_up() {
+    const AT_ONCE: u32 = 120;
+    let proxy = proxy();
+    let mut client = Client::new(proxy.http);
+    let numbers = |round: u32| (0..AT_ONCE).map(move |n| 2 * (round * AT_ONCE + n) + 1);
+    for round in 0..2 {
+        client.send(&numbers(round).flat_map(|n| request(n, &get("h.test"))).collect::<Vec<_>>());
+        eventually(|| proxy.proxy.stats().total.requests == u64::from((round + 1) * AT_ONCE));
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        let reset = |n| frame(RST_STREAM, 0, n, &CANCEL.to_be_bytes());
+        client.send(&numbers(round).flat_map(reset).collect::<Vec<_>>());
+        eventually(|| proxy.proxy.stats().total.client_gone == u64::from((round + 1) * AT_ONCE));
+    }
+    client.send(&request(2 * 2 * AT_ONCE + 1, &get("a.test")));
+    let end = client.until("another request", |frame| frame.flags & END_STREAM != 0 || frame.kind == GOAWAY);
+    assert_eq!((end.kind, &end.payload[..]), (DATA, &b"hello"[..]));
+    assert_eq!(proxy.proxy.stats().total.resetting, 0);
+}
+
 /// A stream whose window stays closed is given up; the connection and its other streams are not.
 #[test]
 fn a_stalled_stream_ends_alone() {
