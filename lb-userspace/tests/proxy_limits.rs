@@ -253,12 +253,17 @@ fn a_client_that_leaves_takes_its_request_along() {
         },
         |_| (),
     );
-    let mut stream = rig::connect(proxy.http);
-    stream.write_all(GET.as_bytes()).expect("sent");
-    eventually(|| proxy.proxy.stats().total.upstream_connects == 1);
-    drop(stream);
-    eventually(|| gone.load(SeqCst) == 1 && proxy.proxy.stats().total.client_gone == 1);
-    assert_eq!(proxy.proxy.stats().total.requests_active, 0);
+    // What may become another protocol, too; what comes after it waits for the endpoint's word.
+    let upgrade = GET.replace("\r\n\r\n", "\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+    for (number, request) in [GET, &upgrade].into_iter().enumerate() {
+        let mut stream = rig::connect(proxy.http);
+        stream.write_all(request.as_bytes()).expect("sent");
+        eventually(|| proxy.proxy.stats().total.upstream_connects == number as u64 + 1);
+        drop(stream);
+        let all = number + 1;
+        eventually(|| gone.load(SeqCst) == all && proxy.proxy.stats().total.client_gone == all as u64);
+        assert_eq!(proxy.proxy.stats().total.requests_active, 0);
+    }
 }
 
 /// Sends a request over the connection that another one has left, to an endpoint that answers the first

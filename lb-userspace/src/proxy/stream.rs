@@ -395,6 +395,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         self.fill(cx, buf, false)
     }
 
+    /// Takes what comes while nobody knows what it is, as far as one read goes. Ready where the client has
+    /// gone.
+    fn poll_held(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.prefix.has_remaining() {
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        if buf.filled().len() == before {
+            return Poll::Ready(Ok(()));
+        }
+        self.prefix = Bytes::copy_from_slice(&buf.filled()[before..]);
+        buf.set_filled(before);
+        Poll::Pending
+    }
+
     fn fill(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, patiently: bool) -> Poll<io::Result<()>> {
         let this = self;
         let before = buf.filled().len();
@@ -410,7 +426,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
                     if completed < guard.heads() {
                         // Whether these bytes are a request is decided by the answer.
                         this.gate.waiting.register(cx.waker());
-                        return Poll::Pending;
+                        return this.poll_held(cx, buf);
                     }
                     guard.declined();
                 }
