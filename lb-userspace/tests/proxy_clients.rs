@@ -199,7 +199,10 @@ fn the_access_log_has_a_line_for_each_request() {
         .iter()
         .map(|line| (line["path"].as_str().unwrap_or_default(), line["status"].as_u64().unwrap_or_default()))
         .collect();
-    assert_eq!(seen, [("/one?x=1", 200), ("/", 404), ("", 400), ("/hang", 499)], "{text}");
+    assert_eq!(seen, [("/one?x=1", 200), ("/", 404), ("", 400), ("/hang", 499), ("/dead", 502)], "{text}");
+    assert!(lines[4]["error"].as_str().is_some_and(|text| text.contains("can't be reached")), "{text}");
+    let upstream = lines[4]["upstream"].as_str().unwrap_or_default();
+    assert!(upstream.starts_with("127.0.0.1:"), "who failed: {text}");
     let one = &lines[0];
     for (name, value) in
         [("method", "GET"), ("host", "a.test"), ("route", "test/ingress"), ("cluster", "test/web:80")]
@@ -218,6 +221,8 @@ fn write_a_log() {
     rig.cluster("hang", &[endpoint(|stream| drop(stream.read_to_end(&mut Vec::new())))]);
     rig.route("a.test", "/", "web");
     rig.route("hang.test", "/", "hang");
+    rig.cluster("dead", &[([127, 0, 0, 1], rig::free_port()).into()]);
+    rig.route("dead.test", "/", "dead");
     let proxy = rig.start(|settings| {
         settings.workers = 1;
         settings.access_log = AccessLog::Stdout;
@@ -233,4 +238,6 @@ fn write_a_log() {
     eventually(|| proxy.proxy.stats().total.upstream_connects == 2);
     drop(stream);
     eventually(|| proxy.proxy.stats().total.client_gone == 1);
+    assert_eq!(send(proxy.http, "GET /dead HTTP/1.1\r\nHost: dead.test\r\n\r\n").status, 502);
+    eventually(|| proxy.proxy.stats().total.requests_active == 0);
 }

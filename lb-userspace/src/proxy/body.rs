@@ -8,6 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::error::Error;
 use super::finish::Finish;
+use super::grpc;
 use super::policy::Throttled;
 use super::read_ahead::ReadAhead;
 use super::streams::{self, WaitsFor};
@@ -18,6 +19,8 @@ use super::worker::Worker;
 pub(super) struct ResponseBody {
     content: Content,
     finish: Option<Finish>,
+    /// The client gets a failure as gRPC's status.
+    is_grpc: bool,
 }
 
 pub(super) enum Content {
@@ -41,17 +44,24 @@ impl Content {
 
 impl ResponseBody {
     pub(super) fn new(content: Content, finish: Finish) -> Self {
-        Self { content, finish: Some(finish) }
+        Self { content, finish: Some(finish), is_grpc: false }
+    }
+
+    /// An answer to a gRPC client that takes trailers.
+    pub(super) fn for_grpc(mut self) -> Self {
+        // A length is a promise that trailers can't take back.
+        self.is_grpc = self.size_hint().exact().is_none();
+        self
     }
 
     /// A part of another body, which is the one that is counted.
     pub(super) fn uncounted(content: Content) -> Self {
-        Self { content, finish: None }
+        Self { content, finish: None, is_grpc: false }
     }
 
     /// No body, and nothing counted: the request goes on in another form.
     pub(super) fn empty() -> Self {
-        Self { content: Content::Own(Bytes::new()), finish: None }
+        Self { content: Content::Own(Bytes::new()), finish: None, is_grpc: false }
     }
 }
 
@@ -85,7 +95,13 @@ impl Body for ResponseBody {
             }
             _ => {}
         }
-        frame
+        match frame {
+            Poll::Ready(Some(Err(error))) if this.is_grpc => {
+                this.content = Content::Own(Bytes::new());
+                Poll::Ready(Some(Ok(Frame::trailers(grpc::trailers(&error)))))
+            }
+            frame => frame,
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -38,6 +38,8 @@ pub(super) enum Error {
     ClientTimeout,
     #[error("the client went away before its request was complete")]
     ClientGone,
+    #[error("the time that the client gave the request is over")]
+    Deadline,
     #[error("this host is not served on a connection that was opened for another name")]
     Misdirected,
     #[error("no route for this host and path")]
@@ -80,6 +82,7 @@ impl Error {
             | Self::BodyTooLarge(_)
             | Self::ClientTimeout
             | Self::ClientGone
+            | Self::Deadline
             | Self::LengthRequired
             | Self::Misdirected => Fault::Client,
             Self::NoRoute
@@ -94,6 +97,20 @@ impl Error {
             | Self::ReadTimeout(_)
             | Self::Closed { .. }
             | Self::Protocol { .. } => Fault::Upstream,
+        }
+    }
+
+    /// The endpoint whose fault it is.
+    pub(super) fn endpoint(&self) -> Option<SocketAddr> {
+        match self {
+            Self::ConnectTimeout(address) | Self::SendTimeout(address) | Self::ReadTimeout(address) => {
+                Some(*address)
+            }
+            Self::Connection { address, .. }
+            | Self::Tls { address, .. }
+            | Self::Closed { address, .. }
+            | Self::Protocol { address, .. } => Some(*address),
+            _ => None,
         }
     }
 
@@ -117,7 +134,7 @@ impl Error {
             Self::Connection { .. } | Self::Tls { .. } | Self::Closed { .. } | Self::Protocol { .. } => {
                 StatusCode::BAD_GATEWAY
             }
-            Self::ConnectTimeout(_) | Self::SendTimeout(_) | Self::ReadTimeout(_) => {
+            Self::Deadline | Self::ConnectTimeout(_) | Self::SendTimeout(_) | Self::ReadTimeout(_) => {
                 StatusCode::GATEWAY_TIMEOUT
             }
         }

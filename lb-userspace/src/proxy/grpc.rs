@@ -4,6 +4,8 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
+use super::error::Error;
+
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -28,6 +30,17 @@ pub(super) fn answer(own: Response<Bytes>) -> Response<Bytes> {
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     parts.status = StatusCode::OK;
     Response::from_parts(parts, Bytes::new())
+}
+
+/// The end of an answer whose endpoint broke it off: what client libraries make of a stream that is reset is
+/// an error in one of the programs, which nobody tries again.
+pub(super) fn trailers(error: &Error) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    trailers.insert(STATUS, HeaderValue::from(code(error.status())));
+    if let Ok(message) = HeaderValue::from_str(&escape(error.public_text().as_bytes().trim_ascii())) {
+        trailers.insert(MESSAGE, message);
+    }
+    trailers
 }
 
 /// gRPC's status for one of HTTP's, as its clients would translate it, but that a time limit is one.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 
@@ -45,25 +46,37 @@ pub(super) async fn serve(
     let is_head = request.method() == Method::HEAD;
     let is_grpc = grpc::is_call(request.headers());
     let has_body = !request.body().is_end_stream();
-    let reply = match answer(&client, request, &mut finish).await {
+    let expects = request.headers().contains_key(header::EXPECT);
+    let mut untaken = None;
+    let reply = match answer(&client, request, &mut untaken, &mut finish).await {
         Ok(reply) => reply,
         Err(error) => Reply::Own(fail(&client, &error, &mut finish)),
     };
-    // Nobody takes the rest of a body that is not answered by its endpoint, so that the connection ends
-    // behind the answer: a client that is not told sends its next request in vain.
-    let leaves_body = has_body && matches!(reply, Reply::Own(_));
+    // Where nobody takes the rest of a body, the connection ends behind the answer: a client that is not told
+    // sends its next request in vain.
+    let leaves_body = match &reply {
+        Reply::Answer(_, leaves_body) => *leaves_body,
+        Reply::Own(response) => {
+            has_body && (expects || client.is_h2() || closes(response) || !discard(&client, untaken))
+        }
+        Reply::Switched(..) => false,
+    };
     Ok(match reply {
-        Reply::Answer(mut response) | Reply::Own(mut response) => {
+        Reply::Answer(mut response, _) | Reply::Own(mut response) => {
             finish.status = Some(response.status().as_u16());
             response.headers_mut().entry(header::SERVER).or_insert(respond::SERVER_NAME);
             let mut response = if is_grpc { for_grpc(response) } else { response };
             if is_head {
                 without_own_body(&mut response);
             }
-            if (leaves_body || client.is_last()) && !client.is_h2() {
+            let is_h2 = client.is_h2();
+            if (leaves_body || client.is_last()) && !is_h2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            response.map(|content| ResponseBody::new(content, finish))
+            response.map(|content| match ResponseBody::new(content, finish) {
+                body if is_grpc && is_h2 => body.for_grpc(),
+                body => body,
+            })
         }
         Reply::Switched(response, tunnel) => {
             // Over HTTP/2 the client gets 200; it is the same to whoever reads logs and counters.
@@ -89,9 +102,31 @@ fn without_own_body(response: &mut Response<Content>) {
     }
 }
 
+/// What is read at most of a body that nobody wants, so that its connection can be used again.
+const MOST_DISCARDED: u64 = 64 * 1024;
+
+/// Has a short body that nobody wants read to its end. False where it is longer, or its length is not known.
+fn discard(client: &Client, untaken: Option<Incoming>) -> bool {
+    let Some(mut body) = untaken else { return false };
+    let is_short = body.size_hint().exact().is_some_and(|length| length <= MOST_DISCARDED);
+    if is_short {
+        let patience = client.worker.settings.timeouts.client;
+        // Dropped before its end, it ends the connection.
+        tokio::task::spawn_local(tokio::time::timeout(patience, async move {
+            while let Some(Ok(_)) = body.frame().await {}
+        }));
+    }
+    is_short
+}
+
+/// Whether the connection ends behind an answer.
+fn closes(response: &Response<Content>) -> bool {
+    response.headers().contains_key(header::CONNECTION)
+}
+
 enum Reply {
-    /// The endpoint's.
-    Answer(Response<Content>),
+    /// The endpoint's. True where it leaves the rest of the request's body to nobody.
+    Answer(Response<Content>, bool),
     /// Ours, in its place.
     Own(Response<Content>),
     Switched(Response<()>, upgrade::Tunnel),
@@ -113,9 +148,11 @@ struct Asked {
 async fn answer(
     client: &Rc<Client>,
     request: Request<Incoming>,
+    untaken: &mut Option<Incoming>,
     finish: &mut Finish,
 ) -> Result<Reply, Error> {
     let (mut asked, body) = Asked::read(client, request, finish)?;
+    *untaken = Some(body);
     let config = client.worker.config();
     let found = route(client, &config, &asked)?;
     let policy = &found.served.policy;
@@ -140,7 +177,7 @@ async fn answer(
     let (reply, pass) = match admitted {
         Ok(mut pass) => {
             finish.held = pass.held.take();
-            let sent = send(client, &mut asked, body, &found, &mut pass, finish).await;
+            let sent = send(client, &mut asked, untaken, &found, &mut pass, finish).await;
             (sent.unwrap_or_else(|error| Reply::Own(fail(client, &error, finish))), Some(pass))
         }
         Err(refusal) => {
@@ -152,7 +189,7 @@ async fn answer(
     };
     let finished = |response| finished(asked.facts(client, &found), found.served, pass.as_ref(), response);
     Ok(match reply {
-        Reply::Answer(response) => Reply::Answer(finished(response).await),
+        Reply::Answer(response, leaves_body) => Reply::Answer(finished(response).await, leaves_body),
         Reply::Own(response) => Reply::Own(finished(response).await),
         Reply::Switched(mut response, tunnel) => {
             let facts = asked.facts(client, &found);
@@ -258,7 +295,7 @@ fn destination<'a>(found: &Found<'a, Served>) -> Result<(&'a ClusterSlot, bool),
 async fn send(
     client: &Rc<Client>,
     asked: &mut Asked,
-    body: Incoming,
+    untaken: &mut Option<Incoming>,
     found: &Found<'_, Served>,
     pass: &mut Passage,
     finish: &mut Finish,
@@ -294,7 +331,10 @@ async fn send(
     if hops::next(&asked.parts.headers).is_none() {
         return Err(Error::Loop(choice.slot().key.clone()));
     }
-    let mut body = RequestBody::receive(worker, &mut asked.parts, body, rules).await?;
+    let mut body = match untaken.take() {
+        Some(body) => RequestBody::receive(worker, &mut asked.parts, body, rules).await?,
+        None => RequestBody::None,
+    };
     if let Some(rules) = &rules.mirror {
         mirror(rules, &asked.facts(client, found), &pass.edits, &mut body);
     }
@@ -305,6 +345,9 @@ async fn send(
     let (answer, address) = answer.inspect_err(|error| {
         if error.fault() == Fault::Upstream {
             choice.failed();
+        }
+        if let Some(entry) = &mut finish.entry {
+            entry.upstream = error.endpoint().map(|address| address.to_string());
         }
     })?;
     let on_upgrade = asked.on_upgrade.take();
@@ -347,6 +390,7 @@ async fn send(
             return Err(Error::Protocol { address, what: "an answer where a WebSocket was asked for" });
         }
         (Answer::Response(head, body), _) => {
+            let leaves_body = body.leaves_request();
             let mut response = Response::new(Content::of_upstream(body, rules.body.buffer_response, worker));
             *response.status_mut() = head.status;
             *response.headers_mut() = head.headers;
@@ -355,7 +399,7 @@ async fn send(
             if let Some(cookie) = chosen.cookie {
                 response.headers_mut().append(header::SET_COOKIE, cookie);
             }
-            Reply::Answer(response)
+            Reply::Answer(response, leaves_body)
         }
     })
 }

@@ -336,34 +336,75 @@ fn a_trusted_proxys_host_and_port() {
     }
 }
 
-/// Whoever is answered before anybody took its body is told that the connection ends: its next request
-/// would be sent in vain.
+/// A short body that nobody wants is read, and its connection used again. Whoever has more to send, or waits to be
+/// asked for it, is told that the connection ends: its next request would be sent in vain.
 #[test]
-fn bodies_that_nobody_takes_end_the_connection() {
+fn bodies_that_nobody_takes() {
     let mut rig = Rig::new();
     rig.cluster("web", &[endpoint(mirror)]);
     rig.route("a.test", "/", "web");
     rig.route_with("a.test", "/closed", "web", |draft| draft.policy.access.allow = Some(Arc::new([])));
     rig.route_with("a.test", "/secure", "web", |draft| draft.redirect(308));
     rig.route_with("a.test", "/short", "web", |draft| draft.policy.body.max_request = Some(10));
-    let proxy = rig.start(|settings| settings.workers = 1);
-    let body = "x".repeat(1000);
-    for (host, path, length, status, ends) in [
-        ("a.test", "/", body.len(), 200, false),
-        ("none.test", "/", body.len(), 404, true),
-        ("none.test", "/", 0, 404, false),
-        ("a.test", "/closed", body.len(), 403, true),
-        ("a.test", "/closed", 0, 403, false),
-        ("a.test", "/secure", body.len(), 308, true),
-        ("a.test", "/short", body.len(), 413, true),
+    // Says at once that it wants nothing, and goes on to listen.
+    rig.cluster(
+        "refusing",
+        &[endpoint(|stream| {
+            while read_head(stream).is_some() {
+                drop(stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"));
+            }
+        })],
+    );
+    rig.route("refusing.test", "/", "refusing");
+    let proxy = rig.start(|settings| {
+        settings.workers = 1;
+        settings.timeouts.client = SOON;
+    });
+    let body = "x".repeat(100_000);
+    const EXPECT: &str = "Expect: 100-continue\r\n";
+    for (host, path, length, sent, more, status, ends) in [
+        ("a.test", "/", 1000, 1000, "", 200, false),
+        ("none.test", "/", 0, 0, "", 404, false),
+        ("none.test", "/", 1000, 1000, "", 404, false),
+        ("none.test", "/", 64 * 1024, 64 * 1024, "", 404, false),
+        ("none.test", "/", 64 * 1024 + 1, 1000, "", 404, true),
+        ("none.test", "/", 1000, 0, EXPECT, 404, true),
+        ("a.test", "/closed", 1000, 1000, "", 403, false),
+        ("a.test", "/closed", 0, 0, "", 403, false),
+        ("a.test", "/secure", 1000, 1000, "", 308, false),
+        ("a.test", "/secure", 100_000, 1000, "", 308, true),
+        ("a.test", "/short", 1000, 1000, "", 413, true),
+        ("refusing.test", "/", 1000, 0, EXPECT, 401, true),
+        ("refusing.test", "/", 1000, 0, "", 401, true),
     ] {
+        let what = format!("{host}{path} {length} {more}");
         let mut stream = connect(proxy.http);
-        let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n");
-        stream.write_all(format!("{head}{}", &body[..length]).as_bytes()).expect("sent");
+        let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n{more}\r\n");
+        let begin = sent.min(500);
+        stream.write_all(format!("{head}{}", &body[..begin]).as_bytes()).expect("sent");
+        // The rest comes behind the answer, as it may.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        stream.write_all(&body.as_bytes()[begin..sent]).expect("sent");
         let seen = read_response(&mut stream, false).expect("an answer");
         let told = seen.header("connection") == Some("close");
-        assert_eq!((seen.status, told), (status, ends), "{host}{path} {length}");
+        assert_eq!((seen.status, told), (status, ends), "{what}");
+        match ends {
+            true => {
+                stream.set_read_timeout(Some(std::time::Duration::from_secs(9))).expect("a timeout");
+                assert_eq!(stream.read(&mut [0]).ok(), Some(0), "{what}: it ends");
+            }
+            false => {
+                stream.write_all(GET.as_bytes()).expect("sent");
+                assert_eq!(read_response(&mut stream, false).expect("another").status, 200, "{what}");
+            }
+        }
     }
+    // A body that does not come is not waited for.
+    let mut stream = connect(proxy.http);
+    stream.write_all(b"POST / HTTP/1.1\r\nHost: none.test\r\nContent-Length: 9\r\n\r\nabc").expect("sent");
+    assert_eq!(read_response(&mut stream, false).expect("an answer").status, 404);
+    assert_eq!(stream.read(&mut [0]).ok(), Some(0), "it ends");
+    eventually(|| proxy.proxy.stats().total.active == 0);
 }
 
 /// A fleet that fails is not asked for more than it was: retries are a share of the requests.

@@ -122,6 +122,23 @@ async fn answer(log: Arc<Log>, request: Request<RecvStream>, mut respond: SendRe
             respond.send_informational(head).expect("sent");
             drop(respond.send_response(Response::new(()), true));
         }
+        // A part of an answer, and then nothing, or the end of it.
+        "/part" | "/part-and-reset" | "/part-and-no-error" => {
+            let length = if path == "/part-and-no-error" { "10" } else { "" };
+            let mut head = head.body(()).expect("a head");
+            if !length.is_empty() {
+                head.headers_mut().insert("content-length", HeaderValue::from_static(length));
+            }
+            let mut send = respond.send_response(head, false).expect("sent");
+            push(&mut send, Bytes::from_static(b"hello")).await;
+            // What was said before is to arrive first.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            match path.as_str() {
+                "/part-and-reset" => send.send_reset(Reason::CANCEL),
+                "/part-and-no-error" => send.send_reset(Reason::NO_ERROR),
+                _ => _ = futures::future::poll_fn(|cx| send.poll_reset(cx)).await,
+            }
+        }
         // Each message comes back at once.
         "/talk" => {
             let mut send = respond.send_response(head.body(()).expect("a head"), false).expect("sent");
@@ -324,11 +341,73 @@ fn deadlines() {
     let proxy = rig.start(|_| ());
     runtime().block_on(async {
         let mut send = client(proxy.http).await;
-        let mut request = post("slow", "/late");
-        request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("100m"));
-        let seen = call(&mut send, request, Bytes::new()).await.expect("an answer");
-        assert_eq!((seen.status, seen.code()), (200, "4"));
+        // A client's haste is no failure of the endpoint, which keeps its connection and its good name.
+        for path in ["/late", "/late", "/late", "/late", "/late", "/a.B/c"] {
+            let mut request = post("slow", path);
+            if path == "/late" {
+                request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("100m"));
+            }
+            let seen = call(&mut send, request, Bytes::new()).await.expect("an answer");
+            let code = if path == "/late" { "4" } else { "0" };
+            assert_eq!((seen.status, seen.code()), (200, code), "{path}");
+        }
     });
+    assert_eq!(log.connections.load(Relaxed), 1);
+    assert_eq!(proxy.proxy.stats().total.upstream_failures, 0);
+    let health = proxy.proxy.health();
+    assert!(health.values().flat_map(|one| &one.endpoints).all(|one| one.failures == 0), "{health:?}");
+}
+
+/// What came goes on to the client, and then a status that it understands.
+#[test]
+fn answers_that_break_off() {
+    let log = Arc::new(Log::default());
+    let mut rig = rig(endpoint(&log, None), UpstreamProtocol::Grpc);
+    // The same over HTTP/1.1, and without a word.
+    rig.cluster(
+        "cut",
+        &[crate::rig::endpoint(|stream| {
+            crate::rig::read_head(stream);
+            let head =
+                "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n";
+            drop(stream.write_all(format!("{head}5\r\nhello\r\n").as_bytes()));
+        })],
+    );
+    rig.route("cut.test", "/", "cut");
+    let proxy = rig.start(|settings| settings.workers = 1);
+    runtime().block_on(async {
+        let mut send = client(proxy.http).await;
+        for (name, path, code, message) in [
+            ("grpc", "/part", "4", "the endpoint did not answer in time"),
+            ("grpc", "/part-and-reset", "14", "the endpoint gave no valid answer"),
+            ("cut", "/", "14", "the endpoint gave no valid answer"),
+        ] {
+            let seen = call(&mut send, post(name, path), Bytes::new()).await.expect("an end");
+            assert_eq!(
+                (seen.status, seen.code(), &seen.body[..]),
+                (200, code, &b"hello"[..]),
+                "{name}{path}"
+            );
+            assert_eq!(seen.trailers.expect("trailers")["grpc-message"], message, "{name}{path}");
+        }
+        // What is promised otherwise, and what is no gRPC, breaks off, so that nobody takes it for the whole.
+        let mut other = post("grpc", "/part-and-reset");
+        other.headers_mut().insert("content-type", HeaderValue::from_static("text/plain"));
+        for request in [post("grpc", "/part-and-no-error"), other] {
+            let path = request.uri().path().to_owned();
+            assert!(call(&mut send, request, Bytes::new()).await.is_err(), "{path}");
+        }
+    });
+    for path in ["/part-and-no-error", "/part-and-reset"] {
+        let get = format!("GET {path} HTTP/1.1\r\nHost: grpc.test\r\nContent-Type: application/grpc\r\n\r\n");
+        let mut stream = crate::rig::connect(proxy.http);
+        stream.write_all(get.as_bytes()).expect("sent");
+        let mut all = String::new();
+        drop(stream.read_to_string(&mut all));
+        assert!(all.starts_with("HTTP/1.1 200 ") && all.contains("hello"), "{path}: {all}");
+        assert!(!all.ends_with("0\r\n\r\n"), "{path}: {all}");
+    }
+    assert_eq!(proxy.proxy.stats().total.requests_active, 0);
 }
 
 #[test]

@@ -122,6 +122,14 @@ impl UpstreamBody {
         }
     }
 
+    /// The answer's head came, and nobody will take the rest of the request's body.
+    pub(in crate::proxy) fn leaves_request(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.leaves_request(),
+            Self::Http2(body) => body.leaves_request(),
+        }
+    }
+
     /// How much is still to come, if the endpoint said so.
     pub(in crate::proxy) fn exact_len(&self) -> Option<u64> {
         match self {

@@ -33,6 +33,8 @@ pub(in crate::proxy) struct Body {
     sender: Option<Sender>,
     source: Source,
     keep: bool,
+    /// The answer was complete, or had to be asked for the request's body, before that was sent.
+    leaves_request: bool,
     /// The client broke the request off, and the endpoint is being told.
     ending: bool,
     pool: Rc<Pool>,
@@ -49,8 +51,11 @@ impl Body {
         pool: Rc<Pool>,
         limits: &Limits,
     ) -> Self {
+        let is_complete = matches!(source, Source::Length(left) if left <= upstream.unread.len() as u64);
+        let leaves_request = sender.as_ref().is_some_and(|sender| sender.held || is_complete);
         let (upstream, limit) = (Some(upstream), limits.read);
-        let mut body = Self { upstream, sender, source, keep, ending: false, pool, limit, waiting: false };
+        let (ending, waiting) = (false, false);
+        let mut body = Self { upstream, sender, source, keep, leaves_request, ending, pool, limit, waiting };
         if matches!(body.source, Source::Length(0)) {
             body.finish();
         }
@@ -60,6 +65,11 @@ impl Body {
     /// Nothing more will come.
     pub(in crate::proxy::upstream) fn is_end(&self) -> bool {
         self.upstream.is_none()
+    }
+
+    /// The rest of the request's body will be taken by nobody.
+    pub(in crate::proxy::upstream) fn leaves_request(&self) -> bool {
+        self.leaves_request
     }
 
     /// How much is still to come, if the endpoint said so.

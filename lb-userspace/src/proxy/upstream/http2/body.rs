@@ -28,6 +28,8 @@ pub(in crate::proxy) struct Body {
     /// Still to come, by the endpoint's word.
     left: Option<u64>,
     in_trailers: bool,
+    /// The answer was complete before the request.
+    leaves_request: bool,
     limit: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     /// The rest of the request when the timer was started.
@@ -82,13 +84,21 @@ impl Body {
         address: SocketAddr,
         limits: &Limits,
     ) -> Self {
+        let leaves_request = stream.is_end_stream() && rest.is_some();
         let open = (!stream.is_end_stream()).then_some(Open { stream, rest, address, lease });
-        Self { open, left: length, in_trailers: false, limit: limits.read, timer: None, waiting: None }
+        let (left, limit) = (length, limits.read);
+        Self { open, left, in_trailers: false, leaves_request, limit, timer: None, waiting: None }
     }
 
-    /// Nothing follows the head.
-    pub(super) fn none() -> Self {
-        Self { open: None, left: None, in_trailers: false, limit: Duration::ZERO, timer: None, waiting: None }
+    /// Nothing follows the head. `leaves_request`: nor the request's.
+    pub(super) fn none(leaves_request: bool) -> Self {
+        let limit = Duration::ZERO;
+        Self { open: None, left: None, in_trailers: false, leaves_request, limit, timer: None, waiting: None }
+    }
+
+    /// The rest of the request's body will be taken by nobody.
+    pub(in crate::proxy::upstream) fn leaves_request(&self) -> bool {
+        self.leaves_request
     }
 
     /// Nothing more will come.
@@ -160,7 +170,8 @@ impl Body {
     fn fail(&mut self, error: h2::Error) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Some(open) = self.open.take() else { return Poll::Ready(None) };
         // A request that was still being sent when the answer was complete may be told to stop.
-        if error.is_reset() && error.reason() == Some(Reason::NO_ERROR) {
+        let is_short = self.left.is_some_and(|left| left > 0);
+        if error.is_reset() && error.reason() == Some(Reason::NO_ERROR) && !is_short {
             return Poll::Ready(None);
         }
         if !error.is_reset() {

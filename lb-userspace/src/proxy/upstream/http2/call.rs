@@ -78,10 +78,6 @@ impl Call {
         let mut interim = 0;
         let mut waits_for = None;
         let mut timer = pin!(tokio::time::sleep(limits.read));
-        let read_limit = || match self.deadline {
-            Some(deadline) => limits.read.min(deadline.saturating_duration_since(Instant::now())),
-            None => limits.read,
-        };
         let outcome = poll_fn(|cx| {
             if !sent {
                 match upload.poll(&mut stream, cx) {
@@ -114,7 +110,13 @@ impl Call {
             let (limit, error): (Duration, fn(SocketAddr) -> Error) = match (sent, upload.is_blocked) {
                 (false, false) => (limits.client, |_| Error::ClientTimeout),
                 (false, true) => (limits.send, Error::SendTimeout),
-                (true, _) => (read_limit(), Error::ReadTimeout),
+                (true, _) => (limits.read, Error::ReadTimeout),
+            };
+            // The client's own limit says nothing about the endpoint.
+            let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let (limit, error) = match left {
+                Some(left) if left < limit => (left, (|_| Error::Deadline) as fn(SocketAddr) -> Error),
+                _ => (limit, error),
             };
             let wait = Some((sent, upload.is_blocked, upload.progress));
             if waits_for != wait {
@@ -172,7 +174,7 @@ fn answer_of(
     let length =
         headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let body = match bodyless {
-        true => Body::none(),
+        true => Body::none(rest.is_some()),
         false => Body::new(stream, rest, length, lease, address, limits),
     };
     let head = ResponseHead { status, headers, lines: None, upgrade: None };
