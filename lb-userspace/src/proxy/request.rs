@@ -56,9 +56,7 @@ pub(super) async fn serve(
     // sends its next request in vain.
     let leaves_body = match &reply {
         Reply::Answer(_, leaves_body) => *leaves_body,
-        Reply::Own(response) => {
-            has_body && (expects || client.is_h2() || closes(response) || !discard(&client, untaken))
-        }
+        Reply::Own(response) => has_body && (expects || closes(response) || !discard(&client, untaken)),
         Reply::Switched(..) => false,
     };
     Ok(match reply {
@@ -102,7 +100,8 @@ fn without_own_body(response: &mut Response<Content>) {
     }
 }
 
-/// What is read at most of a body that nobody wants, so that its connection can be used again.
+/// What is read at most of a body that nobody wants, so that its connection can be used again. Over HTTP/2 it
+/// saves the stream from a reset, which some clients (curl 7.88) take for a failure while they send.
 const MOST_DISCARDED: u64 = 64 * 1024;
 
 /// Has a short body that nobody wants read to its end. False where it is longer, or its length is not known.

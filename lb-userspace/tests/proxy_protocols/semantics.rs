@@ -399,6 +399,18 @@ fn bodies_that_nobody_takes() {
             }
         }
     }
+    // Over HTTP/2 a reset says it, where there is more than a little.
+    for (length, reset) in [(1000, false), (64 * 1024 + 1, true)] {
+        let mut client = Client::new(proxy.http);
+        let head = [frames::post("none.test"), frames::field("content-length", &length.to_string())].concat();
+        client.send(&frames::open(1, &head));
+        client.until("an answer", |frame| frame.stream == 1 && frame.flags & END_STREAM != 0);
+        client.send(
+            &[frame(DATA, END_STREAM, 1, &body.as_bytes()[..1000]), frame(PING, 0, 0, &[7; 8])].concat(),
+        );
+        let end = client.until("what follows", |frame| frame.kind == RST_STREAM || frame.payload == [7; 8]);
+        assert_eq!(end.kind == RST_STREAM, reset, "{length}");
+    }
     // A body that does not come is not waited for.
     let mut stream = connect(proxy.http);
     stream.write_all(b"POST / HTTP/1.1\r\nHost: none.test\r\nContent-Length: 9\r\n\r\nabc").expect("sent");
