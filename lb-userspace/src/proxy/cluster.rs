@@ -98,6 +98,10 @@ impl ClusterSlot {
             if self.is_troubled() {
                 self.look_again();
             }
+            // Whoever waits for room may find it with somebody new, or under other limits.
+            if let Some(circuit) = self.known_circuit() {
+                circuit.freed.notify_waiters();
+            }
         }
     }
 

@@ -90,8 +90,8 @@ impl From<BodyError> for Error {
 }
 
 impl RequestBody {
-    /// The body of a request as its route's policy has it: refused if it says that it is too
-    /// long, read to its end if the endpoint is to wait for it. Then nobody is left to answer
+    /// The body of a request as its route's policy has it: refused, and left where it is, if it says that
+    /// it is too long; read to its end if the endpoint is to wait for it. Then nobody is left to answer
     /// `Expect`, which is taken out.
     ///
     /// # Errors
@@ -99,15 +99,15 @@ impl RequestBody {
     pub(super) async fn receive(
         worker: &Worker,
         parts: &mut Parts,
-        incoming: Incoming,
+        untaken: &mut Option<Incoming>,
         policy: &RoutePolicy,
     ) -> Result<Self, Error> {
-        if incoming.is_end_stream() {
-            return Ok(Self::None);
-        }
         let limit = Limit::new(policy.body.max_request);
-        let announced = incoming.size_hint().lower();
+        let announced = untaken.as_ref().map_or(0, |incoming| incoming.size_hint().lower());
         limit.check(announced)?;
+        let Some(incoming) = untaken.take().filter(|incoming| !incoming.is_end_stream()) else {
+            return Ok(Self::None);
+        };
         let streaming = Streaming {
             ahead: Bytes::new(),
             reserved: None,

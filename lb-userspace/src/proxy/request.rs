@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::request::Parts;
@@ -100,9 +101,13 @@ fn without_own_body(response: &mut Response<Content>) {
     }
 }
 
-/// What is read at most of a body that nobody wants, so that its connection can be used again. Over HTTP/2 it
-/// saves the stream from a reset, which some clients (curl 7.88) take for a failure while they send.
-const MOST_DISCARDED: u64 = 64 * 1024;
+/// What is read at most of a body that nobody wants, so that its connection can be used again: what a client
+/// may send over HTTP/2 without being asked for more.
+const MOST_DISCARDED: u64 = 256 * 1024;
+
+/// How long a client may send a longer one over HTTP/2 before it is told to stop. Some take a reset while they
+/// send for a failure, whatever answer came before it (curl 7.88); most stop by themselves.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Has a short body that nobody wants read to its end. False where it is longer, or its length is not known.
 fn discard(client: &Client, untaken: Option<Incoming>) -> bool {
@@ -110,10 +115,15 @@ fn discard(client: &Client, untaken: Option<Incoming>) -> bool {
     let is_short = body.size_hint().exact().is_some_and(|length| length <= MOST_DISCARDED);
     if is_short {
         let patience = client.worker.settings.timeouts.client;
-        // Dropped before its end, it ends the connection.
+        // Dropped before its end, it ends the connection, or the stream.
         tokio::task::spawn_local(tokio::time::timeout(patience, async move {
             while let Some(Ok(_)) = body.frame().await {}
         }));
+    } else if client.is_h2() {
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(LINGER).await;
+            drop(body);
+        });
     }
     is_short
 }
@@ -330,10 +340,7 @@ async fn send(
     if hops::next(&asked.parts.headers).is_none() {
         return Err(Error::Loop(choice.slot().key.clone()));
     }
-    let mut body = match untaken.take() {
-        Some(body) => RequestBody::receive(worker, &mut asked.parts, body, rules).await?,
-        None => RequestBody::None,
-    };
+    let mut body = RequestBody::receive(worker, &mut asked.parts, untaken, rules).await?;
     if let Some(rules) = &rules.mirror {
         mirror(rules, &asked.facts(client, found), &pass.edits, &mut body);
     }

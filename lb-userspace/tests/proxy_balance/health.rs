@@ -308,6 +308,37 @@ fn limits_of_a_cluster() {
     assert_eq!(word(proxy.http, "/", ""), "done");
 }
 
+/// Another endpoint, or another limit, is of use to those who wait already.
+#[test]
+fn who_waits_sees_what_changes() {
+    let next = named("next");
+    for by_limit in [false, true] {
+        let gate = gate();
+        let most =
+            |most| CircuitLimits { endpoint_connections: Some(most), pending: 9, ..CircuitLimits::default() };
+        let mut proxy = running(
+            &[gate.address],
+            |care| care.limits = most(1),
+            |draft| draft.policy.upstream.connect_timeout = Some(Duration::from_secs(19)),
+        );
+        let mut first = begin(proxy.http);
+        eventually(|| gate.taken.load(SeqCst) == 1);
+        let mut waiting = begin(proxy.http);
+        eventually(|| proxy.proxy.health()["test/web:80"].pending == 1);
+        proxy.change(|rig| match by_limit {
+            true => rig.care("web", |care| care.limits = most(2)),
+            false => rig.cluster("web", &[gate.address, next]),
+        });
+        if by_limit {
+            eventually(|| gate.taken.load(SeqCst) == 2);
+        } else {
+            assert_eq!(read_response(&mut waiting, false).expect("an answer").body, b"next");
+        }
+        gate.open.store(true, SeqCst);
+        assert_eq!(read_response(&mut first, false).expect("an answer").status, 200);
+    }
+}
+
 #[test]
 fn who_waits_too_long_gets_503() {
     let gate = gate();

@@ -360,19 +360,19 @@ fn bodies_that_nobody_takes() {
         settings.workers = 1;
         settings.timeouts.client = SOON;
     });
-    let body = "x".repeat(100_000);
+    let body = "x".repeat(256 * 1024);
     const EXPECT: &str = "Expect: 100-continue\r\n";
     for (host, path, length, sent, more, status, ends) in [
         ("a.test", "/", 1000, 1000, "", 200, false),
         ("none.test", "/", 0, 0, "", 404, false),
         ("none.test", "/", 1000, 1000, "", 404, false),
-        ("none.test", "/", 64 * 1024, 64 * 1024, "", 404, false),
-        ("none.test", "/", 64 * 1024 + 1, 1000, "", 404, true),
+        ("none.test", "/", 256 * 1024, 256 * 1024, "", 404, false),
+        ("none.test", "/", 256 * 1024 + 1, 1000, "", 404, true),
         ("none.test", "/", 1000, 0, EXPECT, 404, true),
         ("a.test", "/closed", 1000, 1000, "", 403, false),
         ("a.test", "/closed", 0, 0, "", 403, false),
         ("a.test", "/secure", 1000, 1000, "", 308, false),
-        ("a.test", "/secure", 100_000, 1000, "", 308, true),
+        ("a.test", "/secure", 1_000_000, 1000, "", 308, true),
         ("a.test", "/short", 1000, 1000, "", 413, true),
         ("refusing.test", "/", 1000, 0, EXPECT, 401, true),
         ("refusing.test", "/", 1000, 0, "", 401, true),
@@ -399,17 +399,30 @@ fn bodies_that_nobody_takes() {
             }
         }
     }
-    // Over HTTP/2 a reset says it, where there is more than a little.
-    for (length, reset) in [(1000, false), (64 * 1024 + 1, true)] {
+    // Over HTTP/2 a reset says it, where there is more than a little, but not at once.
+    for (path, length, reset) in [
+        ("/", 1000, false),
+        ("/short", 1000, false),
+        ("/", 256 * 1024 + 1, true),
+        ("/short", 1_000_000, true),
+    ] {
+        let host = if path == "/" { "none.test" } else { "a.test" };
         let mut client = Client::new(proxy.http);
-        let head = [frames::post("none.test"), frames::field("content-length", &length.to_string())].concat();
+        let more =
+            [frames::field(":path", path), frames::field("content-length", &length.to_string())].concat();
+        let head = frames::post(host);
+        // The path of the static table is left out.
+        let head = [&head[..2], &head[3..], &more].concat();
         client.send(&frames::open(1, &head));
         client.until("an answer", |frame| frame.stream == 1 && frame.flags & END_STREAM != 0);
-        client.send(
-            &[frame(DATA, END_STREAM, 1, &body.as_bytes()[..1000]), frame(PING, 0, 0, &[7; 8])].concat(),
-        );
+        let last = if reset { 0 } else { END_STREAM };
+        client.send(&[frame(DATA, last, 1, &body.as_bytes()[..1000]), frame(PING, 0, 0, &[7; 8])].concat());
         let end = client.until("what follows", |frame| frame.kind == RST_STREAM || frame.payload == [7; 8]);
-        assert_eq!(end.kind == RST_STREAM, reset, "{length}");
+        assert_eq!(end.kind, PING, "{path} {length}");
+        if reset {
+            let end = client.until("the end", |frame| frame.kind == RST_STREAM);
+            assert_eq!((end.stream, end.number(0)), (1, 0), "{path} {length}");
+        }
     }
     // A body that does not come is not waited for.
     let mut stream = connect(proxy.http);

@@ -135,10 +135,10 @@ impl<'a> Choice<'a> {
         if limits == CircuitLimits::default() {
             return self.next().ok_or_else(|| Error::NoEndpoint(self.slot.key.clone()));
         }
-        Box::pin(self.first_within(limits, patience)).await
+        Box::pin(self.first_within(patience)).await
     }
 
-    async fn first_within(&mut self, limits: CircuitLimits, patience: Duration) -> Result<SocketAddr, Error> {
+    async fn first_within(&mut self, patience: Duration) -> Result<SocketAddr, Error> {
         let circuit = self.slot.circuit();
         let overloaded = || {
             circuit.overflow();
@@ -150,6 +150,7 @@ impl<'a> Choice<'a> {
             // From here on nothing that ends is missed.
             let mut freed = pin!(circuit.freed.notified());
             freed.as_mut().enable();
+            let limits = self.slot.endpoints().cluster.care.limits;
             self.permit = circuit.enter(limits.connections);
             if self.permit.is_some() {
                 match self.try_next() {
