@@ -3,11 +3,12 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 use http::header::EXPECT;
 use http::request::Parts;
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -23,6 +24,18 @@ use crate::model::{RoutePolicy, UpstreamProtocol};
 /// Largest body that is read to its end before an endpoint sees the request. Larger ones are read
 /// so far and then passed on as they come: they cost no more memory, and no disk.
 const MAX_BUFFERED: usize = 1024 * 1024;
+
+/// How long a client may send over HTTP/2 what nobody wants before it is told to stop. Some take a reset while
+/// they send for a failure, whatever answer came before it (curl 7.88); most stop by themselves.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Leaves an HTTP/2 client that got its answer some time to see it, and then resets the stream.
+pub(super) fn linger(rest: Incoming) {
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(LINGER).await;
+        drop(rest);
+    });
+}
 
 /// The body of a request on its way to an endpoint.
 #[derive(Debug)]
@@ -51,6 +64,7 @@ pub(super) struct Streaming {
     /// For `replay`.
     budget: Rc<Budget>,
     taken: bool,
+    is_h2: bool,
 }
 
 /// A complete body.
@@ -117,6 +131,7 @@ impl RequestBody {
             replay: None,
             budget: Rc::clone(&worker.bodies),
             taken: false,
+            is_h2: parts.version == Version::HTTP_2,
         };
         // HTTP/1.0 knows no chunks: its endpoints have to be told the length.
         let waits = (policy.body.buffer_request || policy.upstream.http10)
@@ -161,6 +176,16 @@ impl RequestBody {
                 body.next = Next::Data;
                 true
             }
+        }
+    }
+
+    /// Nobody takes the rest: the answer is complete.
+    pub(super) fn leave(self) {
+        if let Self::Streaming(body) = self
+            && body.is_h2
+            && !body.incoming.is_end_stream()
+        {
+            linger(body.incoming);
         }
     }
 

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::request::Parts;
@@ -25,7 +24,7 @@ use super::forward::forward;
 use super::grpc;
 use super::hops;
 use super::incoming::{check_size, expects_continue, host_of, target_of, wants_upgrade};
-use super::incoming_body::RequestBody;
+use super::incoming_body::{RequestBody, linger};
 use super::mirror::mirror;
 use super::outgoing::{Framing, write_head};
 use super::policy::{Edits, Facts, Passage, Place, describe, page, stands_in};
@@ -105,10 +104,6 @@ fn without_own_body(response: &mut Response<Content>) {
 /// may send over HTTP/2 without being asked for more.
 const MOST_DISCARDED: u64 = 256 * 1024;
 
-/// How long a client may send a longer one over HTTP/2 before it is told to stop. Some take a reset while they
-/// send for a failure, whatever answer came before it (curl 7.88); most stop by themselves.
-const LINGER: Duration = Duration::from_secs(1);
-
 /// Has a short body that nobody wants read to its end. False where it is longer, or its length is not known.
 fn discard(client: &Client, untaken: Option<Incoming>) -> bool {
     let Some(mut body) = untaken else { return false };
@@ -120,10 +115,7 @@ fn discard(client: &Client, untaken: Option<Incoming>) -> bool {
             while let Some(Ok(_)) = body.frame().await {}
         }));
     } else if client.is_h2() {
-        tokio::task::spawn_local(async move {
-            tokio::time::sleep(LINGER).await;
-            drop(body);
-        });
+        linger(body);
     }
     is_short
 }

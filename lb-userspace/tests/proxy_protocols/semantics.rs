@@ -404,9 +404,14 @@ fn bodies_that_nobody_takes() {
         ("/", 1000, false),
         ("/short", 1000, false),
         ("/", 256 * 1024 + 1, true),
+        ("/refusing", 1_000_000, true),
         ("/short", 1_000_000, true),
     ] {
-        let host = if path == "/" { "none.test" } else { "a.test" };
+        let host = match path {
+            "/" => "none.test",
+            "/refusing" => "refusing.test",
+            _ => "a.test",
+        };
         let mut client = Client::new(proxy.http);
         let more =
             [frames::field(":path", path), frames::field("content-length", &length.to_string())].concat();

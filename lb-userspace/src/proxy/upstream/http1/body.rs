@@ -205,7 +205,9 @@ impl Body {
     /// The answer is complete. A request that is still being sent ends here: its endpoint has
     /// said all it will.
     fn finish(&mut self) {
-        let sent = self.sender.take().is_none();
+        let sender = self.sender.take();
+        let sent = sender.is_none();
+        sender.into_iter().for_each(Sender::leave);
         if let Some(upstream) = self.upstream.take()
             && self.keep
             && sent

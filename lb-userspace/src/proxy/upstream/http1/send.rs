@@ -89,6 +89,11 @@ impl Sender {
         true
     }
 
+    /// Nobody takes the rest.
+    pub(super) fn leave(self) {
+        self.body.leave();
+    }
+
     /// It need not begin anew any more.
     pub(super) fn forget(&mut self) {
         self.body.forget();
