@@ -26,7 +26,8 @@ use crate::model::{RoutePolicy, UpstreamProtocol};
 const MAX_BUFFERED: usize = 1024 * 1024;
 
 /// How long a client may send over HTTP/2 what nobody wants before it is told to stop. Some take a reset while
-/// they send for a failure, whatever answer came before it (curl 7.88); most stop by themselves.
+/// they send for a failure, whatever answer came before it (curl 7.88), and stop by themselves unless the answer
+/// is a success: behind that they would wait for ever.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Leaves an HTTP/2 client that got its answer some time to see it, and then resets the stream.
@@ -64,7 +65,8 @@ pub(super) struct Streaming {
     /// For `replay`.
     budget: Rc<Budget>,
     taken: bool,
-    is_h2: bool,
+    /// The client has some time to see that nobody takes the rest.
+    lingers: bool,
 }
 
 /// A complete body.
@@ -131,7 +133,7 @@ impl RequestBody {
             replay: None,
             budget: Rc::clone(&worker.bodies),
             taken: false,
-            is_h2: parts.version == Version::HTTP_2,
+            lingers: parts.version == Version::HTTP_2,
         };
         // HTTP/1.0 knows no chunks: its endpoints have to be told the length.
         let waits = (policy.body.buffer_request || policy.upstream.http10)
@@ -179,10 +181,17 @@ impl RequestBody {
         }
     }
 
+    /// The answer is a success: whoever goes on to send has to be stopped at once.
+    pub(super) fn hurry(&mut self) {
+        if let Self::Streaming(body) = self {
+            body.lingers = false;
+        }
+    }
+
     /// Nobody takes the rest: the answer is complete.
     pub(super) fn leave(self) {
         if let Self::Streaming(body) = self
-            && body.is_h2
+            && body.lingers
             && !body.incoming.is_end_stream()
         {
             linger(body.incoming);

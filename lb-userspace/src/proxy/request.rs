@@ -56,7 +56,9 @@ pub(super) async fn serve(
     // sends its next request in vain.
     let leaves_body = match &reply {
         Reply::Answer(_, leaves_body) => *leaves_body,
-        Reply::Own(response) => has_body && (expects || closes(response) || !discard(&client, untaken)),
+        Reply::Own(response) => {
+            has_body && (expects || closes(response) || !discard(&client, response.status(), untaken))
+        }
         Reply::Switched(..) => false,
     };
     Ok(match reply {
@@ -105,7 +107,7 @@ fn without_own_body(response: &mut Response<Content>) {
 const MOST_DISCARDED: u64 = 256 * 1024;
 
 /// Has a short body that nobody wants read to its end. False where it is longer, or its length is not known.
-fn discard(client: &Client, untaken: Option<Incoming>) -> bool {
+fn discard(client: &Client, status: StatusCode, untaken: Option<Incoming>) -> bool {
     let Some(mut body) = untaken else { return false };
     let is_short = body.size_hint().exact().is_some_and(|length| length <= MOST_DISCARDED);
     if is_short {
@@ -114,7 +116,7 @@ fn discard(client: &Client, untaken: Option<Incoming>) -> bool {
         tokio::task::spawn_local(tokio::time::timeout(patience, async move {
             while let Some(Ok(_)) = body.frame().await {}
         }));
-    } else if client.is_h2() {
+    } else if client.is_h2() && !status.is_success() {
         linger(body);
     }
     is_short

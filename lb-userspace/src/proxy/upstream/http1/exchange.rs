@@ -165,6 +165,9 @@ impl Exchange {
                 let sender = (!sent).then(|| {
                     self.handed_on = true;
                     self.sender.forget();
+                    if head.status.is_success() {
+                        self.sender.hurry();
+                    }
                     std::mem::replace(
                         &mut self.sender,
                         Sender::new(Bytes::new(), RequestBody::None, false, false),

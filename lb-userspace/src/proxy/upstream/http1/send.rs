@@ -89,6 +89,11 @@ impl Sender {
         true
     }
 
+    /// The answer is a success.
+    pub(super) fn hurry(&mut self) {
+        self.body.hurry();
+    }
+
     /// Nobody takes the rest.
     pub(super) fn leave(self) {
         self.body.leave();
