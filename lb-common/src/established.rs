@@ -7,9 +7,9 @@
 
 use crate::ends::ends;
 use crate::flow;
-use crate::flow_table::marked;
 use crate::forward::{self, Forward};
 use crate::mark;
+use crate::mark_table::marked;
 use crate::packet::{FIN, Packet, RST, SYN, TCP};
 use crate::verdict::Verdict;
 

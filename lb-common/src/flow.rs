@@ -1,12 +1,13 @@
-//! Flows: connections that the forwarder remembers, and where in the tables they are.
+//! Flows: connections that the forwarder remembers, and where in the table they are.
 //!
-//! Two tables. `L4_FLOWS` holds the flows themselves, one cache line each, in buckets of
-//! [`WAYS`] that the client's address and port choose. `L4_PORTS` leads from a reply, which shows
-//! nothing of the client, back to its flow: by the endpoint it comes from and the port it comes to.
+//! A flow is a cache line of `L4_FLOWS`, and lies where its replies look for it. A reply shows nothing of
+//! the client: the endpoint that it comes from and the port that it comes to are the [`place`]. Flows whose
+//! endpoint sees the client's address lie in a [`bucket`] that the client chooses. A client's packet finds
+//! the place by the flow's mark ([`crate::mark`]).
 //!
-//! Neither is a hash map of the kernel's. An element of an array is found without a call, which
-//! is what most of a packet's time goes to; an entry is taken with one compare-and-swap, so that
-//! no two flows ever have the same port at the same endpoint, without a lock; and what may be
+//! It is no hash map of the kernel's. An element of an array is found without a call, which
+//! is what most of a packet's time goes to; whoever takes an entry with one compare-and-swap has its port
+//! as well, so that no two flows ever have the same port at the same endpoint, without a lock; and what may be
 //! thrown out is decided here rather than by an LRU that a flood of SYNs turns over.
 
 use crate::maglev::mix;
@@ -20,11 +21,10 @@ pub const WAYS: u32 = 8;
 pub const FIRST_PORT: u16 = 10_240;
 /// How many ports there are.
 pub const PORTS: u16 = 22_528;
-/// How much larger the port table is than the flow table. When a flood fills the one, a quarter of
-/// the other is taken.
-pub const PORT_FACTOR: u32 = 4;
-/// How many of them a new flow tries. With a quarter of them taken, one flow in 65,000 finds none.
-pub const PORT_TRIES: u32 = 8;
+/// How many of them a new flow tries. With half of the table taken, one flow in 16 million finds none.
+pub const PORT_TRIES: u32 = 24;
+/// How many entries there are for each flow that is to be remembered.
+pub const ENTRIES_OF_FLOW: u32 = 2;
 
 /// What is known of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,10 +50,8 @@ pub struct Flow {
     pub backend: u32,
     /// Its slot's generation: another one, and the endpoint is gone.
     pub generation: u32,
-    /// Where in `L4_PORTS` the flow is, if it has a port.
-    pub port_index: u32,
     /// Always 0.
-    pub pad: u32,
+    pub pad: [u32; 2],
 }
 
 const _: () = assert!(size_of::<Flow>() == 64);
@@ -72,21 +70,50 @@ pub enum Phase {
     Open,
     /// UDP.
     Datagrams,
-    /// FIN or RST was seen.
+    /// The client said FIN or RST, or the endpoint before the connection was open.
     Closing,
+    /// The endpoint said so of an open one, whose mark may not know.
+    Ending,
 }
 
 /// By phase, 0 being a free entry: for how many ticks after its last packet a flow is kept. Open
 /// connections: twice the two hours after which TCP asks whether the other side is still there.
 ///
 /// Tables instead of branches: the verifier follows each branch, in each round of a loop.
-const KEPT: [u32; 8] = [0, 2, 60, 60, 4 * 3600, DATAGRAMS_KEPT, 60, 0];
+const KEPT: [u32; 8] =
+    [0, 2, HALF_OPEN_KEPT, HALF_OPEN_KEPT, 4 * 3600, DATAGRAMS_KEPT, CLOSING_KEPT, CLOSING_KEPT];
+/// For how many ticks after its last packet a flow is kept that was never open.
+pub const HALF_OPEN_KEPT: u32 = 60;
+/// Likewise one that was closed.
+const CLOSING_KEPT: u32 = 60;
 /// For how many ticks after its last datagram a flow of UDP is kept.
 pub const DATAGRAMS_KEPT: u32 = 180;
-/// For how many ticks a full bucket leaves it alone: connections that may be alive longest.
-const SPARED: [u32; 8] = [0, 2, 0, 0, 300, 30, 0, 0];
-/// What is given up first once it may be: half-open ones, whatever their age.
-const FIRST: [u32; 8] = [1 << 30, 0, 1 << 24, 1 << 24, 0, 0, 1 << 24, 1 << 30];
+/// For how many ticks a full table leaves it alone: connections that may be alive longest.
+const SPARED: [u32; 8] = [0, 2, 0, 0, OPEN_SPARED, DATAGRAMS_SPARED, 0, 0];
+/// Open connections.
+pub const OPEN_SPARED: u32 = 300;
+/// Flows of UDP.
+pub const DATAGRAMS_SPARED: u32 = 30;
+/// What is given up first once it may be: half-open ones, whatever their age, then closed ones.
+const FIRST: [u32; 8] = [0, 0, HALF_OPEN, HALF_OPEN, 0, 0, CLOSED, CLOSED];
+const FREE: u32 = 1 << 29;
+const HALF_OPEN: u32 = 1 << 25;
+const CLOSED: u32 = 1 << 24;
+
+/// The [`Stamp::worth`] from which on a new flow takes an entry, by how many others it has looked at. At first
+/// what is free; then who never opened, or was closed a while ago; in the end whoever isn't spared.
+#[inline(always)]
+pub const fn wanted(attempt: u32, keeps: bool) -> u32 {
+    // Those that keep the client's address go around their bucket three times.
+    let patience = if keeps { WAYS } else { 2 };
+    if attempt < patience {
+        FREE
+    } else if attempt < PORT_TRIES - WAYS {
+        CLOSED + 10
+    } else {
+        1
+    }
+}
 
 /// When a flow's last packet came, and its phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +136,7 @@ impl Stamp {
             4 => Some(Phase::Open),
             5 => Some(Phase::Datagrams),
             6 => Some(Phase::Closing),
+            7 => Some(Phase::Ending),
             _ => None,
         }
     }
@@ -153,7 +181,14 @@ impl Stamp {
         let at = self.index();
         let over = (age >= KEPT[at]) as u32;
         let unspared = (age >= SPARED[at]) as u32;
-        (over << 29) + unspared * (FIRST[at] + 1 + age)
+        over * FREE + unspared * (FIRST[at] + 1 + age)
+    }
+
+    /// Whether a mark of the flow may be relied on: it has to be cleared by who takes the entry.
+    #[inline(always)]
+    pub const fn may_be_relied_on(self) -> bool {
+        let at = self.index();
+        at == Phase::Open as usize || at == Phase::Ending as usize
     }
 }
 
@@ -186,12 +221,12 @@ pub const fn is_reply_port(port: u16) -> bool {
     port.wrapping_sub(FIRST_PORT) < PORTS
 }
 
-/// Where in `L4_PORTS` an endpoint's port is. `endpoint` is the [`hash`] of its address and port, and
-/// `mask` the flow table's: the port table is [`PORT_FACTOR`] times as large.
+/// The entry of the flow that has a port (host order) at an endpoint. `endpoint` is the [`hash`] of its address
+/// and port, and `mask` how many entries there are less one.
 #[inline(always)]
-pub const fn port_index(endpoint: u64, port: u16, mask: u32) -> u32 {
+pub const fn place(endpoint: u64, port: u16, mask: u32) -> u32 {
     let mixed = (endpoint ^ (port as u64) << 40 ^ port as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 32) as u32 & (mask * PORT_FACTOR + (PORT_FACTOR - 1))
+    (mixed >> 32) as u32 & mask
 }
 
 /// The phase of a new flow.
@@ -221,6 +256,7 @@ pub const fn after_client(phase: Phase, flags: u8) -> Phase {
 pub const fn after_endpoint(phase: Phase, flags: u8) -> Phase {
     match phase {
         Phase::Datagrams => phase,
+        Phase::Open | Phase::Ending if flags & (FIN | RST) != 0 => Phase::Ending,
         _ if flags & (FIN | RST) != 0 => Phase::Closing,
         Phase::Opening => Phase::Answered,
         _ => phase,
@@ -246,7 +282,10 @@ mod tests {
             (Answered, SYN, Answered, Answered),
             (Answered, ACK, Open, Answered),
             (Open, ACK, Open, Open),
-            (Open, FIN | ACK, Closing, Closing),
+            (Open, FIN | ACK, Closing, Ending),
+            (Ending, FIN | ACK, Closing, Ending),
+            (Ending, ACK, Ending, Ending),
+            (Answered, RST, Closing, Closing),
             (Opening, RST, Closing, Closing),
             (Closing, ACK, Closing, Closing),
             (Datagrams, RST, Datagrams, Datagrams),
@@ -254,20 +293,22 @@ mod tests {
             assert_eq!(after_client(before, flags), client, "{before:?} {flags:#x}");
             assert_eq!(after_endpoint(before, flags), endpoint, "{before:?} {flags:#x}");
         }
-        for phase in [Busy, Opening, Answered, Open, Datagrams, Closing] {
+        for phase in [Busy, Opening, Answered, Open, Datagrams, Closing, Ending] {
             assert_eq!(Stamp::new(phase, 7).phase(), Some(phase));
         }
         assert_eq!(Stamp(0).phase(), None);
     }
 
     #[test]
-    fn a_full_bucket_gives_up_what_is_least_likely_to_live() {
+    fn a_full_table_gives_up_what_is_least_likely_to_live() {
         let at = |phase, age: u32| Stamp::new(phase, 100_000 - age).worth(100_000);
         let order = [
             Stamp(0).worth(100_000),
             at(Phase::Datagrams, 181),
             at(Phase::Opening, 5),
             at(Phase::Answered, 1),
+            at(Phase::Closing, 20),
+            at(Phase::Ending, 10),
             at(Phase::Open, 4000),
             at(Phase::Datagrams, 100),
         ];
@@ -275,11 +316,29 @@ mod tests {
         for (phase, age) in [(Phase::Open, 299), (Phase::Datagrams, 29), (Phase::Busy, 1)] {
             assert_eq!(at(phase, age), 0, "{phase:?} {age}");
         }
+        for (keeps, attempt, phase, age, takes) in [
+            (false, 1, Phase::Opening, 59, false),
+            (false, 1, Phase::Opening, 60, true),
+            (false, 2, Phase::Opening, 0, true),
+            (false, 2, Phase::Closing, 8, false),
+            (false, 2, Phase::Ending, 9, true),
+            (false, 15, Phase::Open, 4000, false),
+            (false, 16, Phase::Open, 300, true),
+            (false, 16, Phase::Closing, 0, true),
+            (false, 23, Phase::Open, 299, false),
+            (true, 7, Phase::Opening, 59, false),
+            (true, 8, Phase::Opening, 0, true),
+            (true, 16, Phase::Datagrams, 30, true),
+        ] {
+            assert_eq!(at(phase, age) >= wanted(attempt, keeps), takes, "{attempt} {phase:?} {age}");
+        }
     }
 
     #[test]
     fn what_is_read_is_never_what_is_free() {
-        for phase in [Phase::Busy, Phase::Opening, Phase::Open, Phase::Datagrams, Phase::Closing] {
+        for phase in
+            [Phase::Busy, Phase::Opening, Phase::Open, Phase::Datagrams, Phase::Closing, Phase::Ending]
+        {
             for age in 0..20_000 {
                 let stamp = Stamp::new(phase, 5u32.wrapping_sub(age));
                 assert!(stamp.taken(5) || !stamp.alive(5), "{phase:?} {age}");

@@ -1,13 +1,14 @@
-//! The flow table as packets use it: whose flow is it, and room for a new one.
+//! The flow table as packets use it: a client's packet is of which flow, an endpoint's of which, and a place for
+//! a new one.
 //!
 //! What an entry looks like, and how long it lives, is [`crate::flow`]'s; what most packets need of it,
 //! [`crate::mark`]'s.
 
-use crate::ends::Ends;
 use crate::flow::{self, Flow, PORT_TRIES, Phase, Stamp, WAYS, after_client, first_phase};
 use crate::forward::{Forward, Pending};
 use crate::maps::{BackendValue, VIP_DIRECT, VipValue};
-use crate::mark::Mark;
+use crate::mark::{Mark, Way};
+use crate::mark_table::{NONE, forget, room, same_ends};
 use crate::packet::{ACK, SYN, TCP};
 use crate::reason::Reason;
 
@@ -22,8 +23,7 @@ pub(crate) fn owner<E: Forward>(
     now: u32,
 ) -> Option<u32> {
     let endpoint_hash = flow::hash(endpoint, endpoint_port, protocol);
-    let place = flow::port_index(endpoint_hash, u16::from_be(port), env.mask());
-    let index = (env.port(place)? as u32).checked_sub(1)?;
+    let index = flow::place(endpoint_hash, u16::from_be(port), env.mask());
     let flow = env.flow(index)?;
     if flow.port != port || flow.protocol != protocol || !Stamp(flow.stamp).alive(now) {
         return None;
@@ -35,61 +35,15 @@ pub(crate) fn owner<E: Forward>(
     same.then_some(index)
 }
 
-/// The mark with a tag, which may be one that doesn't hold; else one without a tag.
+/// Notes the packet in its flow, and in the flow's mark. False: the flow can't go on, as its endpoint is gone, or
+/// about to go, and the packet begins a new connection over the same ports.
 #[inline(always)]
-pub(crate) fn marked<E: Forward>(env: &E, hash: u64, tag: u32) -> Mark {
-    let (first, way) = flow::bucket(hash, env.mask());
-    let Some(marks) = env.marks(first / WAYS) else { return Mark(0) };
-    for step in 0..WAYS {
-        let mark = Mark(marks.0[((way + step) & (WAYS - 1)) as usize]);
-        if mark.tag() == tag {
-            return mark;
-        }
-    }
-    Mark(0)
-}
-
-/// The entry of the flow that a client's packet belongs to, and that of another one with its tag.
-#[inline(always)]
-pub(crate) fn find<E: Forward>(
-    env: &E,
-    hash: u64,
-    tag: u32,
-    now: u32,
-    protocol: u8,
-    ends: &Ends,
-) -> (u32, u32) {
-    let (first, _) = flow::bucket(hash, env.mask());
-    let mut twin = NONE;
-    let Some(marks) = env.marks(first / WAYS) else { return (NONE, NONE) };
-    for step in 0..WAYS {
-        if Mark(marks.0[step as usize]).tag() != tag {
-            continue;
-        }
-        let index = first | step;
-        let Some(flow) = env.flow(index) else { return (NONE, NONE) };
-        if flow.client_port == ends.source_port
-            && flow.vip_port == ends.target_port
-            && flow.client == ends.source
-            && flow.vip == ends.target
-            && flow.protocol == protocol
-            && Stamp(flow.stamp).alive(now)
-        {
-            return (index, NONE);
-        }
-        twin = index;
-    }
-    (NONE, twin)
-}
-
-/// Notes the packet in its flow. False: the flow can't go on, as its endpoint is gone, or about to
-/// go, and the packet begins a new connection over the same ports.
-#[inline(always)]
-pub(crate) fn go_on<E: Forward>(env: &E, index: u32, flags: u8, now: u32, vip: &VipValue) -> bool {
+pub(crate) fn go_on<E: Forward>(env: &E, index: u32, new: &mut Pending, vip: &VipValue) -> bool {
     let Some(flow) = env.flow(index) else { return false };
     let Some(backend) = env.backend(flow.backend) else { return false };
-    let opening = flow.protocol == TCP && flags & (SYN | ACK) == SYN;
-    let old = matches!(Stamp(flow.stamp).phase(), Some(Phase::Open | Phase::Closing));
+    let Some(phase) = Stamp(flow.stamp).phase() else { return false };
+    let opening = flow.protocol == TCP && new.flags & (SYN | ACK) == SYN;
+    let old = matches!(phase, Phase::Open | Phase::Closing | Phase::Ending);
     if backend.generation != flow.generation || (opening && old && backend.draining != 0) {
         return false;
     }
@@ -99,153 +53,111 @@ pub(crate) fn go_on<E: Forward>(env: &E, index: u32, flags: u8, now: u32, vip: &
         return false;
     }
     // Nobody sees the replies: a client that goes on was answered.
-    let after = |phase, flags| {
-        let answered = direct && matches!(phase, Phase::Opening);
-        after_client(if answered { Phase::Answered } else { phase }, flags)
-    };
-    refresh(env, index, &flow, after, flags, now);
+    let answered = direct && matches!(phase, Phase::Opening);
+    let phase = next(&flow, if answered { Phase::Answered } else { phase }, after_client, new.flags);
+    let stamp = Stamp::new(phase, new.now).0;
+    let told = Mark(new.was).told(phase, flow.generation, new.now).0;
+    let open = matches!(phase, Phase::Open);
+    // The mark is relied on only after the stamp says that it may be, and not from before it says otherwise.
+    if !open && !tell(env, new, told) {
+        return true;
+    }
+    let noted = stamp == flow.stamp || env.swap_stamp(index, flow.stamp, stamp);
+    if open && noted {
+        tell(env, new, told);
+    }
     true
 }
 
-/// Tells a flow's mark of a packet that the flow was told of. Out of line: it is for few packets, and the stacks
-/// of nested calls add up.
-#[inline(never)]
-pub(crate) fn tell<E: Forward>(env: &E, index: u32, now: u32) {
-    let (Some(flow), Some(marks)) = (env.flow(index), env.marks(index / WAYS)) else { return };
-    let mark = Mark(marks.0[(index % WAYS) as usize]);
-    let told = mark.told(Stamp(flow.stamp), flow.generation, now);
-    // Without a tag it is being written.
-    if told != mark && mark.tag() != 0 {
-        let alone = marks.count(mark.tag()) == 1;
-        env.swap_mark(index, mark.0, if alone { told.0 } else { told.slow().0 });
-    }
-}
-
-/// No entry. In place of `Option`: what it would hold besides is one more thing for the verifier to
-/// tell apart.
-pub(crate) const NONE: u32 = u32::MAX;
-
-/// Enters a flow and its port: says where, or, in the upper half, why not. Out of line: established
-/// flows should not pay for its registers.
-#[inline(never)]
-pub(crate) fn enter<E: Forward>(env: &E, new: &Pending) -> u64 {
-    match entered(env, new) {
-        Ok(index) => index as u64,
-        Err(reason) => (reason as u64 + 1) << 32,
-    }
-}
-
+/// Writes a flow's mark anew that [`find`](crate::mark_table::find) has noted. False: another CPU did something to it.
 #[inline(always)]
-pub(crate) fn unpack(outcome: u64) -> (u32, Option<Reason>) {
-    let reason = (outcome >> 32) as usize;
-    (outcome as u32, if reason == 0 { None } else { Reason::ALL.get(reason - 1).copied() })
+fn tell<E: Forward>(env: &E, new: &Pending, told: u64) -> bool {
+    told == new.was || env.swap_mark(new.mark, new.was, told)
 }
 
+/// Enters a flow and says where.
 #[inline(always)]
-fn entered<E: Forward>(env: &E, new: &Pending) -> Result<u32, Reason> {
-    let Pending { hash, now, .. } = *new;
-    let backend = env.backend(new.backend).ok_or(Reason::NoBackend)?;
-    let own = env.flow(new.old).is_some_and(|flow| same_ends(&flow, new));
-    let index = if own { new.old } else { room(env, hash, now) };
-    let flow = env.flow(index).ok_or(Reason::FlowsFull)?;
-    let old = flow.stamp;
-    if !own && Stamp(old).worth(now) == 0 {
+pub(crate) fn enter<E: Forward>(env: &E, new: &mut Pending, backend: &BackendValue) -> Result<u32, Reason> {
+    // One after the other and not nested: the stacks of nested calls add up.
+    if room(env, new) == 0 {
         return Err(Reason::FlowsFull);
     }
-    let busy = Stamp::new(Phase::Busy, now).0;
-    if !env.swap_stamp(index, old, busy) {
+    let index = take(env, new, backend);
+    if index == NONE {
+        return Err(if new.keeps { Reason::FlowsFull } else { Reason::PortsFull });
+    }
+    if new.relied_on {
+        forget(env, index, new.now);
+    }
+    if publish(env, new, index, backend) == 0 {
         // Another CPU took it; the client sends again.
         return Err(Reason::FlowsFull);
     }
-    env.write_mark(index, 0);
-    if new.old != NONE {
-        // Another flow's with the same tag, or it was this one's.
-        let twin = mark_of(env, new.old);
-        env.swap_mark(new.old, twin, Mark(twin).slow().0);
-    }
-    env.write_flow(index, new, backend.generation);
-    if new.keeps && !backend.is_direct() {
-        env.keep(backend.port);
-    }
-    if !new.keeps && !take_port(env, hash, index, &backend, now) {
-        env.swap_stamp(index, busy, 0);
-        return Err(Reason::PortsFull);
-    }
-    let port = env.flow(index).map_or(0, |flow| flow.port);
-    env.write_mark(index, Mark::new(new.tag, new.backend, port).0);
-    env.swap_stamp(index, busy, Stamp::new(first_phase(new.protocol), now).0);
     Ok(index)
 }
 
-#[inline(always)]
-fn same_ends(flow: &Flow, new: &Pending) -> bool {
-    flow.client_port == new.ends.source_port
-        && flow.vip_port == new.ends.target_port
-        && flow.client == new.ends.source
-        && flow.vip == new.ends.target
-        && flow.protocol == new.protocol
-}
-
-/// The entry of the bucket that a new flow may have.
-#[inline(always)]
-fn room<E: Forward>(env: &E, hash: u64, now: u32) -> u32 {
-    let (first, way) = flow::bucket(hash, env.mask());
-    if let Some(marks) = env.marks(first / WAYS) {
-        // Never used: nothing has to be read to know. Most flows are where they are looked for first.
-        for step in 0..WAYS {
-            let at = (way + step) & (WAYS - 1);
-            if marks.0[at as usize] == 0 {
-                return first | at;
-            }
+/// Writes a flow to the entry that it has, and its mark. 0: another flow has got the place of the mark.
+#[inline(never)]
+fn publish<E: Forward>(env: &E, new: &Pending, index: u32, backend: &BackendValue) -> u32 {
+    let busy = Stamp::new(Phase::Busy, new.now).0;
+    if !new.known {
+        env.write_flow(index, new, backend.generation);
+        if new.keeps && !backend.is_direct() {
+            env.keep(backend.port);
         }
     }
-    let mut room = NONE;
-    let mut best = 0;
-    for step in 0..WAYS {
-        let index = first | ((way + step) & (WAYS - 1));
-        let Some(flow) = env.flow(index) else { return NONE };
-        let worth = Stamp(flow.stamp).worth(now);
-        if worth > best {
-            best = worth;
-            room = index;
-        }
+    // Before the flow can be found: two of one tag see each other.
+    let phase = first_phase(new.protocol);
+    let mark = Mark::new(new.tag, new.backend, Way::new(index, new.port), new.twin);
+    let done = env.swap_mark(new.mark, new.was, mark.told(phase, backend.generation, new.now).0);
+    if !new.known {
+        env.swap_stamp(index, busy, if done { Stamp::new(phase, new.now).0 } else { 0 });
     }
-    room
+    if new.old != index
+        && let Some(old) = env.flow(new.old)
+        && Stamp(old.stamp).alive(new.now)
+        && same_ends(&old, new)
+    {
+        env.swap_stamp(new.old, old.stamp, 0);
+    }
+    (done || new.known) as u32
 }
 
-/// Finds a port at the endpoint that no other flow has.
-#[inline(always)]
-fn take_port<E: Forward>(env: &E, hash: u64, index: u32, backend: &BackendValue, now: u32) -> bool {
+/// Takes an entry for a flow, and with it its port at the endpoint, which is noted. The entry is busy then, unless
+/// the flow is there already. Out of line, as the stack has no room for its variables.
+#[inline(never)]
+fn take<E: Forward>(env: &E, new: &mut Pending, backend: &BackendValue) -> u32 {
+    let (now, mask) = (new.now, env.mask());
     let endpoint = flow::hash(&backend.address, backend.port, backend.protocol);
+    let (first, way) = flow::bucket(new.hash, mask);
+    (new.known, new.relied_on) = (false, false);
     for attempt in 0..PORT_TRIES {
-        let port = flow::port(hash, attempt);
-        let place = flow::port_index(endpoint, port, env.mask());
-        let Some(taken) = env.port(place) else { return false };
-        if let Some(before) = (taken as u32).checked_sub(1)
-            && before != index
-            && let Some(owner) = env.flow(before)
-            && owner.port_index == place
-        {
-            // Read before the stamp: it is only taken from the flow whose time is up.
-            let mark = mark_of(env, before);
-            if Stamp(env.flow(before).map_or(0, |owner| owner.stamp)).taken(now) {
-                continue;
+        let (index, port) = if new.keeps {
+            (first | ((way + attempt) & (WAYS - 1)), 0)
+        } else {
+            let port = flow::port(new.hash, attempt);
+            (flow::place(endpoint, port, mask), port.to_be())
+        };
+        let Some(flow) = env.flow(index) else { return NONE };
+        let old = Stamp(flow.stamp);
+        if old.worth(now) >= flow::wanted(attempt, new.keeps) {
+            if env.swap_stamp(index, old.0, Stamp::new(Phase::Busy, now).0) {
+                (new.port, new.relied_on) = (port, old.may_be_relied_on());
+                return index;
             }
-            env.swap_mark(before, mark, 0);
-        }
-        // Before the swap: whoever sees the port taken has to see by whom.
-        env.write_port(index, port.to_be(), place);
-        if env.swap_port(place, taken, index as u64 + 1) {
-            return true;
+        } else if flow.port == port
+            && flow.backend == new.backend
+            && flow.generation == backend.generation
+            && same_ends(&flow, new)
+            && old.alive(now)
+        {
+            // Its mark was given to another flow.
+            refresh(env, index, &flow, after_client, new.flags, now);
+            (new.port, new.known) = (port, true);
+            return index;
         }
     }
-    false
-}
-
-/// The mark of a flow.
-#[inline(always)]
-fn mark_of<E: Forward>(env: &E, index: u32) -> u64 {
-    env.marks(index / WAYS).map_or(0, |marks| marks.0[(index % WAYS) as usize])
+    NONE
 }
 
 /// Notes that a flow had a packet, at most once in a tick unless its phase changes.
@@ -259,12 +171,21 @@ pub(crate) fn refresh<E: Forward>(
     now: u32,
 ) {
     let Some(phase) = Stamp(flow.stamp).phase() else { return };
-    // A new connection over the ports of an old one begins anew.
-    let opening = flow.protocol == TCP && flags & (SYN | ACK) == SYN;
-    let next = if opening && matches!(phase, Phase::Closing) { Phase::Opening } else { after(phase, flags) };
-    let stamp = Stamp::new(next, now);
+    let stamp = Stamp::new(next(flow, phase, after, flags), now);
     if stamp.0 != flow.stamp {
         // Whoever was faster wrote the same, or something newer.
         env.swap_stamp(index, flow.stamp, stamp.0);
+    }
+}
+
+/// The phase of a flow after a packet.
+#[inline(always)]
+fn next(flow: &Flow, phase: Phase, after: impl Fn(Phase, u8) -> Phase, flags: u8) -> Phase {
+    // A new connection over the ports of an old one begins anew.
+    let opening = flow.protocol == TCP && flags & (SYN | ACK) == SYN;
+    if opening && matches!(phase, Phase::Closing | Phase::Ending) {
+        Phase::Opening
+    } else {
+        after(phase, flags)
     }
 }

@@ -1,7 +1,7 @@
 //! VIPs in forward mode: from a client's packet to an endpoint's, and back.
 //!
 //! ```text
-//! client ─► VIP      flow known? else Maglev ring ─► endpoint, flow entered
+//! client ─► VIP      mark ─► flow known? else Maglev ring ─► endpoint, flow entered
 //!                    endpoint behind a NIC that runs this program: ─► source: node, port of the flow
 //!                    else (a pod of this node, a tunnel): the client's address stays, the kernel delivers
 //! endpoint ─► node   port ─► flow ─► VIP ─► client
@@ -15,13 +15,14 @@ use core::ops::{Deref, DerefMut};
 
 use crate::ends::{Ends, ends, rewrite};
 use crate::env::Env;
-use crate::flow::{self, DATAGRAMS_KEPT, Flow, after_endpoint};
-use crate::flow_table::{NONE, enter, find, go_on, owner, refresh, tell, unpack};
+use crate::flow::{self, DATAGRAMS_KEPT, Flow, WAYS, after_endpoint};
+use crate::flow_table::{enter, go_on, owner, refresh};
 use crate::fragment::{FragmentKey, FragmentValue};
 use crate::maps::{
     BackendValue, RING_CHUNK, ServiceValue, VIP_AFFINITY, VIP_DIRECT, VIP_QUIC, VipValue, WayValue,
 };
-use crate::mark::{self, Marks};
+use crate::mark::{self, Mark, Marks};
+use crate::mark_table::{NONE, find};
 use crate::packet::{ACK, Packet, RST, SYN, TCP};
 use crate::quic::{self, ServerKey};
 use crate::ranges::RangeKey;
@@ -57,20 +58,25 @@ pub trait Forward: Env {
     /// What is known of an address among nodes': [`crate::maps::NODE_SELF`], [`crate::maps::NODE_PEER`].
     fn node(&self, address: &[u32; 4]) -> Option<u32>;
 
-    /// How many entries the flow and port tables have, less one: a power of two less one.
+    /// How many entries the flow table has, and how many marks there are, less one: a power of two less one.
     fn mask(&self) -> u32;
 
     /// An entry of the flow table.
     fn flow(&self, index: u32) -> Option<impl Deref<Target = Flow>>;
 
+    /// An entry after a flow was entered there by the packet at hand.
+    fn entered(&self, index: u32) -> Option<impl Deref<Target = Flow>> {
+        self.flow(index)
+    }
+
     /// The marks of a bucket.
     fn marks(&self, bucket: u32) -> Option<impl Deref<Target = Marks>>;
 
-    /// Puts `new` in place of `old` in the mark of a flow, unless it is no longer `old`.
-    fn swap_mark(&self, index: u32, old: u64, new: u64);
+    /// One of them.
+    fn mark(&self, bucket: u32, way: u32) -> Option<Mark>;
 
-    /// Writes the mark of a flow. The caller has made it [`Phase::Busy`].
-    fn write_mark(&self, index: u32, mark: u64);
+    /// Puts `new` in place of `old` in a mark, counted over all buckets; false if it was no longer `old`.
+    fn swap_mark(&self, index: u32, old: u64, new: u64) -> bool;
 
     /// Puts `new` in place of `old` in a flow's stamp; false if it was no longer `old`.
     fn swap_stamp(&self, index: u32, old: u64, new: u64) -> bool;
@@ -78,29 +84,19 @@ pub trait Forward: Env {
     /// Room for what is known of a packet, which the stack doesn't have.
     fn pending(&self) -> Option<impl DerefMut<Target = Pending>>;
 
-    /// Writes a flow, without a port yet, but for its stamp. The caller has made it
-    /// [`Phase::Busy`].
+    /// Writes a flow, but for its stamp. The caller has made it [`flow::Phase::Busy`].
     fn write_flow(&self, index: u32, new: &Pending, generation: u32);
-
-    /// Writes the port of a flow and where it is in the port table. After [`Self::write_flow`].
-    fn write_port(&self, index: u32, port: u16, place: u32);
 
     /// Notes that replies from this port (network order) may need the VIP's address.
     fn keep(&self, port: u16);
 
-    /// An entry of the port table: a flow's index plus one, or 0.
-    fn port(&self, index: u32) -> Option<u64>;
-
-    /// Puts `new` in place of `old` in the port table; false if it was no longer `old`.
-    fn swap_port(&self, index: u32, old: u64, new: u64) -> bool;
-
-    /// Has memory bring what a new flow is about to ask for: this entry of the flow table, this one of
-    /// the port table, and the flow that had the port before.
+    /// Has memory bring what a new flow is about to ask for: this bucket of marks, and this entry of the flow
+    /// table.
     ///
-    /// Each of them is far away, and in the order of things a packet would wait for one before it knows to
-    /// ask for the next. BPF has no instruction that asks ahead. A load whose value nobody uses is one:
+    /// Both are far away, and in the order of things a packet would wait for one before it knows to
+    /// ask for the other. BPF has no instruction that asks ahead. A load whose value nobody uses is one:
     /// processors go on behind it.
-    fn expect(&self, _flow: u32, _port: u32) {}
+    fn expect(&self, _bucket: u32, _flow: u32) {}
 
     /// The way to an endpoint. Without an interface, the kernel delivers.
     fn way_to_backend(
@@ -159,14 +155,28 @@ pub struct Pending {
     pub named: u32,
     /// The time.
     pub now: u32,
-    /// The entry of a flow between the same ends that can't go on, which it takes, or of one with the same tag.
+    /// The entry of a flow between the same ends that can't go on.
     pub old: u32,
+    /// Where its flow's mark is, or will be.
+    pub mark: u32,
+    /// In which bucket marks with its tag are, if there are any.
+    pub bucket: u32,
+    /// What is there.
+    pub was: u64,
     /// The port that its flow has at its endpoint, network order; 0: the client's address and port are kept.
     pub port: u16,
     /// The IP protocol.
     pub protocol: u8,
+    /// TCP's flags.
+    pub flags: u8,
     /// Whether its endpoint sees the client's address.
     pub keeps: bool,
+    /// Whether another flow has its tag.
+    pub twin: bool,
+    /// Whether its flow had an entry, if no mark.
+    pub known: bool,
+    /// Whether the mark of the flow that had the entry may be relied on.
+    pub relied_on: bool,
 }
 
 /// A packet to a VIP in forward mode. `packet` is one of the shapes that lie at constant offsets. `None`: it
@@ -197,18 +207,13 @@ pub(crate) fn endpoint<E: Forward>(
     new.tag = mark::tag(hash, &ends);
     new.now = now;
     new.protocol = packet.protocol;
+    new.flags = flags;
     new.named = if vip.flags & VIP_QUIC != 0 { quic::named(env, packet, vip.slot) } else { 0 };
-    let (slot, port) = match settle(env, &mut new, flags, vip) {
-        Ok(index) => {
-            // Marks are for what comes behind an opening.
-            if packet.protocol == TCP && flags & SYN == 0 {
-                tell(env, index, now);
-            }
-            match env.flow(index) {
-                Some(flow) => (flow.backend, flow.port),
-                None => return Err(Some(drop(Reason::NoFlow))),
-            }
-        }
+    let (slot, port) = match settle(env, &mut new, vip) {
+        Ok(index) => match env.entered(index) {
+            Some(flow) => (flow.backend, flow.port),
+            None => return Err(Some(drop(Reason::NoFlow))),
+        },
         // What can't be remembered goes where it would have gone.
         Err(Reason::FlowsFull | Reason::NoFlow) if direct && is_direct(env, new.backend) => return Err(None),
         Err(reason) => return Err(Some(drop(reason))),
@@ -242,20 +247,16 @@ fn is_direct<E: Forward>(env: &E, slot: u32) -> bool {
 }
 
 /// The entry of the flow that a packet to a VIP belongs to, a new one if need be. Of `new`, everything
-/// that the packet says is known: its ends, what follows from them, its time and protocol.
+/// that the packet says is known: its ends, what follows from them, its time, protocol and flags.
 #[inline(always)]
-pub(crate) fn settle<E: Forward>(
-    env: &E,
-    new: &mut Pending,
-    flags: u8,
-    vip: &VipValue,
-) -> Result<u32, Reason> {
-    let Pending { hash, tag, now, protocol, named, .. } = *new;
+pub(crate) fn settle<E: Forward>(env: &E, new: &mut Pending, vip: &VipValue) -> Result<u32, Reason> {
+    let Pending { protocol, named, flags, .. } = *new;
     if protocol == TCP && flags & (SYN | ACK) == SYN {
         expect(env, new, vip);
     }
-    let (mut index, twin) = find(env, hash, tag, now, protocol, &new.ends);
-    if index == NONE || leads_elsewhere(env, index, named) || !go_on(env, index, flags, now, vip) {
+    let mut index = find(env, new);
+    if index == NONE || leads_elsewhere(env, index, named) || !go_on(env, index, new, vip) {
+        new.old = index;
         let slot = match named.checked_sub(1) {
             Some(slot) => slot,
             None => choose(env, new, flags, vip).ok_or(Reason::NoBackend)?,
@@ -266,14 +267,8 @@ pub(crate) fn settle<E: Forward>(
             return Err(Reason::NoFlow);
         }
         let backend = env.backend(slot).ok_or(Reason::NoBackend)?;
-        // Here and not in `enter`: the stacks of nested calls add up.
         new.keeps = backend.is_direct() || env.way_to_backend(slot, &backend)?.interface == 0;
-        new.old = if index == NONE { twin } else { index };
-        let (entered, reason) = unpack(enter(env, new));
-        if let Some(reason) = reason {
-            return Err(reason);
-        }
-        index = entered;
+        index = enter(env, new, &backend)?;
     }
     Ok(index)
 }
@@ -348,12 +343,12 @@ pub(crate) const fn drop(reason: Reason) -> Verdict {
 /// See [`Forward::expect`]. Out of line: inlined, it makes the verifier's work a tenth more.
 #[inline(never)]
 fn expect<E: Forward>(env: &E, new: &Pending, vip: &VipValue) {
-    let (first, way) = flow::bucket(new.hash, env.mask());
+    let (first, _) = flow::bucket(new.hash, env.mask());
     if let Some(slot) = entry(env, new.hash, vip, &new.ends).and_then(Entry::now)
         && let Some(backend) = env.backend(slot)
     {
         let endpoint = flow::hash(&backend.address, backend.port, backend.protocol);
-        env.expect(first | way, flow::port_index(endpoint, flow::port(new.hash, 0), env.mask()));
+        env.expect(first / WAYS, flow::place(endpoint, flow::port(new.hash, 0), env.mask()));
     }
 }
 

@@ -6,6 +6,7 @@ use core::ops::{Deref, DerefMut};
 use std::boxed::Box;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::thread_local;
 use std::vec;
 use std::vec::Vec;
 
@@ -13,7 +14,7 @@ use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 
 use crate::direct_fixtures;
 use crate::fixtures::Host;
-use crate::flow::{self, Flow, PORT_FACTOR, WAYS};
+use crate::flow::{self, Flow, WAYS};
 use crate::forward::{Forward, Pending};
 use crate::fragment::{FragmentKey, FragmentValue};
 use crate::maglev::{self, Member};
@@ -21,7 +22,7 @@ use crate::maps::{
     BackendValue, RING_CHUNK, RingChunk, ServiceValue, VIP_AFFINITY, VIP_FORWARD, VIP_QUIC, VIP_RANGES,
     VipKey, VipValue, WayValue,
 };
-use crate::mark::Marks;
+use crate::mark::{Mark, Marks};
 use crate::packet::{TCP, UDP};
 use crate::quic::{ServerKey, server_id};
 use crate::ranges::{self, RangeKey, SLOT_BITS};
@@ -80,6 +81,7 @@ pub struct Step {
 }
 
 /// What the maps hold.
+#[derive(Clone)]
 pub struct Content {
     /// VIPs.
     pub vips: Vec<(VipKey, VipValue)>,
@@ -115,6 +117,12 @@ pub const NAMED: u16 = 78;
 
 /// The content of the maps.
 pub fn content() -> Content {
+    // Rings take a while, and properties ask often.
+    thread_local!(static CONTENT: Content = made());
+    CONTENT.with(Content::clone)
+}
+
+fn made() -> Content {
     let (vips, services, chunks, backends, ranges, servers, nodes) = Default::default();
     let mut content = Content { vips, services, chunks, backends, ranges, servers, nodes };
     let mut slot = FIRST_SLOT;
@@ -169,9 +177,8 @@ pub fn content() -> Content {
 /// The forwarder's tables made of vectors.
 pub struct Tables {
     content: Content,
-    flows: RefCell<Vec<Flow>>,
-    marks: RefCell<Vec<Marks>>,
-    ports: RefCell<Vec<u64>>,
+    pub(crate) flows: RefCell<Vec<Flow>>,
+    pub(crate) marks: RefCell<Vec<Marks>>,
     answers: RefCell<Answers>,
     pending: RefCell<Pending>,
     work: RefCell<Work>,
@@ -184,13 +191,31 @@ pub struct Tables {
 
 impl Default for Tables {
     fn default() -> Self {
-        let size = 4096;
-        let (flows, ports) =
-            (vec![Flow::default(); size].into(), vec![0; size * PORT_FACTOR as usize].into());
+        Self::sized(4096)
+    }
+}
+
+impl Tables {
+    /// With so many entries for flows: a power of two.
+    pub fn sized(size: usize) -> Self {
+        let flows = vec![Flow::default(); size].into();
         let marks = vec![Marks([0; WAYS as usize]); size / WAYS as usize].into();
         let (answers, pending, work, fragments) = Default::default();
         let content = content();
-        Self { content, flows, marks, ports, answers, pending, work, fragments, now: 1000, changed: 0 }
+        Self { content, flows, marks, answers, pending, work, fragments, now: 1000, changed: 0 }
+    }
+}
+
+#[cfg(test)]
+impl Tables {
+    /// Of the endpoint in a slot.
+    pub(crate) fn address(&self, slot: u32) -> [u32; 4] {
+        self.content.backends[slot as usize].address
+    }
+
+    /// The endpoint in a slot goes, and another one comes that has its address.
+    pub(crate) fn replace(&mut self, slot: u32) {
+        self.content.backends[slot as usize].generation += 1;
     }
 }
 
@@ -250,16 +275,14 @@ impl Forward for Host {
         self.l4.marks.borrow().get(bucket as usize).copied().map(Box::new)
     }
 
-    fn swap_mark(&self, index: u32, old: u64, new: u64) {
-        let mut marks = self.l4.marks.borrow_mut();
-        let mark = &mut marks[(index / WAYS) as usize].0[(index % WAYS) as usize];
-        if *mark == old {
-            *mark = new;
-        }
+    fn mark(&self, bucket: u32, way: u32) -> Option<Mark> {
+        Some(Mark(self.l4.marks.borrow().get(bucket as usize)?.0[way as usize]))
     }
 
-    fn write_mark(&self, index: u32, mark: u64) {
-        self.l4.marks.borrow_mut()[(index / WAYS) as usize].0[(index % WAYS) as usize] = mark;
+    fn swap_mark(&self, index: u32, old: u64, new: u64) -> bool {
+        let mut marks = self.l4.marks.borrow_mut();
+        let mark = &mut marks[(index / WAYS) as usize].0[(index % WAYS) as usize];
+        *mark == old && std::mem::replace(mark, new) == old
     }
 
     fn swap_stamp(&self, index: u32, old: u64, new: u64) -> bool {
@@ -280,31 +303,16 @@ impl Forward for Host {
             vip: new.ends.target,
             client_port: new.ends.source_port,
             vip_port: new.ends.target_port,
-            port: 0,
+            port: new.port,
             protocol: new.protocol,
             zero: 0,
             backend: new.backend,
             generation,
-            port_index: u32::MAX,
-            pad: 0,
+            pad: [0; 2],
         };
     }
 
-    fn write_port(&self, index: u32, port: u16, place: u32) {
-        let flow = &mut self.l4.flows.borrow_mut()[index as usize];
-        (flow.port, flow.port_index) = (port, place);
-    }
-
     fn keep(&self, _port: u16) {}
-
-    fn port(&self, index: u32) -> Option<u64> {
-        self.l4.ports.borrow().get(index as usize).copied()
-    }
-
-    fn swap_port(&self, index: u32, old: u64, new: u64) -> bool {
-        let port = &mut self.l4.ports.borrow_mut()[index as usize];
-        *port == old && std::mem::replace(port, new) == old
-    }
 
     fn way_to_backend(
         &self,
@@ -373,7 +381,7 @@ fn macs() -> [u32; 3] {
 }
 
 /// What kind of segment it is.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Syn,
     SynAck,
@@ -511,11 +519,13 @@ fn steps() -> Vec<Step> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::fixtures::judge;
     use crate::flow::{Phase, Stamp};
     use crate::maps::Tuning;
-    use crate::mark::{Mark, PERIOD};
+    use crate::mark::PERIOD;
     use crate::unusual_fixtures::tagged_steps;
 
     /// Without budgets: the fixtures' one client opens more connections than those allow.
@@ -603,7 +613,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_stand_for_flows_and_never_for_others() {
+    fn marks_stand_for_flows() {
         let mut host = host();
         let client = End { mac: PEER_MAC, address: &CLIENT4, port: 40_090 };
         let vip = End { mac: NODE_MAC, address: &VIP4, port: PORT };
@@ -618,11 +628,11 @@ mod tests {
         assert_eq!(send(&mut host, Kind::Syn), Reason::Forwarded);
         let index = flow(&host);
         let known = host.l4.flows.borrow()[index];
-        host.l4.flows.borrow_mut()[index].stamp = Stamp::new(Phase::Open, host.l4.now).0;
+        host.l4.flows.borrow_mut()[index].stamp = Stamp::new(Phase::Answered, host.l4.now).0;
         assert_eq!(send(&mut host, Kind::Ack), Reason::Forwarded);
 
         // With the flow gone the mark still knows the way, and the port.
-        let open = std::mem::take(&mut host.l4.flows.borrow_mut()[index]);
+        std::mem::take(&mut host.l4.flows.borrow_mut()[index]);
         assert_eq!(send(&mut host, Kind::Ack), Reason::Forwarded);
         assert_eq!(host.frame.borrow()[34..36], known.port.to_ne_bytes());
         assert_eq!(host.l4.flows.borrow()[index], Flow::default(), "nothing was entered");
@@ -630,26 +640,26 @@ mod tests {
         assert_eq!(send(&mut host, Kind::Rst), Reason::NoFlow);
         host.l4.now += PERIOD;
         assert_eq!(send(&mut host, Kind::Rst), Reason::NoFlow);
+    }
 
-        // Somebody else has the same tag: both have flows then, and no mark is relied on.
-        let other = Flow { client: mapped(OTHER4), stamp: Stamp::new(Phase::Open, host.l4.now).0, ..open };
-        host.l4.flows.borrow_mut()[index] = other;
-        let mark = |host: &Host, index: usize| {
-            Mark(host.l4.marks.borrow()[index / WAYS as usize].0[index % WAYS as usize])
-        };
-        let quick = mark(&host, index).told(Stamp(other.stamp), other.generation, host.l4.now);
-        host.l4.marks.borrow_mut()[index / WAYS as usize].0[index % WAYS as usize] = quick.0;
-        assert_eq!(send(&mut host, Kind::Syn), Reason::Forwarded);
-        assert_eq!(host.l4.flows.borrow()[index], other);
-        assert_eq!(mark(&host, index), quick.slow());
-        let twin = host.l4.flows.borrow().iter().position(|flow| flow.client == mapped(CLIENT4));
-        let twin = twin.expect("a flow of its own");
-        for now in [0, PERIOD] {
-            host.l4.now += now;
-            host.l4.flows.borrow_mut()[twin].stamp = Stamp::new(Phase::Open, host.l4.now).0;
-            assert_eq!(send(&mut host, Kind::Ack), Reason::Forwarded);
-            assert_eq!(host.frame.borrow()[34..36], host.l4.flows.borrow()[twin].port.to_ne_bytes());
-            assert_eq!(mark(&host, twin), mark(&host, twin).slow());
+    #[test]
+    fn a_flow_whose_mark_was_given_away_goes_on() {
+        let mut host = host();
+        let client = End { mac: PEER_MAC, address: &CLIENT4, port: 40_090 };
+        let vip = End { mac: NODE_MAC, address: &VIP4, port: PORT };
+        let mut ports = BTreeSet::new();
+        for phase in [Phase::Answered, Phase::Open, Phase::Open] {
+            host.frame = frame(client, vip, if ports.is_empty() { Kind::Syn } else { Kind::Ack }).into();
+            assert_eq!(judge(&host).reason, Reason::Forwarded);
+            ports.insert(host.frame.borrow()[34..36].to_vec());
+            let mut flows = host.l4.flows.borrow_mut();
+            let mut flows: Vec<_> = flows.iter_mut().filter(|flow| flow.stamp != 0).collect();
+            assert_eq!((flows.len(), ports.len()), (1, 1));
+            flows[0].stamp = Stamp::new(phase, host.l4.now).0;
+            let mut marks = host.l4.marks.borrow_mut();
+            let mut marks: Vec<_> = marks.iter_mut().filter(|marks| marks.unused() < WAYS).collect();
+            assert_eq!(marks.len(), 1);
+            *marks[0] = Marks([0; WAYS as usize]);
         }
     }
 }

@@ -229,6 +229,7 @@ fn enter<E: Forward>(env: &E, work: &mut Work, vip: &VipValue) -> Result<(), Rea
     new.tag = mark::tag(new.hash, &new.ends);
     new.now = work.value.tick;
     new.protocol = UDP;
+    new.flags = 0;
     // QUIC is never in fragments (RFC 9000 section 14).
     new.named = 0;
     let direct = vip.flags & VIP_DIRECT != 0;
@@ -238,10 +239,10 @@ fn enter<E: Forward>(env: &E, work: &mut Work, vip: &VipValue) -> Result<(), Rea
             new.backend = slot;
             Err(Reason::NoFlow)
         }
-        None => forward::settle(env, &mut new, 0, vip),
+        None => forward::settle(env, &mut new, vip),
     };
     let flow = match index {
-        Ok(index) => Some(env.flow(index).ok_or(Reason::NoFlow)?),
+        Ok(index) => Some(env.entered(index).ok_or(Reason::NoFlow)?),
         // What can't be remembered goes where it would have gone.
         Err(Reason::FlowsFull | Reason::NoFlow) if direct => None,
         Err(reason) => return Err(reason),

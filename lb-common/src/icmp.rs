@@ -20,12 +20,12 @@ use crate::flow::{self, is_reply_port};
 use crate::flow_table;
 use crate::forward::{self, Forward, drop};
 use crate::maps::{VIP_DIRECT, VIP_FORWARD, VipKey};
-use crate::mark;
 use crate::nat::Change;
 use crate::packet::{ICMP, ICMPV6, Packet, TCP, UDP};
 use crate::rare::Work;
 use crate::reason::Reason;
 use crate::verdict::{Action, Verdict, mapped, words};
+use crate::{mark, mark_table};
 
 /// A frame that can be read and written at constant offsets.
 pub trait Edit {
@@ -125,18 +125,23 @@ pub fn judge<E: Forward, const V6: bool, const HERE: bool>(env: &E, work: &mut W
     Some(leave(env, work, verdict))
 }
 
-/// Whether it is about a packet of a flow, and of which.
-#[inline(never)]
+/// Whether it is about a packet of a flow, and of which. Its steps are out of line, one after the other: the stacks of
+/// nested calls add up.
+#[inline(always)]
 fn ours<E: Forward, const V6: bool, const HERE: bool>(env: &E, work: &mut Work) -> bool {
-    // So much of it has to be there at least.
+    is_read::<E, V6>(env, &mut work.old) && is_of_flow::<E, HERE>(env, work)
+}
+
+/// Whether it is an error that can be read, and nobody else's mail.
+#[inline(never)]
+fn is_read<E: Forward, const V6: bool>(env: &E, quote: &mut Quote) -> bool {
+    // So much of it has to be there at least. Asked here for the same reason as in `write_anew`.
     let least = const { places::<V6>() }.ports as u32 + 8;
-    if env.length() < least || read::<E, V6>(env, &mut work.old).is_none() {
-        return false;
-    }
-    // Nobody else's mail.
-    if work.old.target != work.old.ends.source {
-        return false;
-    }
+    env.length() >= least && read::<E, V6>(env, quote).is_some() && quote.target == quote.ends.source
+}
+
+#[inline(never)]
+fn is_of_flow<E: Forward, const HERE: bool>(env: &E, work: &mut Work) -> bool {
     match flow_of::<E, HERE>(env, work) {
         Some(index) => work.index = index,
         None => return false,
@@ -160,8 +165,13 @@ fn flow_of<E: Forward, const HERE: bool>(env: &E, work: &mut Work) -> Option<u32
                 target_port: ends.source_port,
             };
             let hash = flow::hash(&work.ends.source, work.ends.source_port, *protocol);
-            let tag = mark::tag(hash, &work.ends);
-            let (index, _) = flow_table::find(env, hash, tag, now, *protocol, &work.ends);
+            let index = {
+                let mut its = env.pending()?;
+                its.ends = work.ends;
+                (its.hash, its.tag) = (hash, mark::tag(hash, &work.ends));
+                (its.now, its.protocol) = (now, *protocol);
+                mark_table::find(env, &mut its)
+            };
             let known = env.flow(index).filter(|flow| {
                 env.backend(flow.backend).is_some_and(|backend| backend.generation == flow.generation)
             });

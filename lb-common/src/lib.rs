@@ -34,6 +34,7 @@ pub mod hello;
 pub mod icmp;
 pub mod maglev;
 pub mod mark;
+pub mod mark_table;
 pub mod nat;
 pub mod packet;
 pub mod quic;
@@ -58,6 +59,8 @@ mod corpus;
 pub mod direct_fixtures;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod fixtures;
+#[cfg(test)]
+mod flow_model;
 #[cfg(any(test, feature = "fixtures"))]
 pub mod forward_fixtures;
 #[cfg(any(test, feature = "fixtures"))]

@@ -5,7 +5,7 @@
 //! bytes for each name and 100 for each listed source that is really there.
 
 use crate::cookie::{Admission, CookieSettings, SynOptions};
-use crate::flow::{Flow, PORT_FACTOR, WAYS};
+use crate::flow::{ENTRIES_OF_FLOW, Flow, WAYS};
 use crate::mark::Marks;
 use crate::quic::ServerKey;
 use crate::reason::Reason;
@@ -129,9 +129,11 @@ const NAME_CLASS_SHIFT: u32 = 24;
 const NAME_SLOT: u32 = (1 << NAME_CLASS_SHIFT) - 1;
 const _: () = assert!(2 * MAX_NAMES <= NAME_SLOT && MAX_CLASSES <= 1 << (32 - NAME_CLASS_SHIFT));
 
-/// Entries of the flow table and of the port table, unless the daemon asks for another power of
-/// two: 8 MiB and 4 MiB, and 1 MiB of marks. A quarter of them is what connections should take at most.
-pub const MAX_L4_FLOWS: u32 = 131_072;
+/// How many flows are remembered, unless the daemon asks for another power of two.
+pub const REMEMBERED_FLOWS: u32 = 131_072;
+/// Entries of the flow table then: 16 MiB, and 2 MiB of marks, one for each. So many that flows, and connections
+/// that were closed within the last minute, take half of them.
+pub const MAX_L4_FLOWS: u32 = REMEMBERED_FLOWS * ENTRIES_OF_FLOW;
 /// Endpoints of VIPs in forward mode.
 pub const MAX_BACKENDS: u32 = 16_384;
 /// Ring entries in a chunk, which is what the daemon writes at once.
@@ -398,7 +400,7 @@ const fn layout<K, V>(name: &'static str, entries: u32) -> MapLayout {
 }
 
 /// The maps that live on between two runs of the daemon.
-pub const MAPS: [MapLayout; 28] = [
+pub const MAPS: [MapLayout; 27] = [
     layout::<u32, VipChunk>("VIPS", CHUNKS),
     layout::<u32, VipCounters>("VIP_COUNTERS", MAX_VIPS),
     layout::<u32, ReasonCounters>("REASONS", 1),
@@ -420,7 +422,6 @@ pub const MAPS: [MapLayout; 28] = [
     layout::<u32, BackendValue>("L4_BACKENDS", MAX_BACKENDS),
     layout::<u32, Flow>("L4_FLOWS", MAX_L4_FLOWS),
     layout::<u32, Marks>("L4_MARKS", MAX_L4_FLOWS / WAYS),
-    layout::<u32, u64>("L4_PORTS", MAX_L4_FLOWS * PORT_FACTOR),
     // As in `SOURCES`.
     layout::<[u32; 6], u32>("L4_RANGES", MAX_RANGES),
     layout::<ServerKey, u32>("L4_SERVERS", MAX_SERVERS),
@@ -435,7 +436,7 @@ pub const MAPS: [MapLayout; 28] = [
 ];
 
 /// Raise it when the meaning of a map's bytes changes and their number does not.
-const MEANING: u64 = 4;
+const MEANING: u64 = 5;
 
 /// Names the layout of all of [`MAPS`] (FNV-1a over names and sizes). Kept in the one-element map
 /// [`LAYOUT_MAP`]: pinned maps of another layout are replaced, never reused.

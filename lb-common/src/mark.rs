@@ -1,41 +1,107 @@
 //! Marks: what most packets of a flow need to know of it, in eight bytes.
 //!
 //! A flow fills a cache line, and with a hundred thousand of them nearly every packet would wait for
-//! memory. The marks of a bucket share one line. In the middle of a TCP connection a packet is
+//! memory. Eight marks share one line. In the middle of a TCP connection a packet is
 //! written anew and sent on by the mark alone; every [`PERIOD`] ticks, at both ends of a connection, and for
-//! UDP and packets that go as they are always, the flow itself is compared and told.
+//! UDP and packets that go as they are always, the flow itself is compared and told. Where a mark lies is
+//! [`crate::mark_table`]'s.
 //!
-//! The tag of a mark is a hash of the flow's ends. Of two flows in a bucket with the same one, neither is sent
-//! by its mark, which the packet that begins the later one sees to, and whoever tells a flow. A packet of no
+//! The tag of a mark is a hash of the flow's ends. Of two flows with the same one that could be taken for each
+//! other, neither is ever sent by its mark, which the packet that begins the later one sees to. A packet of no
 //! flow finds another one's tag once in millions of times: then it is taken for that one's, whose endpoint sees
 //! by the sequence number that it is not. Shorter tags, in marks of four bytes, would let whoever sends packets
 //! of no flow put them into other clients' connections once in a thousand times.
 
 use crate::ends::Ends;
-use crate::flow::{Phase, Stamp, WAYS};
+use crate::flow::{
+    self, DATAGRAMS_KEPT, DATAGRAMS_SPARED, FIRST_PORT, HALF_OPEN_KEPT, OPEN_SPARED, Phase, WAYS,
+};
 use crate::maglev::mix;
 use crate::maps::MAX_BACKENDS;
 
-/// The marks of a bucket, in the order of its entries. 0: there is no flow.
+/// The marks of a bucket. 0: there was never one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Marks(pub [u64; WAYS as usize]);
 
+/// What a bucket has for a new mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// How many places are free.
+    pub free: u32,
+    /// [`Mark::worth`] of the one that is given away first.
+    pub worth: u32,
+    /// Which one that is.
+    pub way: u32,
+}
+
 impl Marks {
-    /// How many of them have this tag.
+    /// A bit for each of them that has this tag, from the lowest on.
     #[inline(always)]
-    pub const fn count(&self, tag: u32) -> u32 {
-        let mut count = 0;
+    pub const fn with_tag(&self, tag: u32) -> u32 {
+        self.equal((tag as u64) << TAG, !0 << TAG)
+    }
+
+    /// A bit for each of them that leads to the same entry as another for the same tag.
+    #[inline(always)]
+    pub const fn of(&self, mark: Mark) -> u32 {
+        self.equal(mark.0, FLOW)
+    }
+
+    /// How many there never were.
+    #[inline(always)]
+    pub const fn unused(&self) -> u32 {
+        let bits = self.equal(0, !0);
+        let pairs = (bits & 0x55) + (bits >> 1 & 0x55);
+        let fours = (pairs & 0x33) + (pairs >> 2 & 0x33);
+        (fours & 0xf) + (fours >> 4)
+    }
+
+    /// A bit for each of them that has these bits of a mask.
+    #[inline(always)]
+    const fn equal(&self, bits: u64, mask: u64) -> u32 {
+        let mut found = 0;
         let mut at = 0;
         while at < WAYS as usize {
-            // 1 where there is no difference. A branch for each would be one more thing for the verifier to
-            // follow.
-            let other = (Mark(self.0[at]).tag() ^ tag) as u64;
-            count += (other.wrapping_sub(1) >> 63) as u32;
+            found |= is_zero((self.0[at] ^ bits) & mask) << at;
             at += 1;
         }
-        count
+        found
     }
+
+    /// The place for a new mark, those from `way` on before others that are as good.
+    #[inline(always)]
+    pub fn room(&self, way: u32, now: u32) -> Room {
+        let (mut best, mut sum) = (0, 0);
+        for (at, mark) in (0u32..).zip(self.0) {
+            let worth = Mark(mark).worth(now);
+            sum += worth;
+            // Places that come later are worth less if all else is the same.
+            let step = at.wrapping_sub(way) % WAYS;
+            let candidate = worth * WAYS + (WAYS - 1 - step);
+            if candidate > best {
+                best = candidate;
+            }
+        }
+        let step = WAYS - 1 - best % WAYS;
+        Room { free: sum / FREE, worth: best / WAYS, way: way.wrapping_add(step) % WAYS }
+    }
+}
+
+/// 1 if it is 0, else 0. Of a comparison LLVM makes a branch, each of which the verifier would follow: eight of them
+/// make 256 numbers, all of which it would tell apart.
+#[inline(always)]
+const fn is_zero(word: u64) -> u32 {
+    let word = word >> 1 | word & 1;
+    (word.wrapping_sub(1) >> 63) as u32
+}
+
+/// The lowest of eight bits that is set.
+#[inline(always)]
+pub const fn lowest(bits: u32) -> u32 {
+    // A de Bruijn sequence: BPF has no instruction for it.
+    let at = ((bits & bits.wrapping_neg()).wrapping_mul(0x1d) >> 5) & 7;
+    0x3457_2610 >> (4 * at) & 7
 }
 
 /// For how many ticks a mark stands for its flow: a power of two.
@@ -43,20 +109,105 @@ pub const PERIOD: u32 = 8;
 
 /// A mark.
 ///
-/// From the lowest bit on: the port at the endpoint (16, network order), the endpoint's slot (14), in which period
-/// the flow was told and of which generation the endpoint was (10; 0: the mark is not to be relied on), the
-/// tag (24).
+/// From the lowest bit on: the way to the entry (15, [`Way`]), the endpoint's slot (14), in which period the flow
+/// was told (6), of which generation the endpoint was (4), whether the mark is to be relied on (1), the tag (24).
+/// Of one that is not to be relied on, the generation's place says what kind of flow it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark(pub u64);
 
-const BACKEND: u32 = 16;
-const EPOCH: u32 = 30;
+const BACKEND: u32 = 15;
+const EPOCH: u32 = 29;
+const KIND: u32 = 35;
 const TAG: u32 = 40;
 const _: () = assert!(MAX_BACKENDS <= 1 << (EPOCH - BACKEND));
+const _: () = assert!(flow::PORTS as u32 + WAYS <= 1 << BACKEND);
 
-const EPOCHS: u32 = (1 << (TAG - EPOCH)) - 1;
-/// How many periods apart two generations are.
-const APART: u32 = 32;
+/// All bits but those of when and what the mark was told.
+const FLOW: u64 = !(((1 << (TAG - EPOCH)) - 1) << EPOCH);
+const EPOCHS: u32 = 1 << (KIND - EPOCH);
+const KINDS: u32 = 1 << (TAG - KIND);
+const GENERATIONS: u32 = KINDS / 2;
+/// Above the kinds of those that are not.
+const RELIED_ON: u32 = KINDS / 2;
+
+/// Of none: all bits are 0.
+const NEVER: u32 = 0;
+/// Of a connection that is not open.
+const CLOSED: u32 = 1;
+/// Of UDP.
+const DATAGRAMS: u32 = 2;
+/// Of any, but another flow has the same tag.
+const TWIN: u32 = 3;
+
+/// From how many periods on the entry of a flow of a kind is free.
+const fn kept(kind: u32) -> u32 {
+    match kind {
+        CLOSED => periods(HALF_OPEN_KEPT),
+        DATAGRAMS => periods(DATAGRAMS_KEPT),
+        _ => EPOCHS,
+    }
+}
+
+/// How readily the place of a mark is given away, by kind and how many periods ago it was told. A table in place of
+/// branches, see [`is_zero`].
+static WORTH: [u16; (KINDS * EPOCHS) as usize] = {
+    let mut worth = [0; (KINDS * EPOCHS) as usize];
+    let mut at = 0;
+    while at < KINDS * EPOCHS {
+        let (kind, age) = (at / EPOCHS, at % EPOCHS);
+        // From when on it is surely not spared any more in a full table, and what goes before older ones.
+        let (spared, first) = match kind {
+            CLOSED => (0, EPOCHS),
+            DATAGRAMS => (periods(DATAGRAMS_SPARED), 0),
+            _ => (periods(OPEN_SPARED), 0),
+        };
+        worth[at as usize] = match age {
+            _ if kind == NEVER => UNUSED as u16,
+            _ if age >= kept(kind) => GONE as u16,
+            _ if age >= spared => (first + 1 + age) as u16,
+            _ => 0,
+        };
+        at += 1;
+    }
+    worth
+};
+const _: () = assert!(periods(OPEN_SPARED) < EPOCHS && periods(DATAGRAMS_KEPT) < EPOCHS);
+
+/// Periods that so many ticks have come to an end in, wherever they began.
+const fn periods(ticks: u32) -> u32 {
+    ticks.div_ceil(PERIOD) + 1
+}
+
+/// [`Mark::worth`] of one that there never was. Those whose flow is gone are worth more: as long as a
+/// bucket has unused ones, no flow had to go elsewhere.
+const UNUSED: u32 = FREE;
+/// Of one whose flow is gone.
+const GONE: u32 = FREE + 1;
+/// From here on, a place is free. More than all others of a bucket together, so that a sum tells how many are.
+const FREE: u32 = 4 * EPOCHS * WAYS;
+const _: () = assert!(GONE <= u16::MAX as u32);
+
+/// Where a flow's entry is, given its endpoint and its client: the port that its replies come to, or, where the
+/// client's address and port are kept, which one of the client's bucket. 15 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way(pub u32);
+
+impl Way {
+    /// Of a flow at this place that has this port (network order; 0: the client's address and port are kept).
+    #[inline(always)]
+    pub const fn new(index: u32, port: u16) -> Self {
+        if port == 0 {
+            return Self(index & (WAYS - 1));
+        }
+        Self((u16::from_be(port).wrapping_sub(FIRST_PORT) as u32 + WAYS) & ((1 << BACKEND) - 1))
+    }
+
+    /// The port, network order.
+    #[inline(always)]
+    pub const fn port(self) -> u16 {
+        if self.0 < WAYS { 0 } else { ((self.0 - WAYS) as u16).wrapping_add(FIRST_PORT).to_be() }
+    }
+}
 
 /// The tag of a flow whose client's [`crate::flow::hash`] this is: never 0.
 #[inline(always)]
@@ -70,13 +221,14 @@ pub const fn tag(hash: u64, ends: &Ends) -> u32 {
 }
 
 impl Mark {
-    /// Of a new flow.
+    /// Of a flow with this tag, of an endpoint in this slot, that [`Self::told`] is still to be told of.
     #[inline(always)]
-    pub const fn new(tag: u32, backend: u32, port: u16) -> Self {
-        Self(port as u64 | (backend as u64) << BACKEND | (tag as u64) << TAG)
+    pub const fn new(tag: u32, backend: u32, way: Way, twin: bool) -> Self {
+        let kind = if twin { TWIN } else { CLOSED };
+        Self(way.0 as u64 | (backend as u64) << BACKEND | (kind as u64) << KIND | (tag as u64) << TAG)
     }
 
-    /// The tag; 0: there is no flow.
+    /// The tag; 0: there was never a flow.
     #[inline(always)]
     pub const fn tag(self) -> u32 {
         (self.0 >> TAG) as u32
@@ -88,42 +240,89 @@ impl Mark {
         (self.0 >> BACKEND) as u32 & ((1 << (EPOCH - BACKEND)) - 1)
     }
 
+    /// The way to the flow's entry.
+    #[inline(always)]
+    pub const fn way(self) -> Way {
+        Way(self.0 as u32 & ((1 << BACKEND) - 1))
+    }
+
     /// The port that replies come to, network order; 0: the client's address and port are kept.
     #[inline(always)]
     pub const fn port(self) -> u16 {
-        self.0 as u16
+        self.way().port()
     }
 
     /// Whether it can be relied on, its endpoint's slot being of this generation.
     #[inline(always)]
     pub const fn holds(self, generation: u32, now: u32) -> bool {
-        (self.0 >> EPOCH) as u32 & EPOCHS == epoch(generation, now)
+        (self.0 >> EPOCH) as u32 & (KINDS * EPOCHS - 1) == open(generation, now)
     }
 
-    /// The same after its flow was told of a packet.
+    /// The same after its flow was told of a packet, and is in this phase.
     #[inline(always)]
     #[must_use]
-    pub const fn told(self, stamp: Stamp, generation: u32, now: u32) -> Self {
-        let slow = self.slow();
-        if matches!(stamp.phase(), Some(Phase::Open)) {
-            return Self(slow.0 | (epoch(generation, now) as u64) << EPOCH);
-        }
-        slow
+    pub const fn told(self, phase: Phase, generation: u32, now: u32) -> Self {
+        let kind = match phase {
+            _ if self.kind() == TWIN => TWIN,
+            Phase::Open => RELIED_ON | generation_bits(generation),
+            Phase::Datagrams => DATAGRAMS,
+            _ => CLOSED,
+        };
+        self.with(kind << (KIND - EPOCH) | epoch(now))
     }
 
-    /// The same, but not to be relied on.
+    /// The same, but never again to be relied on: another flow has its tag.
     #[inline(always)]
     #[must_use]
-    pub const fn slow(self) -> Self {
-        Self(self.0 & !((EPOCHS as u64) << EPOCH))
+    pub const fn twin(self) -> Self {
+        self.with(TWIN << (KIND - EPOCH) | (self.0 >> EPOCH) as u32 & (EPOCHS - 1))
+    }
+
+    /// The same, of a flow that is gone.
+    #[inline(always)]
+    #[must_use]
+    pub const fn gone(self, now: u32) -> Self {
+        self.with(CLOSED << (KIND - EPOCH) | epoch(now.wrapping_sub(kept(CLOSED) * PERIOD)))
+    }
+
+    /// How readily its place is given to another flow: the higher the sooner; 0: not at all.
+    ///
+    /// The flow itself needn't be asked. The client's packets tell the mark, and a mark that was not told for so
+    /// long is of a client that said nothing for so long. Where periods have come around, it seems younger
+    /// than it is.
+    #[inline(always)]
+    pub fn worth(self, now: u32) -> u32 {
+        let age = epoch(now).wrapping_sub((self.0 >> EPOCH) as u32) % EPOCHS;
+        WORTH[(self.kind() * EPOCHS + age) as usize] as u32
+    }
+
+    #[inline(always)]
+    const fn kind(self) -> u32 {
+        (self.0 >> KIND) as u32 & (KINDS - 1)
+    }
+
+    #[inline(always)]
+    const fn with(self, told: u32) -> Self {
+        Self(self.0 & FLOW | (told as u64) << EPOCH)
     }
 }
 
-/// Tells periods apart, and what was there before an endpoint in its slot. Both come around, but not at once
-/// while a flow is in use. Never 0.
+/// The kind and period of a mark of an open connection.
 #[inline(always)]
-const fn epoch(generation: u32, now: u32) -> u32 {
-    1 + (now / PERIOD).wrapping_add(generation.wrapping_mul(APART)) % EPOCHS
+const fn open(generation: u32, now: u32) -> u32 {
+    (RELIED_ON | generation_bits(generation)) << (KIND - EPOCH) | epoch(now)
+}
+
+/// Tells what was there before an endpoint in its slot. They come around, but not at once while a flow is in use.
+#[inline(always)]
+const fn generation_bits(generation: u32) -> u32 {
+    generation & (GENERATIONS - 1)
+}
+
+/// Tells periods apart. They come around.
+#[inline(always)]
+const fn epoch(now: u32) -> u32 {
+    now / PERIOD % EPOCHS
 }
 
 #[cfg(test)]
@@ -134,34 +333,99 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::flow;
+    use crate::flow::{PORTS, is_reply_port};
     use crate::packet::TCP;
 
     proptest! {
         #[test]
         fn fields_stay_apart(
-            port: u16, backend in 0..MAX_BACKENDS, generation: u32, tag in 1..1u32 << 24, now: u32,
+            port in 0..PORTS, index: u32, keeps: bool, backend in 0..MAX_BACKENDS, generation: u32,
+            tag in 1..1u32 << 24, now: u32,
         ) {
-            let mark = Mark::new(tag, backend, port);
-            let open = mark.told(Stamp::new(Phase::Open, now), generation, now);
-            for mark in [mark, open, open.slow()] {
-                prop_assert_eq!((mark.port(), mark.backend(), mark.tag()), (port, backend, tag));
+            let port = if keeps { 0 } else { (FIRST_PORT + port).to_be() };
+            let way = Way::new(index, port);
+            prop_assert_eq!((way.port(), !keeps || way.0 == index % WAYS), (port, true));
+            let new = Mark::new(tag, backend, way, false).told(Phase::Opening, generation, now);
+            let open = new.told(Phase::Open, generation, now);
+            for mark in [new, open, open.twin(), open.gone(now)] {
+                prop_assert_eq!((mark.way(), mark.backend(), mark.tag()), (way, backend, tag));
+                prop_assert_eq!(Marks([mark.0; WAYS as usize]).of(new), 0xff);
             }
-            prop_assert!(!mark.holds(generation, now) && open.slow() == mark, "a new flow's");
+            prop_assert_eq!(Marks([new.0; WAYS as usize]).of(Mark::new(tag, backend ^ 1, way, false)), 0);
+            prop_assert!(!new.holds(generation, now), "a new flow's");
             prop_assert!(open.holds(generation, now));
             prop_assert!(!open.holds(generation, now.wrapping_add(PERIOD)), "too long ago");
             prop_assert!(!open.holds(generation.wrapping_add(1), now), "another endpoint");
-            for phase in [Phase::Opening, Phase::Answered, Phase::Datagrams, Phase::Closing] {
-                prop_assert_eq!(open.told(Stamp::new(phase, now), generation, now), mark);
+            prop_assert!(!open.gone(now).holds(generation, now) && !open.twin().holds(generation, now));
+            prop_assert!(!open.twin().told(Phase::Open, generation, now).holds(generation, now));
+            for phase in [Phase::Opening, Phase::Answered, Phase::Closing, Phase::Ending] {
+                prop_assert_eq!(open.told(phase, generation, now), new);
+            }
+            prop_assert!(!open.told(Phase::Datagrams, generation, now).holds(generation, now));
+        }
+
+        #[test]
+        fn tags_are_found(mut marks: [u64; WAYS as usize], at in 0..WAYS as usize, same in 0..WAYS as usize) {
+            marks[same] = marks[at];
+            let tag = Mark(marks[at]).tag();
+            let mut bits = Marks(marks).with_tag(tag);
+            for (n, mark) in marks.iter().enumerate() {
+                prop_assert_eq!(bits >> n & 1 != 0, Mark(*mark).tag() == tag);
+            }
+            while bits != 0 {
+                prop_assert_eq!(lowest(bits), bits.trailing_zeros());
+                bits &= bits - 1;
             }
         }
 
         #[test]
-        fn twins_are_counted(marks: [u64; WAYS as usize], at in 0..WAYS as usize) {
-            let tag = Mark(marks[at]).tag();
-            let count = marks.iter().filter(|mark| Mark(**mark).tag() == tag).count();
-            prop_assert_eq!(Marks(marks).count(tag) as usize, count);
+        fn a_bucket_gives_the_best_of_its_places(
+            marks in proptest::array::uniform8(prop_oneof![Just(0), any::<u64>()]), way in 0..WAYS, now: u32,
+        ) {
+            // Only what was never used is of no kind.
+            let marks = marks.map(|mark| if Mark(mark).kind() == NEVER { 0 } else { mark });
+            let room = Marks(marks).room(way, now);
+            let worths = marks.map(|mark| Mark(mark).worth(now));
+            prop_assert_eq!(room.worth, worths.into_iter().max().unwrap());
+            prop_assert!(room.worth == 0 || worths[room.way as usize] == room.worth);
+            prop_assert_eq!(room.free as usize, worths.iter().filter(|worth| **worth >= FREE).count());
+            prop_assert_eq!(Marks(marks).unused() as usize, marks.iter().filter(|mark| **mark == 0).count());
         }
+
+        /// What the mark says is never less than what the flow says by the time of its client's last packet.
+        #[test]
+        fn who_is_spared_is_spared_by_the_mark(told: u32, age in 0..2000u32, phase in 0..3usize) {
+            let phase = [Phase::Open, Phase::Datagrams, Phase::Opening][phase];
+            let mark = Mark::new(7, 1, Way(0), false).told(phase, 1, told);
+            // Of further packets in the same period it isn't told.
+            let last = told | (PERIOD - 1);
+            let now = last.wrapping_add(age);
+            let stamp = flow::Stamp::new(phase, last);
+            prop_assert!(stamp.worth(now) > 0 || mark.worth(now) == 0);
+        }
+    }
+
+    #[test]
+    fn a_full_bucket_gives_up_what_is_least_likely_to_live() {
+        let now = 100_000;
+        let at = |phase, age: u32| Mark::new(7, 1, Way(0), false).told(phase, 1, now - age).worth(now);
+        let order = [
+            at(Phase::Opening, 100),
+            Mark(0).worth(now),
+            at(Phase::Answered, 40),
+            at(Phase::Closing, 1),
+            at(Phase::Open, 500),
+            at(Phase::Datagrams, 100),
+        ];
+        assert!(order.windows(2).all(|pair| pair[0] > pair[1]), "{order:?}");
+        assert_eq!(at(Phase::Datagrams, 200), at(Phase::Opening, 100), "both are gone");
+        assert_eq!(Mark::new(7, 1, Way(0), true).gone(now).worth(now), order[0]);
+        for (phase, age) in [(Phase::Open, 300), (Phase::Datagrams, 29)] {
+            assert_eq!(at(phase, age), 0, "{phase:?} {age}");
+        }
+        // A twin may be anything.
+        let twin = Mark::new(7, 1, Way(0), true).told(Phase::Opening, 1, now - 300);
+        assert_eq!((twin.worth(now), twin.worth(now + 20) > 0), (0, true));
     }
 
     #[test]
@@ -179,5 +443,11 @@ mod tests {
         }
         // 2,048 of sixteen million: by chance, one pair in eight tables like this.
         assert!(tags.len() >= 2046 && !tags.contains(&0), "{}", tags.len());
+    }
+
+    #[test]
+    fn ways_are_ports_or_below() {
+        assert!((0..WAYS).all(|way| Way(way).port() == 0));
+        assert!((WAYS..WAYS + u32::from(PORTS)).all(|way| is_reply_port(u16::from_be(Way(way).port()))));
     }
 }

@@ -14,7 +14,7 @@ use lb_common::flow::{Flow, WAYS as FLOWS_OF_BUCKET};
 use lb_common::forward::{Forward, Pending};
 use lb_common::fragment::{FragmentKey, FragmentValue};
 use lb_common::maps::{BackendValue, MAX_L4_FLOWS, RING_CHUNK, ServiceValue, WAY_SLOTS, WayValue};
-use lb_common::mark::Marks;
+use lb_common::mark::{Mark, Marks};
 use lb_common::quic::ServerKey;
 use lb_common::ranges::{RangeKey, SLOT_BITS};
 use lb_common::rare::Work;
@@ -25,8 +25,8 @@ use lb_common::verdict::{Action, is_v4, mapped};
 
 use crate::frame::{Kernel, write};
 use crate::maps::{
-    ANSWERS, FRAGMENTS, L4_BACKENDS, L4_CHANGED, L4_FLOWS, L4_KEPT, L4_MARKS, L4_NODES, L4_PORTS, L4_RANGES,
-    L4_RINGS, L4_SERVERS, L4_SERVICES, PENDING, RARE, UPLINKS, WAY_BACK, WAYS, opaque,
+    ANSWERS, FRAGMENTS, L4_BACKENDS, L4_CHANGED, L4_FLOWS, L4_KEPT, L4_MARKS, L4_NODES, L4_RANGES, L4_RINGS,
+    L4_SERVERS, L4_SERVICES, PENDING, RARE, UPLINKS, WAY_BACK, WAYS, opaque,
 };
 use crate::rehearse;
 
@@ -106,6 +106,11 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
 
     #[inline(always)]
     fn flow(&self, index: u32) -> Option<impl Deref<Target = Flow>> {
+        L4_FLOWS.get(index)
+    }
+
+    #[inline(always)]
+    fn entered(&self, index: u32) -> Option<impl Deref<Target = Flow>> {
         if DRY && let Some(flow) = rehearse::flow(index) {
             return Some(flow);
         }
@@ -118,18 +123,23 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     }
 
     #[inline(always)]
-    fn swap_mark(&self, index: u32, old: u64, new: u64) {
-        if !DRY && let Some(mark) = mark(index) {
-            // SAFETY: an aligned word of a map's element.
-            unsafe { swap(mark, old, new) };
-        }
+    fn mark(&self, bucket: u32, way: u32) -> Option<Mark> {
+        let marks = L4_MARKS.get(bucket)?;
+        Some(Mark(marks.0[opaque(way) as usize & (FLOWS_OF_BUCKET as usize - 1)]))
     }
 
     #[inline(always)]
-    fn write_mark(&self, index: u32, new: u64) {
-        if !DRY && let Some(mark) = mark(index) {
-            // SAFETY: an aligned word of a map's element, written at once.
-            unsafe { mark.write_volatile(new) };
+    fn swap_mark(&self, index: u32, old: u64, new: u64) -> bool {
+        if DRY {
+            return true;
+        }
+        match L4_MARKS.get_ptr_mut(index / FLOWS_OF_BUCKET) {
+            // SAFETY: an aligned word of a map's element, which the mask keeps it inside of.
+            Some(marks) => unsafe {
+                let first = (&raw mut (*marks).0).cast::<u64>();
+                swap(first.add(opaque(index) as usize & (FLOWS_OF_BUCKET as usize - 1)), old, new)
+            },
+            None => false,
         }
     }
 
@@ -154,33 +164,18 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     #[inline(always)]
     fn write_flow(&self, index: u32, new: &Pending, generation: u32) {
         if DRY {
-            rehearse::enter(index, new.backend, generation);
+            rehearse::enter(index, new.backend, new.port, generation);
         } else if let Some(place) = L4_FLOWS.get_ptr_mut(index) {
-            // SAFETY: this CPU has marked the entry busy, so no other one writes it or reads it
-            // for more than its port's place, which is one aligned word.
+            // SAFETY: this CPU has marked the entry busy, so no other one writes it or reads it.
             unsafe {
-                (&raw mut (*place).port_index).write_volatile(u32::MAX);
                 (*place).client = new.ends.source;
                 (*place).vip = new.ends.target;
                 (*place).client_port = new.ends.source_port;
                 (*place).vip_port = new.ends.target_port;
-                (*place).port = 0;
+                (*place).port = new.port;
                 (*place).protocol = new.protocol;
                 (*place).backend = new.backend;
                 (*place).generation = generation;
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn write_port(&self, index: u32, port: u16, place: u32) {
-        if DRY {
-            rehearse::take_port(port);
-        } else if let Some(flow) = L4_FLOWS.get_ptr_mut(index) {
-            // SAFETY: as in `write_flow`.
-            unsafe {
-                (*flow).port = port;
-                (&raw mut (*flow).port_index).write_volatile(place);
             }
         }
     }
@@ -194,35 +189,13 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     }
 
     #[inline(always)]
-    fn port(&self, index: u32) -> Option<u64> {
-        L4_PORTS.get(index).copied()
-    }
-
-    #[inline(always)]
-    fn swap_port(&self, index: u32, old: u64, new: u64) -> bool {
-        if DRY {
-            return true;
-        }
-        match L4_PORTS.get_ptr_mut(index) {
-            // SAFETY: an aligned word, which is the whole element.
-            Some(port) => unsafe { swap(port, old, new) },
-            None => false,
-        }
-    }
-
-    #[inline(always)]
-    fn expect(&self, flow: u32, port: u32) {
-        let fetch = |flow| {
-            if let Some(flow) = L4_FLOWS.get_ptr(flow) {
-                // SAFETY: an aligned word of a map's element.
-                unsafe { (&raw const (*flow).stamp).read_volatile() };
+    fn expect(&self, bucket: u32, flow: u32) {
+        if let (Some(marks), Some(flow)) = (L4_MARKS.get_ptr(bucket), L4_FLOWS.get_ptr(flow)) {
+            // SAFETY: aligned words of maps' elements.
+            unsafe {
+                (&raw const (*marks).0).cast::<u64>().read_volatile();
+                (&raw const (*flow).stamp).read_volatile();
             }
-        };
-        fetch(flow);
-        if let Some(port) = L4_PORTS.get_ptr(port) {
-            // SAFETY: as above. Where nobody had the port, there is no such flow.
-            let owner = unsafe { port.read_volatile() } as u32;
-            fetch(owner.wrapping_sub(1));
         }
     }
 
@@ -306,14 +279,6 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
         let done = unsafe { bpf_redirect(way.interface, 0) } as u32;
         if done == XDP_REDIRECT { Action::Redirect } else { Action::Drop }
     }
-}
-
-/// Where the mark of a flow is.
-#[inline(always)]
-fn mark(index: u32) -> Option<*mut u64> {
-    let marks = L4_MARKS.get_ptr_mut(index / FLOWS_OF_BUCKET)?;
-    // SAFETY: the mask keeps it inside of the element.
-    Some(unsafe { (&raw mut (*marks).0).cast::<u64>().add(opaque(index) as usize & 7) })
 }
 
 /// [`learn`]'s word for a next hop whose MAC is not known.

@@ -3,7 +3,7 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, SockMap};
 use lb_common::cookie::{Admission, CookieSettings, Meter, SynOptions, VARIABLES};
-use lb_common::flow::{Flow, PORT_FACTOR, WAYS as FLOWS_OF_BUCKET};
+use lb_common::flow::{Flow, WAYS as FLOWS_OF_BUCKET};
 use lb_common::forward::Pending;
 use lb_common::fragment::{FragmentKey, FragmentValue};
 use lb_common::maps::{
@@ -71,8 +71,6 @@ pub static L4_BACKENDS: Array<BackendValue> = Array::with_max_entries(MAX_BACKEN
 pub static L4_FLOWS: Array<Flow> = Array::with_max_entries(MAX_L4_FLOWS, BPF_F_MMAPABLE);
 #[map]
 pub static L4_MARKS: Array<Marks> = Array::with_max_entries(MAX_L4_FLOWS / FLOWS_OF_BUCKET, BPF_F_MMAPABLE);
-#[map]
-pub static L4_PORTS: Array<u64> = Array::with_max_entries(MAX_L4_FLOWS * PORT_FACTOR, 0);
 /// Not 0: some endpoint with this port gets packets with the client's address.
 #[map]
 pub static L4_KEPT: Array<u32> = Array::with_max_entries(KEPT_PORTS, 0);

@@ -57,25 +57,16 @@ pub fn flow(index: u32) -> Option<&'static Flow> {
     if entered.index == index as u64 + 1 { Some(&entered.flow) } else { None }
 }
 
-/// Enters a flow for the rest of the run.
+/// Enters a flow for the rest of the run. `port`: network order.
 #[inline(always)]
-pub fn enter(index: u32, backend: u32, generation: u32) {
+pub fn enter(index: u32, backend: u32, port: u16, generation: u32) {
     if let Some(entered) = REHEARSED.get_ptr_mut(0) {
         // SAFETY: this CPU's own element.
         unsafe {
             (*entered).index = index as u64 + 1;
             (*entered).flow.backend = backend;
             (*entered).flow.generation = generation;
-            (*entered).flow.port = 0;
+            (*entered).flow.port = port;
         }
-    }
-}
-
-/// Gives that flow a port.
-#[inline(always)]
-pub fn take_port(port: u16) {
-    if let Some(entered) = REHEARSED.get_ptr_mut(0) {
-        // SAFETY: this CPU's own element.
-        unsafe { (*entered).flow.port = port }
     }
 }

@@ -43,7 +43,7 @@ pub fn measure(report: &mut Report) -> Result<()> {
     feed("nft", &["-f", "-"], &rules())?;
     Report::throughput_head("forwarding, veth to veth");
     for (clients, ours, theirs) in CASES {
-        let sizes = Sizes { flows: 1 << 19, clients, targets: 1, sender: sender()? };
+        let sizes = Sizes { flows: 1 << 18, clients, targets: 1, sender: sender()? };
         let mut programs = load_sized(None, false, &sizes)?;
         for name in ["generator", "swallow", "discard", "sluice"] {
             program(&mut programs, name)?;

@@ -52,6 +52,7 @@ impl Steering {
             },
             pin_dir: args.pin_dir.clone(),
             log: args.xdp_log,
+            flows: args.flows,
             handshakes: match args.steering {
                 SteeringArg::Auto => None,
                 SteeringArg::V1 => Some(HandshakeVersion::V1),

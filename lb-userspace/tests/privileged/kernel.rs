@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::Xdp;
 use aya::programs::xdp::XdpMode as AyaMode;
 use lb_common::maps::{LAYOUT, LAYOUT_MAP};
 use lb_common::vips::{CHUNKS, TAKEN, VipChunk, VipPlace};
 use sluice::dataplane::diff::Op;
 use sluice::dataplane::image::MapImage;
-use sluice::dataplane::kernel::{self, Dataplane, KernelError, XdpMode};
+use sluice::dataplane::kernel::{self, Dataplane, KernelError, Settings, XdpMode};
 
 use crate::kernel_node::{Node, image, ip, ip_output, routes};
 
@@ -72,6 +72,24 @@ fn another_layout_is_replaced() {
     let again = node.open().expect("start over another layout");
     assert!(!again.info().reused);
     assert_eq!(again.read().expect("read"), MapImage::default());
+}
+
+#[test]
+fn another_size_is_replaced_and_the_same_is_not() {
+    let node = Node::new();
+    let settings = |flows| Settings { flows, ..node.settings() };
+    let mut dataplane = Dataplane::open(settings(100_000)).expect("start");
+    dataplane.apply(&image()).expect("apply");
+    drop(dataplane);
+    let entries = |name: &str| MapInfo::from_pin(node.pin_dir.join(name)).expect("pin").max_entries();
+    // Two for each flow, of the power of two above.
+    assert_eq!((entries("L4_FLOWS"), entries("L4_MARKS")), (1 << 18, 1 << 15));
+    for (flows, reused) in [(131_072, true), (131_073, false), (200_000, true), (2000, false)] {
+        let dataplane = Dataplane::open(settings(flows)).expect("start again");
+        assert_eq!(dataplane.info().reused, reused, "{flows}");
+        assert_eq!(dataplane.read().expect("read") == image(), flows == 131_072, "{flows}");
+        assert_eq!(entries("L4_FLOWS"), 2 * flows.next_power_of_two());
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
 use nix::unistd::Pid;
 use sluice::dataplane::image::{MapImage, VipEntry};
-use sluice::dataplane::kernel::{self, Dataplane, KernelError, Settings, XdpMode};
+use sluice::dataplane::kernel::{self, Dataplane, FEWEST_FLOWS, KernelError, Settings, XdpMode};
 use sluice::model::{Transport, Vip};
 
 use crate::{checksums, need_root};
@@ -51,6 +51,7 @@ impl Node {
             xdp_mode: XdpMode::Auto,
             pin_dir: self.pin_dir.clone(),
             log: false,
+            flows: FEWEST_FLOWS,
             handshakes: None,
         }
     }

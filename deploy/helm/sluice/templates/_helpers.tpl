@@ -99,6 +99,7 @@ volumeMounts:
 {{- define "sluice.fixed" -}}
 SLUICE_INTERFACE: xdp.interfaces
 SLUICE_XDP_MODE: xdp.mode
+SLUICE_FLOWS: xdp.flows
 SLUICE_NO_XDP: xdp.enabled
 SLUICE_VIP: listen.vips
 SLUICE_HTTP_PORT: listen.httpPort

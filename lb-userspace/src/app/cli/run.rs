@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgGroup, Args, ValueEnum};
+use lb_common::maps::REMEMBERED_FLOWS;
 
 use super::DEFAULT_SOCKET;
 use super::network::network;
 use super::vip::{SniRule, sni_rule};
+use crate::dataplane::kernel::{FEWEST_FLOWS, MOST_FLOWS};
 use crate::model::{Compat, MAX_BAN_AFTER, MAX_BAN_FOR, MAX_BAN_WITHIN, MAX_BANS, WorkerPool};
 use crate::proxy;
 use crate::status::Address;
@@ -235,6 +237,18 @@ pub struct RunArgs {
         help_heading = "XDP"
     )]
     pub steering: SteeringArg,
+    /// How many flows of Services of type LoadBalancer a node remembers, those that were closed within the last
+    /// minute included; rounded up to a power of two. Each takes 144 bytes of the kernel's memory. With another
+    /// number than before, open flows are lost and counters start at zero.
+    #[arg(
+        long,
+        env = "SLUICE_FLOWS",
+        value_name = "N",
+        default_value_t = REMEMBERED_FLOWS,
+        value_parser = clap::value_parser!(u32).range(i64::from(FEWEST_FLOWS)..=i64::from(MOST_FLOWS)),
+        help_heading = "XDP"
+    )]
+    pub flows: u32,
     /// Directory on a bpffs where maps and links are pinned.
     #[arg(
         long,

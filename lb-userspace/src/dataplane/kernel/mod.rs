@@ -35,9 +35,10 @@ use aya::programs::{ProgramError, SchedClassifier, SkLookup, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::Level;
 use ipnet::IpNet;
-use lb_common::flow::{PORT_FACTOR, WAYS};
+use lb_common::flow::{ENTRIES_OF_FLOW, WAYS};
 use lb_common::maps::{
-    CLASS_TERMINATE, LAYOUT, LAYOUT_MAP, MAX_CLASSES, MAX_CPUS, MAX_L4_FLOWS, MAX_WORKERS,
+    CLASS_TERMINATE, LAYOUT, LAYOUT_MAP, MAPS, MAX_CLASSES, MAX_CPUS, MAX_WORKERS, MapLayout,
+    REMEMBERED_FLOWS,
 };
 use serde::Serialize;
 
@@ -77,6 +78,8 @@ pub struct Settings {
     /// Let the programs log unusual frames and ClientHellos, by the `log` crate on the debug level.
     /// Without it their code for that is not even loaded.
     pub log: bool,
+    /// How many flows of VIPs in forward mode are remembered: [`Sizes::of`].
+    pub flows: u32,
     /// How the stack shall take over connections whose handshake XDP did; `None`: the best way there is.
     pub handshakes: Option<HandshakeVersion>,
 }
@@ -200,8 +203,9 @@ impl Dataplane {
     /// # Errors
     /// Those of [`Self::open`], but for the lock.
     pub fn open_locked(lock: Lock, settings: Settings) -> Result<Self, KernelError> {
-        let reused = pins::prepare(&settings.pin_dir)?;
-        let mut programs = load(Some(&settings.pin_dir), settings.log)?;
+        let sizes = Sizes::of(settings.flows);
+        let reused = pins::prepare(&settings.pin_dir, &sizes)?;
+        let mut programs = load_sized(Some(&settings.pin_dir), settings.log, &sizes)?;
         let logs = if settings.log { Some(logs::Reader::start(&mut programs)?) } else { None };
 
         let mut layout: Array<_, u64> = take(&mut programs, LAYOUT_MAP)?;
@@ -436,7 +440,7 @@ pub fn load(pin_dir: Option<&Path>, log: bool) -> Result<Ebpf, KernelError> {
 /// How large the flow table is, and what the programs that only measure are set to.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// Entries of the flow table: a power of two, from 8 on.
+    /// Entries of the flow table, and marks: a power of two, from 16 on. Half of them may be taken.
     pub flows: u32,
     /// How many clients take turns; 0: each packet is a new one's.
     pub clients: u32,
@@ -446,9 +450,35 @@ pub struct Sizes {
     pub sender: u32,
 }
 
+/// The fewest flows that a node may be asked to remember.
+pub const FEWEST_FLOWS: u32 = 1 << 10;
+/// The most: 1.1 GiB.
+pub const MOST_FLOWS: u32 = 1 << 23;
+
+impl Sizes {
+    /// With room for so many flows, from [`FEWEST_FLOWS`] to [`MOST_FLOWS`], or up to twice as many: the power of two
+    /// above.
+    pub fn of(flows: u32) -> Self {
+        let flows = flows.clamp(FEWEST_FLOWS, MOST_FLOWS).next_power_of_two();
+        Self { flows: flows * ENTRIES_OF_FLOW, clients: 1, targets: 1, sender: 0 }
+    }
+
+    /// How many entries a map has.
+    fn entries(&self, map: &MapLayout) -> u32 {
+        match map.name {
+            FLOW_TABLE => self.flows,
+            MARK_TABLE => self.flows / WAYS,
+            _ => map.entries,
+        }
+    }
+}
+
+const FLOW_TABLE: &str = "L4_FLOWS";
+const MARK_TABLE: &str = "L4_MARKS";
+
 impl Default for Sizes {
     fn default() -> Self {
-        Self { flows: MAX_L4_FLOWS, clients: 1, targets: 1, sender: 0 }
+        Self::of(REMEMBERED_FLOWS)
     }
 }
 
@@ -476,8 +506,9 @@ pub fn load_sized(pin_dir: Option<&Path>, log: bool, sizes: &Sizes) -> Result<Eb
     ] {
         loader.override_global(name, value, true);
     }
-    loader.map_max_entries("L4_FLOWS", sizes.flows).map_max_entries("L4_MARKS", sizes.flows / WAYS);
-    loader.map_max_entries("L4_PORTS", sizes.flows * PORT_FACTOR);
+    for map in MAPS.iter().filter(|map| [FLOW_TABLE, MARK_TABLE].contains(&map.name)) {
+        loader.map_max_entries(map.name, sizes.entries(map));
+    }
     loader.load(&handshakes::link(OBJECT)).map_err(|error| KernelError::Load(Box::new(error)))
 }
 

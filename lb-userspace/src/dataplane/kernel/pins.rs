@@ -10,7 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::MsFlags;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::KernelError;
+use super::{KernelError, Sizes};
 
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -61,18 +61,18 @@ impl Lock {
     }
 }
 
-/// Makes sure that the maps pinned in the directory are either of our layout or gone. True: there
+/// Makes sure that the maps pinned in the directory are either of our layout and these sizes or gone. True: there
 /// are maps to take over.
-pub(super) fn prepare(directory: &Path) -> Result<bool, KernelError> {
+pub(super) fn prepare(directory: &Path, sizes: &Sizes) -> Result<bool, KernelError> {
     if names(directory)?.is_empty() {
         return Ok(false);
     }
-    match unfit(directory) {
+    match unfit(directory, sizes) {
         None => Ok(true),
         Some(reason) => {
             tracing::warn!(
                 pin_dir = %directory.display(), reason,
-                "pinned maps don't fit this version: everything is detached and loaded anew, counters start at zero"
+                "pinned maps don't fit this version and its options: everything is detached and loaded anew, counters start at zero"
             );
             clear(directory)?;
             Ok(false)
@@ -82,7 +82,7 @@ pub(super) fn prepare(directory: &Path) -> Result<bool, KernelError> {
 
 /// Why the pinned maps can't be taken over. The layout map says what the maker believed; the
 /// kernel says what really is there.
-fn unfit(directory: &Path) -> Option<String> {
+fn unfit(directory: &Path, sizes: &Sizes) -> Option<String> {
     let layout = match MapData::from_pin(directory.join(LAYOUT_MAP)) {
         Ok(data) => data,
         Err(error) => return Some(format!("{LAYOUT_MAP}: {error}")),
@@ -98,9 +98,9 @@ fn unfit(directory: &Path) -> Option<String> {
             Ok(info) => info,
             Err(error) => return Some(format!("{}: {error}", map.name)),
         };
-        let sizes = (info.key_size() as usize, info.value_size() as usize, info.max_entries());
-        if sizes != (map.key, map.value, map.entries) {
-            return Some(format!("{}: key, value and entries are {sizes:?}", map.name));
+        let found = (info.key_size() as usize, info.value_size() as usize, info.max_entries());
+        if found != (map.key, map.value, sizes.entries(map)) {
+            return Some(format!("{}: key, value and entries are {found:?}", map.name));
         }
     }
     None

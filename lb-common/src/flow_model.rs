@@ -1,0 +1,400 @@
+//! The flow table and its marks against a model: whatever packets come in whatever order, at whatever times.
+
+extern crate std;
+
+use std::collections::BTreeMap;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use crate::ends::Ends;
+use crate::fixtures::{Host, judge};
+use crate::flow::{self, Flow, OPEN_SPARED, Phase, Stamp, after_endpoint};
+use crate::forward_fixtures::{
+    BACKENDS4, BACKENDS6, CLIENT4, CLIENT6, End, Kind, NEAR, NODE_MAC, NODE4, PEER_MAC, PORT, TARGET_PORT,
+    Tables, VIP4, VIP6, frame,
+};
+use crate::maps::Tuning;
+use crate::mark::{self, PERIOD};
+use crate::packet::{RST, SYN, TCP};
+use crate::reason::Reason;
+use crate::verdict::{mapped, words};
+
+/// A client's connection, or what it sends in place of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Client {
+    v6: bool,
+    datagrams: bool,
+    /// Its endpoint sees its address.
+    near: bool,
+    host: u8,
+    port: u16,
+}
+
+/// Where it is: how far, at which endpoint (the last octet of its address) and port, since when silent.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    phase: Phase,
+    endpoint: u8,
+    port: u16,
+    tick: u32,
+}
+
+struct World {
+    host: Host,
+    known: BTreeMap<Client, Known>,
+}
+
+impl Client {
+    fn ends(self) -> Ends {
+        let address = self.address();
+        let (source, target) = if self.v6 {
+            (words(address.try_into().expect("sixteen")), words(VIP6))
+        } else {
+            (mapped(address.try_into().expect("four")), mapped(VIP4))
+        };
+        Ends { source, target, source_port: self.port.to_be(), target_port: self.vip_port().to_be() }
+    }
+
+    fn address(self) -> Vec<u8> {
+        let mut address = if self.v6 { CLIENT6.to_vec() } else { CLIENT4.to_vec() };
+        *address.last_mut().expect("not empty") = self.host;
+        address
+    }
+
+    fn vip_port(self) -> u16 {
+        if self.near { NEAR } else { PORT }
+    }
+
+    fn protocol(self) -> u8 {
+        if self.datagrams { crate::packet::UDP } else { TCP }
+    }
+
+    fn owns(self, flow: &Flow) -> bool {
+        let ends = self.ends();
+        (flow.client, flow.client_port, flow.protocol) == (ends.source, ends.source_port, self.protocol())
+            && (flow.vip, flow.vip_port) == (ends.target, ends.target_port)
+    }
+}
+
+impl World {
+    fn new(entries: usize) -> Self {
+        let mut host = Host::new();
+        host.l4 = Tables::sized(entries);
+        host.tuning = Tuning::default();
+        Self { host, known: BTreeMap::new() }
+    }
+
+    fn now(&self) -> u32 {
+        self.host.l4.now
+    }
+
+    /// Whether the promise to open connections holds for it.
+    fn is_spared(&self, known: Known) -> bool {
+        // The stamp may be as old as the mark was when it stood for the flow last.
+        known.phase == Phase::Open && self.now() - known.tick < OPEN_SPARED - PERIOD
+    }
+
+    /// A client's packet.
+    fn send(&mut self, client: Client, kind: Kind) -> Reason {
+        let kind = if client.datagrams { Kind::Datagram } else { kind };
+        let (address, vip) = (client.address(), if client.v6 { &VIP6[..] } else { &VIP4[..] });
+        let from = End { mac: PEER_MAC, address: &address, port: client.port };
+        let to = End { mac: NODE_MAC, address: vip, port: client.vip_port() };
+        self.host.frame = frame(from, to, kind).into();
+        let reason = judge(&self.host).reason;
+        let before = self.known.get(&client).copied();
+        if reason != Reason::Forwarded {
+            assert!(!before.is_some_and(|known| self.is_spared(known)), "{client:?} {before:?}: {reason:?}");
+            self.known.remove(&client);
+            return reason;
+        }
+        let sent = self.host.frame.borrow();
+        let (last, ports) = if client.v6 { (53, 54) } else { (33, 34) };
+        let (endpoint, port) = (sent[last], u16::from_be_bytes([sent[ports], sent[ports + 1]]));
+        drop(sent);
+        let now = self.now();
+        let same = before.is_some_and(|known| (known.endpoint, known.port) == (endpoint, port));
+        if let Some(known) = before
+            && self.is_spared(known)
+        {
+            assert!(same, "{client:?} {known:?} at {now} moved to {endpoint} {port}");
+        }
+        // What was promised to it.
+        let phase = self.phase(client).unwrap_or(Phase::Opening);
+        self.known.insert(client, Known { phase, endpoint, port, tick: now });
+        self.check_port(client, port);
+        reason
+    }
+
+    /// How far the table believes it to be.
+    fn phase(&self, client: Client) -> Option<Phase> {
+        let flows = self.host.l4.flows.borrow();
+        let own = |flow: &&Flow| client.owns(flow) && Stamp(flow.stamp).alive(self.now());
+        let mask = flows.len() as u32 - 1;
+        let ends = client.ends();
+        let hash = flow::hash(&ends.source, ends.source_port, client.protocol());
+        let places: Vec<_> = if client.near {
+            (0..flow::WAYS).map(|way| flow::bucket(hash, mask).0 | way).collect()
+        } else {
+            let ports = |slot| {
+                let endpoint =
+                    flow::hash(&self.host.l4.address(slot), TARGET_PORT.to_be(), client.protocol());
+                let place = move |attempt| flow::place(endpoint, flow::port(hash, attempt), mask);
+                (0..flow::PORT_TRIES).map(place)
+            };
+            (0..12).flat_map(ports).collect()
+        };
+        let own = places.iter().map(|place| &flows[*place as usize]).filter(own);
+        own.filter_map(|flow| Stamp(flow.stamp).phase()).max()
+    }
+
+    /// Nobody else's flow has the port that a client's packet was sent from.
+    fn check_port(&self, client: Client, port: u16) {
+        if client.near {
+            assert_eq!(port, client.port);
+            return;
+        }
+        let flows = self.host.l4.flows.borrow();
+        let mut address = if client.v6 { words(BACKENDS6[0]) } else { mapped(BACKENDS4[0]) };
+        address[3] = u32::from_ne_bytes({
+            let mut octets = address[3].to_ne_bytes();
+            octets[3] = self.known[&client].endpoint;
+            octets
+        });
+        let endpoint = flow::hash(&address, TARGET_PORT.to_be(), client.protocol());
+        let flow = &flows[flow::place(endpoint, port, flows.len() as u32 - 1) as usize];
+        // By place alone it may be another endpoint's.
+        let there = flow.port == port.to_be() && self.host.l4.address(flow.backend) == address;
+        let anothers = there && Stamp(flow.stamp).alive(self.now()) && !client.owns(flow);
+        assert!(!anothers, "{client:?} is at another's port {port}");
+    }
+
+    /// An endpoint's packet to a client, if there is a connection.
+    fn answer(&mut self, client: Client, kind: Kind) {
+        let Some(known) = self.known.get(&client).copied() else { return };
+        let kind = if client.datagrams { Kind::Datagram } else { kind };
+        let spared = self.is_spared(known);
+        let returned = if client.near {
+            self.answer_near(client, kind)
+        } else {
+            self.answer_by_port(client, known, kind)
+        };
+        assert!(returned || !spared, "{client:?} {known:?}: nobody at {}", self.now());
+        let phase = self.phase(client);
+        if let Some(known) = self.known.get_mut(&client).filter(|_| returned) {
+            known.phase = phase.unwrap_or(Phase::Opening);
+        }
+    }
+
+    fn answer_by_port(&mut self, client: Client, known: Known, kind: Kind) -> bool {
+        if client.v6 {
+            return false;
+        }
+        let mut address = BACKENDS4[0];
+        address[3] = known.endpoint;
+        let from = End { mac: PEER_MAC, address: &address, port: TARGET_PORT };
+        let to = End { mac: NODE_MAC, address: &NODE4, port: known.port };
+        self.host.frame = frame(from, to, kind).into();
+        if judge(&self.host).reason != Reason::Returned {
+            return false;
+        }
+        let sent = self.host.frame.borrow();
+        sent[30..34] == client.address() && sent[36..38] == client.port.to_be_bytes()
+    }
+
+    /// What the program at the egress does.
+    fn answer_near(&mut self, client: Client, kind: Kind) -> bool {
+        let now = self.now();
+        let mut flows = self.host.l4.flows.borrow_mut();
+        let own =
+            flows.iter_mut().find(|flow| client.owns(flow) && flow.port == 0 && Stamp(flow.stamp).alive(now));
+        let Some(flow) = own else { return false };
+        let flags = if kind == Kind::Rst { RST } else { SYN };
+        let phase = Stamp(flow.stamp).phase().expect("alive");
+        flow.stamp = Stamp::new(after_endpoint(phase, flags), now).0;
+        true
+    }
+
+    fn open(&mut self, client: Client) -> bool {
+        self.send(client, Kind::Syn);
+        self.answer(client, Kind::SynAck);
+        self.send(client, Kind::Ack);
+        self.known.get(&client).is_some_and(|known| known.phase == Phase::Open)
+    }
+
+    /// No two live flows have one port at one endpoint, and each lies where its replies look for it.
+    fn check(&self) {
+        let flows = self.host.l4.flows.borrow();
+        let mut ports = BTreeMap::new();
+        for (index, flow) in flows.iter().enumerate().filter(|(_, flow)| Stamp(flow.stamp).taken(self.now()))
+        {
+            let bucket = flow::bucket(
+                flow::hash(&flow.client, flow.client_port, flow.protocol),
+                flows.len() as u32 - 1,
+            )
+            .0;
+            if flow.port == 0 {
+                assert_eq!(index as u32 & !7, bucket);
+            } else {
+                assert_eq!(ports.insert((flow.backend, flow.port), index), None, "{flow:?}");
+            }
+        }
+    }
+}
+
+/// What happens next.
+#[derive(Clone, Debug)]
+enum Event {
+    Open(u8),
+    Client(u8, Kind),
+    Endpoint(u8, Kind),
+    Time(u32),
+    Flood(u16),
+    Replaced(u8),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let kind = prop_oneof![5 => Just(Kind::Ack), 2 => Just(Kind::Syn), 1 => Just(Kind::Rst)];
+    let reply = prop_oneof![3 => Just(Kind::SynAck), 2 => Just(Kind::Ack), 1 => Just(Kind::Rst)];
+    prop_oneof![
+        4 => any::<u8>().prop_map(Event::Open),
+        8 => (any::<u8>(), kind).prop_map(|(client, kind)| Event::Client(client, kind)),
+        4 => (any::<u8>(), reply).prop_map(|(client, kind)| Event::Endpoint(client, kind)),
+        2 => prop_oneof![0..12u32, 40..70u32, 250..320u32, 500..520u32].prop_map(Event::Time),
+        1 => (1..200u16).prop_map(Event::Flood),
+        1 => (0..2u8).prop_map(Event::Replaced),
+    ]
+}
+
+const CLIENTS: u8 = 24;
+
+/// Few clients, so that each has some history, of all kinds.
+fn client(number: u8) -> Client {
+    let number = number % CLIENTS;
+    let (near, datagrams) = (number % 4 == 1, number % 6 == 2);
+    Client { v6: false, datagrams, near, host: 100, port: 40_000 + u16::from(number) }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_flow_gets_anothers_packets_and_open_ones_stay(
+        entries in prop_oneof![Just(16usize), Just(32), Just(64)],
+        events in proptest::collection::vec(event(), 1..160),
+    ) {
+        let mut world = World::new(entries);
+        let mut flood = 0;
+        for event in events {
+            match event {
+                Event::Open(number) => drop(world.open(client(number))),
+                Event::Client(number, kind) => drop(world.send(client(number), kind)),
+                Event::Endpoint(number, kind) => world.answer(client(number), kind),
+                Event::Time(ticks) => world.host.l4.now += ticks,
+                Event::Flood(packets) => {
+                    for _ in 0..packets {
+                        flood += 1;
+                        let stranger = Client { host: 101 + (flood & 3) as u8, port: 1024 + flood, ..client(0) };
+                        world.send(stranger, Kind::Syn);
+                        world.known.remove(&stranger);
+                    }
+                }
+                Event::Replaced(number) => {
+                    world.host.l4.replace(u32::from(number));
+                    let endpoint = BACKENDS4[usize::from(number)][3];
+                    world.known.retain(|client, known| client.near || client.datagrams || known.endpoint != endpoint);
+                }
+            }
+            world.check();
+        }
+    }
+}
+
+#[test]
+fn half_of_a_table_has_room_for_all() {
+    const FLOWS: u16 = 8192;
+    let mut world = World::new(2 * usize::from(FLOWS));
+    let client = |n: u16| Client { v6: false, datagrams: false, near: false, host: 100, port: 1024 + n };
+    for n in 0..FLOWS {
+        assert!(world.open(client(n)), "{n}");
+    }
+    // Each has kept what it began with, on both ways: by its mark, and by its entry.
+    for ticks in [0, PERIOD] {
+        world.host.l4.now += ticks;
+        for n in 0..FLOWS {
+            assert_eq!(world.send(client(n), Kind::Ack), Reason::Forwarded);
+            world.answer(client(n), Kind::Ack);
+        }
+    }
+    world.check();
+}
+
+#[test]
+fn a_flood_turns_out_no_open_connection() {
+    let mut world = World::new(4096);
+    let client = |n: u16| Client { v6: false, datagrams: false, near: n % 4 == 0, host: 100, port: 1024 + n };
+    let open: Vec<_> = (0..1200).map(client).filter(|client| world.open(*client)).collect();
+    assert!(open.len() > 1190, "{}", open.len());
+    for (ticks, host) in [(0, 101), (40, 102), (200, 103)] {
+        world.host.l4.now += ticks;
+        let mut taken = 0;
+        for port in 1024..21_024 {
+            let stranger = Client { v6: false, datagrams: false, near: port % 4 == 0, host, port };
+            taken += u32::from(world.send(stranger, Kind::Syn) == Reason::Forwarded);
+            world.known.remove(&stranger);
+        }
+        // Strangers turn out each other.
+        assert!(taken > 19_000, "{taken}");
+        for client in &open {
+            // Would fail if it were dropped or moved.
+            assert_eq!(world.send(*client, Kind::Ack), Reason::Forwarded);
+        }
+    }
+    world.check();
+}
+
+/// Clients with the same tag, to the VIP's port.
+fn twins() -> Vec<(Client, Client)> {
+    let mut seen = BTreeMap::new();
+    let mut twins = Vec::new();
+    for n in 0..40_000 {
+        let client = Client {
+            v6: false,
+            datagrams: false,
+            near: false,
+            host: 100 + (n >> 14) as u8,
+            port: 1024 + (n & 0x3fff) as u16,
+        };
+        let ends = client.ends();
+        let tag = mark::tag(flow::hash(&ends.source, ends.source_port, TCP), &ends);
+        if let Some(first) = seen.insert(tag, client) {
+            twins.push((first, client));
+        }
+    }
+    twins
+}
+
+#[test]
+fn flows_with_one_tag_stay_apart() {
+    let twins = twins();
+    assert!(twins.len() > 20, "{}", twins.len());
+    let mut shared = 0;
+    // Two buckets: all flows share them.
+    for (first, second) in twins {
+        for (one, other) in [(first, second), (second, first)] {
+            let mut world = World::new(16);
+            assert!(world.open(one));
+            assert_eq!(world.send(one, Kind::Ack), Reason::Forwarded);
+            shared += u32::from(world.open(other));
+            for ticks in [0, 1, PERIOD, 3 * PERIOD] {
+                world.host.l4.now += ticks;
+                for client in [one, other, one] {
+                    // Fails if it went to the other's endpoint or port.
+                    world.send(client, Kind::Ack);
+                }
+            }
+        }
+    }
+    assert!(shared > 20, "{shared}");
+}
