@@ -26,8 +26,8 @@ use crate::model::{RoutePolicy, UpstreamProtocol};
 const MAX_BUFFERED: usize = 1024 * 1024;
 
 /// How long a client may send over HTTP/2 what nobody wants before it is told to stop. Some take a reset while
-/// they send for a failure, whatever answer came before it (curl 7.88), and stop by themselves unless the answer
-/// is a success: behind that they would wait for ever.
+/// they send for a failure, whatever answer came before it (curl 7.88), and stop by themselves if the answer is one
+/// of 400 and above. Behind others they would wait for ever.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Leaves an HTTP/2 client that got its answer some time to see it, and then resets the stream.
@@ -181,7 +181,7 @@ impl RequestBody {
         }
     }
 
-    /// The answer is a success: whoever goes on to send has to be stopped at once.
+    /// The answer is no failure: whoever goes on to send has to be stopped at once.
     pub(super) fn hurry(&mut self) {
         if let Self::Streaming(body) = self {
             body.lingers = false;

@@ -116,7 +116,7 @@ fn discard(client: &Client, status: StatusCode, untaken: Option<Incoming>) -> bo
         tokio::task::spawn_local(tokio::time::timeout(patience, async move {
             while let Some(Ok(_)) = body.frame().await {}
         }));
-    } else if client.is_h2() && !status.is_success() {
+    } else if client.is_h2() && (status.is_client_error() || status.is_server_error()) {
         linger(body);
     }
     is_short

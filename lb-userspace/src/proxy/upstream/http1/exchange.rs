@@ -165,7 +165,7 @@ impl Exchange {
                 let sender = (!sent).then(|| {
                     self.handed_on = true;
                     self.sender.forget();
-                    if head.status.is_success() {
+                    if !(head.status.is_client_error() || head.status.is_server_error()) {
                         self.sender.hurry();
                     }
                     std::mem::replace(

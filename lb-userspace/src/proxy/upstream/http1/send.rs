@@ -89,7 +89,7 @@ impl Sender {
         true
     }
 
-    /// The answer is a success.
+    /// The answer is no failure.
     pub(super) fn hurry(&mut self) {
         self.body.hurry();
     }
