@@ -1,7 +1,7 @@
 //! The maps that the daemon and the kernel programs share: layouts, names, sizes.
 //!
 //! All sizes are fixed here, so the kernel memory that Sluice can ever take is bounded: on a
-//! machine of 64 CPUs about 25 MiB for flows, 1 MiB for VIPs and 31 MiB for counters, plus 200
+//! machine of 64 CPUs about 30 MiB for flows (more with `--flows`), 1 MiB for VIPs and 31 MiB for counters, plus 200
 //! bytes for each name and 100 for each listed source that is really there.
 
 use crate::cookie::{Admission, CookieSettings, SynOptions};
@@ -132,7 +132,7 @@ const _: () = assert!(2 * MAX_NAMES <= NAME_SLOT && MAX_CLASSES <= 1 << (32 - NA
 /// How many flows are remembered, unless the daemon asks for another power of two.
 pub const REMEMBERED_FLOWS: u32 = 131_072;
 /// Entries of the flow table then: 16 MiB, and 2 MiB of marks, one for each. So many that flows, and connections
-/// that were closed within the last minute, take half of them.
+/// that were closed within the last minute, take half of them; a quarter where endpoints see the client's address.
 pub const MAX_L4_FLOWS: u32 = REMEMBERED_FLOWS * ENTRIES_OF_FLOW;
 /// Endpoints of VIPs in forward mode.
 pub const MAX_BACKENDS: u32 = 16_384;

@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::{map, xdp};
-use aya_ebpf::maps::PerCpuArray;
+use aya_ebpf::maps::{Array, PerCpuArray};
 use aya_ebpf::programs::XdpContext;
 use lb_common::env::Frame as _;
 use lb_common::forward::Forward as _;
@@ -26,6 +26,9 @@ static SENDER: u32 = 0;
 
 #[map]
 static TURN: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+/// Replies: the endpoint's IPv4 address and the port that they come to, as the bytes lie. As many as a benchmark has.
+#[map]
+static REPLIES: Array<u64> = Array::with_max_entries(1, 0);
 /// Packets that came to where all roads end.
 #[map]
 static SWALLOWED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
@@ -66,6 +69,21 @@ pub fn shifting(context: XdpContext) -> u32 {
 
 /// The length of the frames here.
 const PACKET: u32 = 128;
+
+/// `sluice` on an endpoint's reply of the flow whose turn it is.
+#[xdp(frags)]
+pub fn replies(context: XdpContext) -> u32 {
+    let frame = Kernel::<false>::new(&context);
+    dress_reply(&frame);
+    action(verdict::judge(&frame))
+}
+
+/// Only makes the reply: what `replies` costs without `sluice`.
+#[xdp(frags)]
+pub fn dressing_reply(context: XdpContext) -> u32 {
+    dress_reply(&Kernel::<false>::new(&context));
+    XDP_PASS
+}
 
 /// Only makes the packet: what `clients` costs without `sluice`.
 #[xdp(frags)]
@@ -109,14 +127,34 @@ pub fn discard(_: XdpContext) -> u32 {
     XDP_DROP
 }
 
+/// Makes the packet the reply of an endpoint in the flow whose turn it is.
+#[inline(always)]
+fn dress_reply(frame: &Kernel<false>) {
+    const ENDPOINTS_PORT: [u8; 2] = 8080u16.to_be_bytes();
+    // SAFETY: reads a constant.
+    let flows = unsafe { (&raw const CLIENTS).read_volatile() } as u64;
+    let random = turn().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let Some(reply) = REPLIES.get(((random * flows) >> 32) as u32) else { return };
+    let [a, b, c, d, p, q, _, _] = reply.to_ne_bytes();
+    frame.set(26, [a, b, c, d]);
+    frame.set(30, [10, 9, 0, 1]);
+    frame.set(34, [ENDPOINTS_PORT[0], ENDPOINTS_PORT[1], p, q]);
+}
+
+/// Counts the packets on this CPU.
+#[inline(always)]
+fn turn() -> u64 {
+    // SAFETY: this CPU's own element.
+    TURN.get_ptr_mut(0).map_or(0, |turn| unsafe {
+        *turn += 1;
+        *turn
+    })
+}
+
 /// Makes the packet the one of the client whose turn it is: gives its address and the VIP's.
 #[inline(always)]
 fn dress(frame: &Kernel<false>) -> ([u8; 4], [u8; 4]) {
-    // SAFETY: this CPU's own element.
-    let turn = TURN.get_ptr_mut(0).map_or(0, |turn| unsafe {
-        *turn += 1;
-        *turn
-    });
+    let turn = turn();
     // SAFETY: reads constants.
     let (clients, targets) =
         unsafe { ((&raw const CLIENTS).read_volatile() as u64, (&raw const TARGETS).read_volatile()) };

@@ -35,6 +35,8 @@ struct Case {
     vips: u32,
     /// And how many of them the clients go to.
     targets: u32,
+    /// Whether the packets are replies of their endpoints'.
+    replies: bool,
     /// How packets go as they are, [`BackendValue::protocol`]; `None`: they are written anew.
     direct: Option<u8>,
     must: Option<f64>,
@@ -43,11 +45,24 @@ struct Case {
 impl Case {
     /// The program that measures it.
     const fn program(&self) -> &'static str {
-        if self.wraps() { "wrapped" } else { "clients" }
+        match self.replies {
+            true => "replies",
+            false if self.wraps() => "wrapped",
+            false => "clients",
+        }
+    }
+
+    /// The one that only makes its packets.
+    const fn base(&self) -> &'static str {
+        if self.replies { "dressing_reply" } else { "dressing" }
     }
 
     const fn counts(&self) -> Reason {
-        if self.wraps() { Reason::Tunnelled } else { Reason::Forwarded }
+        match self.replies {
+            true => Reason::Returned,
+            false if self.wraps() => Reason::Tunnelled,
+            false => Reason::Forwarded,
+        }
     }
 
     /// Whether each packet is put in another one.
@@ -62,15 +77,18 @@ const ONE: Case = Case {
     clients: 1,
     vips: 1,
     targets: 1,
+    replies: false,
     direct: None,
     must: Some(60.0),
 };
+
+const REPLY: Case = Case { name: "reply, 1 flow", replies: true, must: None, ..ONE };
 
 const DIRECT: Case = Case { name: "as it is, 1 flow", direct: Some(DIRECT_IPIP), ..ONE };
 
 const ADJACENT: Case = Case { name: "as it is, adjacent, 1 flow", direct: Some(DIRECT_L2), ..ONE };
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 18] = [
     ONE,
     Case { name: "the same, 100 VIPs", vips: 100, ..ONE },
     Case { name: "the same, 1,000 VIPs", vips: 1_000, ..ONE },
@@ -93,6 +111,9 @@ const CASES: [Case; 15] = [
     },
     Case { name: "each packet a new flow, full table", clients: 0, must: Some(150.0), ..ONE },
     Case { name: "the same, room for all", flows: 1 << 22, clients: 0, must: Some(150.0), ..ONE },
+    REPLY,
+    Case { name: "reply, 100,000 flows", clients: 100_000, ..REPLY },
+    Case { name: "reply, 1,000,000 flows", flows: 1 << 21, clients: 1_000_000, ..REPLY },
     DIRECT,
     Case { name: "as it is, 100,000 flows", clients: 100_000, must: Some(100.0), ..DIRECT },
     Case { name: "as it is, 1,000,000 flows", clients: 1_000_000, must: Some(150.0), ..DIRECT },
@@ -109,27 +130,29 @@ pub fn measure(report: &mut Report, only: Option<&str>) -> Result<()> {
             Sizes { flows: case.flows, clients: case.clients, targets: case.targets, ..Sizes::default() };
         let mut programs = load_sized(None, false, &sizes)?;
         let own = case.program();
-        for name in [own, "dressing", "shifting", "empty"] {
+        for name in [own, "clients", case.base(), "shifting", "empty"] {
             program(&mut programs, name)?;
         }
         fill(&mut programs, case.vips, 6, case.direct)?;
         let frame = frame(6);
         // Every client several times before it counts, before and after its endpoint's answer. Nothing
         // between that and what counts: after some seconds each flow is looked at in full, once.
-        run(&mut programs, own, &frame, PACKETS.max(case.clients * 5))?;
+        let asks = if case.replies { "clients" } else { own };
+        run(&mut programs, asks, &frame, PACKETS.max(case.clients * 5))?;
         answer(&mut programs, case)?;
+        let before = reasons(&programs)?.iter().map(|(_, count)| count).sum();
         run(&mut programs, own, &frame, PACKETS.max(case.clients * 5))?;
         let (mut empty, mut bare, mut whole) = (Samples::default(), Samples::default(), Samples::default());
         for _ in 0..ROUNDS {
             empty.add(run(&mut programs, "empty", &frame, PACKETS)?);
-            let dressing = run(&mut programs, "dressing", &frame, PACKETS)?;
+            let dressing = run(&mut programs, case.base(), &frame, PACKETS)?;
             // What gives the packet back to the next run is one call of two.
             let shifting =
                 if case.wraps() { run(&mut programs, "shifting", &frame, PACKETS)? } else { dressing };
             bare.add((dressing + shifting) / 2.0);
             whole.add(run(&mut programs, own, &frame, PACKETS)?);
         }
-        check(&programs, case)?;
+        check(&programs, case, before)?;
         report.cost(case.name, &whole, &bare, &empty, case.must);
     }
     Ok(())
@@ -141,20 +164,35 @@ fn answer(programs: &mut Ebpf, case: &Case) -> Result<()> {
         return Ok(());
     }
     let mut flows: Array<_, Flow> = programs.map_mut("L4_FLOWS").ok_or("no L4_FLOWS")?.try_into()?;
+    let mut replies = Vec::new();
     for index in 0..case.flows {
         let flow = flows.get(&index, 0)?;
+        if flow.stamp != 0 {
+            let [high, low] = (flow.backend as u16).to_be_bytes();
+            let [p, q] = flow.port.to_ne_bytes();
+            replies.push(u64::from_ne_bytes([10, 10, high, low, p, q, 0, 0]));
+        }
         if Stamp(flow.stamp).phase() == Some(Phase::Opening) {
             let stamp = Stamp::new(Phase::Open, flow.stamp as u32).0;
             flows.set(index, Flow { stamp, ..flow }, 0)?;
         }
     }
+    // In no order: neighbours in the table aren't on the wire.
+    replies.sort_unstable_by_key(|reply| reply.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32));
+    let map = programs.map_mut("REPLIES").ok_or("no REPLIES")?;
+    let mut table: Array<_, u64> = map.try_into()?;
+    for (at, reply) in (0..case.clients).zip(replies.iter().cycle()) {
+        table.set(at, *reply, 0)?;
+    }
     Ok(())
 }
 
 /// A case is what its name says only if the packets were forwarded.
-fn check(programs: &Ebpf, case: &Case) -> Result<()> {
+///
+/// `before`: what was counted of others.
+fn check(programs: &Ebpf, case: &Case, before: u64) -> Result<()> {
     let counted = reasons(programs)?;
-    let all: u64 = counted.iter().map(|(_, count)| count).sum();
+    let all = counted.iter().map(|(_, count)| count).sum::<u64>() - if case.replies { before } else { 0 };
     let forwarded = counted.iter().find(|(reason, _)| *reason == case.counts()).map_or(0, |(_, n)| *n);
     // A million new flows a second fill any table: what finds no room is dropped.
     if (forwarded as f64) < 0.95 * all as f64 {

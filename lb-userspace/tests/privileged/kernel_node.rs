@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use aya::Ebpf;
 use aya::maps::Array;
 use aya::programs::{SchedClassifier, TcAttachType};
+use lb_common::maps::REMEMBERED_FLOWS;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
 use nix::unistd::Pid;
 use sluice::dataplane::image::{MapImage, VipEntry};
-use sluice::dataplane::kernel::{self, Dataplane, FEWEST_FLOWS, KernelError, Settings, XdpMode};
+use sluice::dataplane::kernel::{self, Dataplane, KernelError, Settings, XdpMode};
 use sluice::model::{Transport, Vip};
 
 use crate::{checksums, need_root};
@@ -51,7 +52,7 @@ impl Node {
             xdp_mode: XdpMode::Auto,
             pin_dir: self.pin_dir.clone(),
             log: false,
-            flows: FEWEST_FLOWS,
+            flows: REMEMBERED_FLOWS,
             handshakes: None,
         }
     }

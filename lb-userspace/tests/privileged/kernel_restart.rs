@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aya::programs::links::{FdLink, PinnedLink};
-use sluice::dataplane::kernel::{Dataplane, FEWEST_FLOWS, Settings, WorkerSocket, XdpMode};
+use lb_common::maps::REMEMBERED_FLOWS;
+use sluice::dataplane::kernel::{Dataplane, Settings, WorkerSocket, XdpMode};
 
 use crate::kernel_node::{Node, image, ip_output, routes};
 
@@ -51,7 +52,7 @@ fn a_killed_owner_leaves_everything_in_place() {
             xdp_mode: XdpMode::Auto,
             pin_dir: pin_dir.into(),
             log: false,
-            flows: FEWEST_FLOWS,
+            flows: REMEMBERED_FLOWS,
             handshakes: None,
         };
         let mut dataplane = Dataplane::open(settings).expect("start");

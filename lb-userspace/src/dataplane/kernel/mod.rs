@@ -509,6 +509,7 @@ pub fn load_sized(pin_dir: Option<&Path>, log: bool, sizes: &Sizes) -> Result<Eb
     for map in MAPS.iter().filter(|map| [FLOW_TABLE, MARK_TABLE].contains(&map.name)) {
         loader.map_max_entries(map.name, sizes.entries(map));
     }
+    loader.map_max_entries("REPLIES", sizes.clients.max(1));
     loader.load(&handshakes::link(OBJECT)).map_err(|error| KernelError::Load(Box::new(error)))
 }
 
