@@ -333,14 +333,16 @@ fn half_of_a_table_has_room_for_all() {
 #[test]
 fn a_flood_turns_out_no_open_connection() {
     let mut world = World::new(4096);
-    let client = |n: u16| Client { v6: false, datagrams: false, near: n % 4 == 0, host: 100, port: 1024 + n };
+    let client =
+        |n: u16| Client { v6: false, datagrams: false, near: n.is_multiple_of(4), host: 100, port: 1024 + n };
     let open: Vec<_> = (0..1200).map(client).filter(|client| world.open(*client)).collect();
     assert!(open.len() > 1190, "{}", open.len());
     for (ticks, host) in [(0, 101), (40, 102), (200, 103)] {
         world.host.l4.now += ticks;
         let mut taken = 0;
         for port in 1024..21_024 {
-            let stranger = Client { v6: false, datagrams: false, near: port % 4 == 0, host, port };
+            let stranger =
+                Client { v6: false, datagrams: false, near: u16::is_multiple_of(port, 4), host, port };
             taken += u32::from(world.send(stranger, Kind::Syn) == Reason::Forwarded);
             world.known.remove(&stranger);
         }
