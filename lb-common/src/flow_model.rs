@@ -40,6 +40,9 @@ struct Known {
     tick: u32,
 }
 
+/// After so many ticks the periods of marks have come around.
+const AROUND: u32 = 64 * PERIOD;
+
 struct World {
     host: Host,
     known: BTreeMap<Client, Known>,
@@ -91,8 +94,7 @@ impl World {
 
     /// Whether the promise to open connections holds for it.
     fn is_spared(&self, known: Known) -> bool {
-        // The stamp may be as old as the mark was when it stood for the flow last.
-        known.phase == Phase::Open && self.now() - known.tick < OPEN_SPARED - PERIOD
+        known.phase == Phase::Open && self.now() - known.tick < OPEN_SPARED
     }
 
     /// A client's packet.
@@ -122,13 +124,21 @@ impl World {
         }
         // What was promised to it.
         let phase = self.phase(client).unwrap_or(Phase::Opening);
-        self.known.insert(client, Known { phase, endpoint, port, tick: now });
+        // The stamp may be as old as the mark that stood for the flow; older only where periods have come around.
+        let silent = before.map_or(0, |known| now - known.tick);
+        let lag = if phase == Phase::Open { self.stamp(client).map_or(0, |stamp| stamp.age(now)) } else { 0 };
+        assert!(lag < PERIOD || silent >= AROUND - PERIOD, "{client:?} was not told for {lag}");
+        self.known.insert(client, Known { phase, endpoint, port, tick: now - lag });
         self.check_port(client, port);
         reason
     }
 
     /// How far the table believes it to be.
     fn phase(&self, client: Client) -> Option<Phase> {
+        self.stamp(client).and_then(Stamp::phase)
+    }
+
+    fn stamp(&self, client: Client) -> Option<Stamp> {
         let flows = self.host.l4.flows.borrow();
         let own = |flow: &&Flow| client.owns(flow) && Stamp(flow.stamp).alive(self.now());
         let mask = flows.len() as u32 - 1;
@@ -146,7 +156,7 @@ impl World {
             (0..12).flat_map(ports).collect()
         };
         let own = places.iter().map(|place| &flows[*place as usize]).filter(own);
-        own.filter_map(|flow| Stamp(flow.stamp).phase()).max()
+        own.map(|flow| Stamp(flow.stamp)).max_by_key(|stamp| stamp.phase())
     }
 
     /// Nobody else's flow has the port that a client's packet was sent from.

@@ -19,7 +19,8 @@
 //!   the stamp tells apart ([`flow::Phase::Ending`]).
 //! - Who takes an entry from a flow that was open or ended by its endpoint makes its mark slow, with the stamp busy
 //!   and before anything is written ([`forget`]). So it doesn't matter either that periods come around, and
-//!   marks of long ago would seem new.
+//!   marks of long ago would seem new. All that this costs: a client that was silent for 64 periods (or twice as many)
+//!   may be sent by its old mark until the period ends, and its flow counts as silent until then.
 
 use core::hint::black_box;
 
