@@ -47,6 +47,7 @@ fn taken_out<E: Forward>(env: &E) -> Option<Verdict> {
     };
     Some(match packet::shape(env) {
         Some(packet) => {
+            let packet = packet.hidden(env);
             let vip = env.work().map(|work| work.vip);
             vip.map_or(forward::drop(Reason::Truncated), |vip| arrived(env, &packet, vip))
         }
