@@ -63,6 +63,12 @@ pub struct Packet {
 }
 
 impl Packet {
+    /// Whether the headers are where they are in frames without tags, options and extensions.
+    #[inline(always)]
+    pub(crate) const fn is_usual(&self) -> bool {
+        self.transport == if self.v6 { 54 } else { 34 }
+    }
+
     /// As one number: the fields as they lie in memory. Never 0.
     #[inline(always)]
     const fn word(self) -> u64 {

@@ -48,7 +48,7 @@ fn bare<E: Forward>(env: &E) -> Verdict {
 fn is_known<E: Forward>(env: &E) -> bool {
     // Frames in several buffers are read the second way only.
     let Some(packet) = packet::shape(env).or_else(|| packet::walk(env).ok()) else { return false };
-    if packet.transport != if packet.v6 { 54 } else { 34 } {
+    if !packet.is_usual() {
         return false;
     }
     let (address, port) = if packet.v6 {

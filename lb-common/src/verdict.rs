@@ -93,12 +93,6 @@ struct Arrival {
     flags: u8,
 }
 
-/// Whether the headers are where they are in frames without tags, options and extensions.
-#[inline(always)]
-const fn usual(packet: &Packet) -> bool {
-    packet.transport == if packet.v6 { 54 } else { 34 }
-}
-
 /// Judges a frame and counts it. What isn't understood is passed on, and so is nearly all that is:
 /// it goes to the local stack. A frame that is not passed, or passed as [`Reason::SniClosing`] or
 /// [`Reason::Forwarded`], was changed.
@@ -182,7 +176,7 @@ fn arrived<E: Forward>(env: &E, arrival: Arrival) -> Verdict {
     let Arrival { packet, address, port, flags } = arrival;
     let key = VipKey { address, port: u16::from_ne_bytes(port), protocol: packet.protocol, zero: 0 };
     let Some(vip) = env.vip(&key) else {
-        let reply = usual(&packet) && is_reply_port(u16::from_be(key.port));
+        let reply = packet.is_usual() && is_reply_port(u16::from_be(key.port));
         let unwrap = key.port == GUE_PORT.to_be() && packet.protocol == UDP;
         return match reply {
             true => returned(env, packet.hidden(env), env.hide(flags as u32) as u8, key.port),
@@ -206,13 +200,13 @@ fn arrived<E: Forward>(env: &E, arrival: Arrival) -> Verdict {
     env.count_vip(vip.slot, packet.end as u32, opening);
     let packet = packet.hidden(env);
     if vip.flags & VIP_FORWARD != 0 {
-        if !usual(&packet) {
+        if !packet.is_usual() {
             return Verdict { reason: Reason::ForwardUnusual, action: Action::Unusual };
         }
         return forward(env, packet, flags, vip);
     }
     let admits = vip.flags & VIP_STEER != 0 || rules & TUNE_COOKIES != 0;
-    if admits && packet.protocol == TCP && usual(&packet) {
+    if admits && packet.protocol == TCP && packet.is_usual() {
         return Verdict { reason: Reason::Vip, action: Action::Admit };
     }
     to_stack(env, &packet, flags, &vip)
