@@ -2,6 +2,7 @@
 
 extern crate std;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
@@ -38,10 +39,17 @@ struct Known {
     endpoint: u8,
     port: u16,
     tick: u32,
+    /// When a packet of the client's last told its mark.
+    told: u32,
 }
 
-/// After so many ticks the periods of marks have come around.
-const AROUND: u32 = 64 * PERIOD;
+impl Known {
+    /// Whether the periods of marks have come around to the one in which its mark was told.
+    fn is_around(self, now: u32) -> bool {
+        let periods = now / PERIOD - self.told / PERIOD;
+        periods > 0 && periods.is_multiple_of(64)
+    }
+}
 
 struct World {
     host: Host,
@@ -123,40 +131,29 @@ impl World {
             assert!(same, "{client:?} {known:?} at {now} moved to {endpoint} {port}");
         }
         // What was promised to it.
-        let phase = self.phase(client).unwrap_or(Phase::Opening);
+        let stamp = self.stamp(client, endpoint, port);
+        let phase = stamp.and_then(Stamp::phase).unwrap_or(Phase::Opening);
         // The stamp may be as old as the mark that stood for the flow; older only where periods have come around.
-        let silent = before.map_or(0, |known| now - known.tick);
-        let lag = if phase == Phase::Open { self.stamp(client).map_or(0, |stamp| stamp.age(now)) } else { 0 };
-        assert!(lag < PERIOD || silent >= AROUND - PERIOD, "{client:?} was not told for {lag}");
-        self.known.insert(client, Known { phase, endpoint, port, tick: now - lag });
+        let lag = if phase == Phase::Open { stamp.map_or(0, |stamp| stamp.age(now)) } else { 0 };
+        let around = before.filter(|known| known.is_around(now));
+        assert!(lag < PERIOD || around.is_some(), "{client:?} was not told for {lag}");
+        let told = around.map_or(now, |known| known.told);
+        self.known.insert(client, Known { phase, endpoint, port, tick: now - lag, told });
         self.check_port(client, port);
         reason
     }
 
-    /// How far the table believes it to be.
-    fn phase(&self, client: Client) -> Option<Phase> {
-        self.stamp(client).and_then(Stamp::phase)
-    }
-
-    fn stamp(&self, client: Client) -> Option<Stamp> {
-        let flows = self.host.l4.flows.borrow();
-        let own = |flow: &&Flow| client.owns(flow) && Stamp(flow.stamp).alive(self.now());
-        let mask = flows.len() as u32 - 1;
-        let ends = client.ends();
-        let hash = flow::hash(&ends.source, ends.source_port, client.protocol());
-        let places: Vec<_> = if client.near {
-            (0..flow::WAYS).map(|way| flow::bucket(hash, mask).0 | way).collect()
-        } else {
-            let ports = |slot| {
-                let endpoint =
-                    flow::hash(&self.host.l4.address(slot), TARGET_PORT.to_be(), client.protocol());
-                let place = move |attempt| flow::place(endpoint, flow::port(hash, attempt), mask);
-                (0..flow::PORT_TRIES).map(place)
-            };
-            (0..12).flat_map(ports).collect()
+    /// What the table knows of a client's flow at this endpoint and port. There may be older ones that lost their
+    /// marks, here or at others.
+    fn stamp(&self, client: Client, endpoint: u8, port: u16) -> Option<Stamp> {
+        let port = if client.near { 0 } else { port.to_be() };
+        let at = |flow: &&Flow| {
+            flow.port == port && self.host.l4.address(flow.backend)[3].to_ne_bytes()[3] == endpoint
         };
-        let own = places.iter().map(|place| &flows[*place as usize]).filter(own);
-        own.map(|flow| Stamp(flow.stamp)).max_by_key(|stamp| stamp.phase())
+        let flows = self.host.l4.flows.borrow();
+        let own = flows.iter().filter(at).filter(|flow| client.owns(flow));
+        let alive = own.map(|flow| Stamp(flow.stamp)).filter(|stamp| stamp.alive(self.now()));
+        alive.max_by_key(|stamp| (Reverse(stamp.age(self.now())), stamp.phase()))
     }
 
     /// Nobody else's flow has the port that a client's packet was sent from.
@@ -191,7 +188,7 @@ impl World {
             self.answer_by_port(client, known, kind)
         };
         assert!(returned || !spared, "{client:?} {known:?}: nobody at {}", self.now());
-        let phase = self.phase(client);
+        let phase = self.stamp(client, known.endpoint, known.port).and_then(Stamp::phase);
         if let Some(known) = self.known.get_mut(&client).filter(|_| returned) {
             known.phase = phase.unwrap_or(Phase::Opening);
         }

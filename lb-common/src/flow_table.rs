@@ -106,8 +106,10 @@ fn publish<E: Forward>(env: &E, new: &Pending, index: u32, backend: &BackendValu
             env.keep(backend.port);
         }
     }
+    // One that had its entry already may be open, and its mark stays only if it says so.
+    let noted = if new.known { env.flow(index).and_then(|flow| Stamp(flow.stamp).phase()) } else { None };
+    let phase = noted.unwrap_or(first_phase(new.protocol));
     // Before the flow can be found: two of one tag see each other.
-    let phase = first_phase(new.protocol);
     let mark = Mark::new(new.tag, new.backend, Way::new(index, new.port), new.twin);
     let done = env.swap_mark(new.mark, new.was, mark.told(phase, backend.generation, new.now).0);
     if !new.known {

@@ -105,7 +105,7 @@ pub const fn lowest(bits: u32) -> u32 {
 }
 
 /// For how many ticks a mark stands for its flow: a power of two.
-pub const PERIOD: u32 = 8;
+pub const PERIOD: u32 = 32;
 
 /// A mark.
 ///
@@ -425,7 +425,7 @@ mod tests {
         }
         // A twin may be anything.
         let twin = Mark::new(7, 1, Way(0), true).told(Phase::Opening, 1, now - 300);
-        assert_eq!((twin.worth(now), twin.worth(now + 20) > 0), (0, true));
+        assert_eq!((twin.worth(now), twin.worth(now + 2 * PERIOD) > 0), (0, true));
     }
 
     #[test]

@@ -53,7 +53,18 @@ pub(crate) fn marked<E: Forward>(env: &E, hash: u64, tag: u32) -> Mark {
             return mark;
         }
     }
-    Mark(0)
+    Mark(at_partner(env, first / WAYS, tag))
+}
+
+/// Likewise in the partner of a bucket that has none with the tag. Out of line: it is for one in twenty.
+#[inline(never)]
+fn at_partner<E: Forward>(env: &E, bucket: u32, tag: u32) -> u64 {
+    let bucket = partner(bucket, tag, env.mask());
+    let Some(marks) = env.marks(bucket) else { return 0 };
+    match marks.with_tag(tag) {
+        0 => 0,
+        found => env.mark(bucket, lowest(found)).map_or(0, |mark| mark.0),
+    }
 }
 
 /// The entry of the flow that a client's packet belongs to, whose mark is noted in `new`. Without one, noted is the

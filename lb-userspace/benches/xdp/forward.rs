@@ -21,6 +21,7 @@ use crate::report::{Report, Samples};
 use crate::rig::{Result, program, reasons, run};
 
 const ROUNDS: usize = 41;
+/// In a sample, or more: see [`Case::packets`].
 const PACKETS: u32 = 50_000;
 /// Enough for a million flows: each takes a port at one of them.
 pub const BACKENDS: u16 = 128;
@@ -55,6 +56,21 @@ impl Case {
     /// The one that only makes its packets.
     const fn base(&self) -> &'static str {
         if self.replies { "dressing_reply" } else { "dressing" }
+    }
+
+    /// How many packets a sample has: several of each flow's, or several for each entry of a table that new flows
+    /// fill.
+    ///
+    /// A test run begins and ends with a pause, as the kernel waits for all CPUs, and others use the caches
+    /// meanwhile. In shorter samples most lines of a large table would be touched for the first time
+    /// since then, which under traffic they never are.
+    const fn packets(&self) -> u32 {
+        let often = match self.clients {
+            0 if self.flows > MAX_L4_FLOWS => PACKETS,
+            0 => 4 * MAX_L4_FLOWS,
+            clients => 4 * clients,
+        };
+        if often > PACKETS { often } else { PACKETS }
     }
 
     const fn counts(&self) -> Reason {
@@ -138,19 +154,23 @@ pub fn measure(report: &mut Report, only: Option<&str>) -> Result<()> {
         // Every client several times before it counts, before and after its endpoint's answer. Nothing
         // between that and what counts: after some seconds each flow is looked at in full, once.
         let asks = if case.replies { "clients" } else { own };
-        run(&mut programs, asks, &frame, PACKETS.max(case.clients * 5))?;
-        answer(&mut programs, case)?;
+        let packets = case.packets();
+        // Until the endpoints have answered, a flow may take another's entry: some come again.
+        for _ in 0..3 {
+            run(&mut programs, asks, &frame, packets)?;
+            answer(&mut programs, case)?;
+        }
         let before = reasons(&programs)?.iter().map(|(_, count)| count).sum();
-        run(&mut programs, own, &frame, PACKETS.max(case.clients * 5))?;
+        run(&mut programs, own, &frame, packets)?;
         let (mut empty, mut bare, mut whole) = (Samples::default(), Samples::default(), Samples::default());
         for _ in 0..ROUNDS {
             empty.add(run(&mut programs, "empty", &frame, PACKETS)?);
-            let dressing = run(&mut programs, case.base(), &frame, PACKETS)?;
+            let dressing = run(&mut programs, case.base(), &frame, packets)?;
             // What gives the packet back to the next run is one call of two.
             let shifting =
                 if case.wraps() { run(&mut programs, "shifting", &frame, PACKETS)? } else { dressing };
             bare.add((dressing + shifting) / 2.0);
-            whole.add(run(&mut programs, own, &frame, PACKETS)?);
+            whole.add(run(&mut programs, own, &frame, packets)?);
         }
         check(&programs, case, before)?;
         report.cost(case.name, &whole, &bare, &empty, case.must);
