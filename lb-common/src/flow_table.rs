@@ -75,9 +75,9 @@ fn tell<E: Forward>(env: &E, new: &Pending, told: u64) -> bool {
     told == new.was || env.swap_mark(new.mark, new.was, told)
 }
 
-/// Enters a flow and says where.
+/// Enters a flow, and notes which port it has got.
 #[inline(always)]
-pub(crate) fn enter<E: Forward>(env: &E, new: &mut Pending, backend: &BackendValue) -> Result<u32, Reason> {
+pub(crate) fn enter<E: Forward>(env: &E, new: &mut Pending, backend: &BackendValue) -> Result<(), Reason> {
     // One after the other and not nested: the stacks of nested calls add up.
     if room(env, new) == 0 {
         return Err(Reason::FlowsFull);
@@ -89,31 +89,31 @@ pub(crate) fn enter<E: Forward>(env: &E, new: &mut Pending, backend: &BackendVal
     if new.relied_on {
         forget(env, index, new.now);
     }
-    if publish(env, new, index, backend) == 0 {
-        // Another CPU took it; the client sends again.
-        return Err(Reason::FlowsFull);
-    }
-    Ok(index)
+    publish(env, new, index, backend);
+    Ok(())
 }
 
-/// Writes a flow to the entry that it has, and its mark. 0: another flow has got the place of the mark.
+/// Writes a flow to the entry that it has, and its mark.
+///
+/// Neither has to be as it was found: the entry is this CPU's own, and if another one has given the mark's place
+/// to its own flow meanwhile, that flow does without, as does one whose mark is given away later.
 #[inline(never)]
-fn publish<E: Forward>(env: &E, new: &Pending, index: u32, backend: &BackendValue) -> u32 {
-    let busy = Stamp::new(Phase::Busy, new.now).0;
-    if !new.known {
+fn publish<E: Forward>(env: &E, new: &Pending, index: u32, backend: &BackendValue) {
+    let mut phase = first_phase(new.protocol);
+    if new.known {
+        // It may be open, and its mark stays only if it says so.
+        phase = env.flow(index).and_then(|flow| Stamp(flow.stamp).phase()).unwrap_or(phase);
+    } else {
         env.write_flow(index, new, backend.generation);
         if new.keeps && !backend.is_direct() {
             env.keep(backend.port);
         }
     }
-    // One that had its entry already may be open, and its mark stays only if it says so.
-    let noted = if new.known { env.flow(index).and_then(|flow| Stamp(flow.stamp).phase()) } else { None };
-    let phase = noted.unwrap_or(first_phase(new.protocol));
     // Before the flow can be found: two of one tag see each other.
     let mark = Mark::new(new.tag, new.backend, Way::new(index, new.port), new.twin);
-    let done = env.swap_mark(new.mark, new.was, mark.told(phase, backend.generation, new.now).0);
+    env.put_mark(new.mark, mark.told(phase, backend.generation, new.now).0);
     if !new.known {
-        env.swap_stamp(index, busy, if done { Stamp::new(phase, new.now).0 } else { 0 });
+        env.put_stamp(index, Stamp::new(phase, new.now).0);
     }
     if new.old != index
         && let Some(old) = env.flow(new.old)
@@ -122,7 +122,6 @@ fn publish<E: Forward>(env: &E, new: &Pending, index: u32, backend: &BackendValu
     {
         env.swap_stamp(new.old, old.stamp, 0);
     }
-    (done || new.known) as u32
 }
 
 /// Takes an entry for a flow, and with it its port at the endpoint, which is noted. The entry is busy then, unless

@@ -64,11 +64,6 @@ pub trait Forward: Env {
     /// An entry of the flow table.
     fn flow(&self, index: u32) -> Option<impl Deref<Target = Flow>>;
 
-    /// An entry after a flow was entered there by the packet at hand.
-    fn entered(&self, index: u32) -> Option<impl Deref<Target = Flow>> {
-        self.flow(index)
-    }
-
     /// The marks of a bucket.
     fn marks(&self, bucket: u32) -> Option<impl Deref<Target = Marks>>;
 
@@ -78,8 +73,14 @@ pub trait Forward: Env {
     /// Puts `new` in place of `old` in a mark, counted over all buckets; false if it was no longer `old`.
     fn swap_mark(&self, index: u32, old: u64, new: u64) -> bool;
 
+    /// Writes a mark, whatever is there.
+    fn put_mark(&self, index: u32, mark: u64);
+
     /// Puts `new` in place of `old` in a flow's stamp; false if it was no longer `old`.
     fn swap_stamp(&self, index: u32, old: u64, new: u64) -> bool;
+
+    /// Writes a flow's stamp, whatever is there.
+    fn put_stamp(&self, index: u32, stamp: u64);
 
     /// Room for what is known of a packet, which the stack doesn't have.
     fn pending(&self) -> Option<impl DerefMut<Target = Pending>>;
@@ -210,10 +211,7 @@ pub(crate) fn endpoint<E: Forward>(
     new.flags = flags;
     new.named = if vip.flags & VIP_QUIC != 0 { quic::named(env, packet, vip.slot) } else { 0 };
     let (slot, port) = match settle(env, &mut new, vip) {
-        Ok(index) => match env.entered(index) {
-            Some(flow) => (flow.backend, flow.port),
-            None => return Err(Some(drop(Reason::NoFlow))),
-        },
+        Ok(known) => known,
         // What can't be remembered goes where it would have gone.
         Err(Reason::FlowsFull | Reason::NoFlow) if direct && is_direct(env, new.backend) => return Err(None),
         Err(reason) => return Err(Some(drop(reason))),
@@ -246,15 +244,15 @@ fn is_direct<E: Forward>(env: &E, slot: u32) -> bool {
     env.backend(slot).is_some_and(|backend| backend.is_direct())
 }
 
-/// The entry of the flow that a packet to a VIP belongs to, a new one if need be. Of `new`, everything
-/// that the packet says is known: its ends, what follows from them, its time, protocol and flags.
+/// The slot of the endpoint of a packet to a VIP, and the port of its flow there, which is entered if it is new. Of
+/// `new`, everything that the packet says is known: its ends, what follows from them, its time, protocol and flags.
 #[inline(always)]
-pub(crate) fn settle<E: Forward>(env: &E, new: &mut Pending, vip: &VipValue) -> Result<u32, Reason> {
+pub(crate) fn settle<E: Forward>(env: &E, new: &mut Pending, vip: &VipValue) -> Result<(u32, u16), Reason> {
     let Pending { protocol, named, flags, .. } = *new;
     if protocol == TCP && flags & (SYN | ACK) == SYN {
         expect(env, new, vip);
     }
-    let mut index = find(env, new);
+    let index = find(env, new);
     if index == NONE || leads_elsewhere(env, index, named) || !go_on(env, index, new, vip) {
         new.old = index;
         let slot = match named.checked_sub(1) {
@@ -268,9 +266,10 @@ pub(crate) fn settle<E: Forward>(env: &E, new: &mut Pending, vip: &VipValue) -> 
         }
         let backend = env.backend(slot).ok_or(Reason::NoBackend)?;
         new.keeps = backend.is_direct() || env.way_to_backend(slot, &backend)?.interface == 0;
-        index = enter(env, new, &backend)?;
+        enter(env, new, &backend)?;
+        return Ok((slot, new.port));
     }
-    Ok(index)
+    env.flow(index).map(|flow| (flow.backend, flow.port)).ok_or(Reason::NoFlow)
 }
 
 /// Writes the packet of a flow anew, for its endpoint, and with the flow's port.

@@ -234,33 +234,33 @@ fn enter<E: Forward>(env: &E, work: &mut Work, vip: &VipValue) -> Result<(), Rea
     new.named = 0;
     let direct = vip.flags & VIP_DIRECT != 0;
     let stateless = if direct { forward::stateless(env, new.hash, vip, &new.ends) } else { None };
-    let index = match stateless {
+    let known = match stateless {
         Some(slot) => {
             new.backend = slot;
             Err(Reason::NoFlow)
         }
         None => forward::settle(env, &mut new, vip),
     };
-    let flow = match index {
-        Ok(index) => Some(env.entered(index).ok_or(Reason::NoFlow)?),
+    let known = match known {
+        Ok(known) => Some(known),
         // What can't be remembered goes where it would have gone.
         Err(Reason::FlowsFull | Reason::NoFlow) if direct => None,
         Err(reason) => return Err(reason),
     };
-    work.value.backend = flow.as_ref().map_or(new.backend, |flow| flow.backend);
+    work.value.backend = known.map_or(new.backend, |(slot, _)| slot);
     let backend = env.backend(work.value.backend).ok_or(Reason::NoBackend)?;
     work.value.generation = backend.generation;
     if direct && backend.is_direct() {
         work.value.keeps = AS_IT_IS;
         return Ok(());
     }
-    let flow = flow.ok_or(Reason::FlowsFull)?;
+    let (_, port) = known.ok_or(Reason::FlowsFull)?;
     work.value.target = backend.address;
     work.ends.target_port = backend.port;
-    work.value.keeps = if flow.port == 0 { KEEPS } else { WRITTEN_ANEW };
-    if flow.port == 0 {
-        work.value.source = flow.client;
-        work.ends.source_port = flow.client_port;
+    work.value.keeps = if port == 0 { KEEPS } else { WRITTEN_ANEW };
+    if port == 0 {
+        work.value.source = new.ends.source;
+        work.ends.source_port = new.ends.source_port;
         return Ok(());
     }
     let way = env.way_to_backend(work.value.backend, &backend)?;
@@ -268,7 +268,7 @@ fn enter<E: Forward>(env: &E, work: &mut Work, vip: &VipValue) -> Result<(), Rea
         return Err(Reason::WayChanged);
     }
     work.value.source = way.source;
-    work.ends.source_port = flow.port;
+    work.ends.source_port = port;
     Ok(())
 }
 

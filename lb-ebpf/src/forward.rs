@@ -28,7 +28,6 @@ use crate::maps::{
     ANSWERS, FRAGMENTS, L4_BACKENDS, L4_CHANGED, L4_FLOWS, L4_KEPT, L4_MARKS, L4_NODES, L4_RANGES, L4_RINGS,
     L4_SERVERS, L4_SERVICES, PENDING, RARE, UPLINKS, WAY_BACK, WAYS, opaque,
 };
-use crate::rehearse;
 
 /// Set by the daemon, before the programs are loaded: entries of the flow table less one.
 #[unsafe(no_mangle)]
@@ -110,14 +109,6 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     }
 
     #[inline(always)]
-    fn entered(&self, index: u32) -> Option<impl Deref<Target = Flow>> {
-        if DRY && let Some(flow) = rehearse::flow(index) {
-            return Some(flow);
-        }
-        L4_FLOWS.get(index)
-    }
-
-    #[inline(always)]
     fn marks(&self, bucket: u32) -> Option<impl Deref<Target = Marks>> {
         L4_MARKS.get(bucket)
     }
@@ -144,6 +135,25 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     }
 
     #[inline(always)]
+    fn put_mark(&self, index: u32, mark: u64) {
+        if !DRY && let Some(marks) = L4_MARKS.get_ptr_mut(index / FLOWS_OF_BUCKET) {
+            // SAFETY: as in `swap_mark`.
+            unsafe {
+                let first = (&raw mut (*marks).0).cast::<u64>();
+                first.add(opaque(index) as usize & (FLOWS_OF_BUCKET as usize - 1)).write_volatile(mark);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn put_stamp(&self, index: u32, stamp: u64) {
+        if !DRY && let Some(flow) = L4_FLOWS.get_ptr_mut(index) {
+            // SAFETY: an aligned word of a map's element.
+            unsafe { (&raw mut (*flow).stamp).write_volatile(stamp) }
+        }
+    }
+
+    #[inline(always)]
     fn swap_stamp(&self, index: u32, old: u64, new: u64) -> bool {
         if DRY {
             return true;
@@ -163,9 +173,7 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
 
     #[inline(always)]
     fn write_flow(&self, index: u32, new: &Pending, generation: u32) {
-        if DRY {
-            rehearse::enter(index, new.backend, new.port, generation);
-        } else if let Some(place) = L4_FLOWS.get_ptr_mut(index) {
+        if !DRY && let Some(place) = L4_FLOWS.get_ptr_mut(index) {
             // SAFETY: this CPU has marked the entry busy, so no other one writes it or reads it.
             unsafe {
                 (*place).client = new.ends.source;

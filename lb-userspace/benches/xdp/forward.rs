@@ -104,7 +104,7 @@ const DIRECT: Case = Case { name: "as it is, 1 flow", direct: Some(DIRECT_IPIP),
 
 const ADJACENT: Case = Case { name: "as it is, adjacent, 1 flow", direct: Some(DIRECT_L2), ..ONE };
 
-const CASES: [Case; 18] = [
+const CASES: [Case; 19] = [
     ONE,
     Case { name: "the same, 100 VIPs", vips: 100, ..ONE },
     Case { name: "the same, 1,000 VIPs", vips: 1_000, ..ONE },
@@ -126,6 +126,7 @@ const CASES: [Case; 18] = [
         ..ONE
     },
     Case { name: "each packet a new flow, full table", clients: 0, must: Some(150.0), ..ONE },
+    Case { name: "the same, full table of 8,192", flows: 1 << 14, clients: 0, must: Some(150.0), ..ONE },
     Case { name: "the same, room for all", flows: 1 << 22, clients: 0, must: Some(150.0), ..ONE },
     REPLY,
     Case { name: "reply, 100,000 flows", clients: 100_000, ..REPLY },
