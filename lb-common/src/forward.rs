@@ -106,14 +106,8 @@ pub trait Forward: Env {
         backend: &BackendValue,
     ) -> Result<impl Deref<Target = WayValue>, Reason>;
 
-    /// The way to a client, for a packet with this source and length (0: any). `None`: the kernel has
-    /// to find it. Without an interface: it is too long, see [`WayValue::mtu`].
-    fn way_to_client(
-        &self,
-        client: &[u32; 4],
-        source: &[u32; 4],
-        length: u32,
-    ) -> Option<impl Deref<Target = WayValue>>;
+    /// The way to a client from a VIP. `None`: the kernel has to find it.
+    fn way_to_client(&self, client: &[u32; 4], vip: &[u32; 4]) -> Option<impl Deref<Target = WayValue>>;
 
     /// Writes bytes at a constant offset; false: the frame ends before.
     fn set<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> bool;
@@ -322,9 +316,9 @@ pub fn to_client<E: Forward>(env: &E, packet: &Packet, flags: u8, port: u16) -> 
         source_port: flow.vip_port,
         target_port: flow.client_port,
     };
-    let way = env.way_to_client(&new.target, &new.source, packet.end as u32 - packet.ip as u32);
+    let way = env.way_to_client(&new.target, &new.source);
     if let Some(way) = &way
-        && way.interface == 0
+        && packet.end as u32 - packet.ip as u32 > way.mtu
     {
         return Some(too_big::found(env, way.mtu));
     }

@@ -335,14 +335,8 @@ impl Forward for Host {
         Ok(Box::new(WayValue { interface, macs: macs(), source, mtu: MTU, gateway, ..WayValue::default() }))
     }
 
-    fn way_to_client(
-        &self,
-        _client: &[u32; 4],
-        _source: &[u32; 4],
-        length: u32,
-    ) -> Option<impl Deref<Target = WayValue>> {
-        let interface = if length > MTU { 0 } else { 7 };
-        Some(Box::new(WayValue { interface, macs: macs(), mtu: MTU, ..WayValue::default() }))
+    fn way_to_client(&self, _client: &[u32; 4], _vip: &[u32; 4]) -> Option<impl Deref<Target = WayValue>> {
+        Some(Box::new(WayValue { interface: 7, macs: macs(), mtu: MTU, ..WayValue::default() }))
     }
 
     fn set<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> bool {

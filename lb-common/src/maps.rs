@@ -153,7 +153,7 @@ pub const MAX_NODES: u32 = 16_384;
 pub const MAX_UPLINKS: u32 = 64;
 /// One for each port that an endpoint may have.
 pub const KEPT_PORTS: u32 = 65_536;
-/// Ways to endpoints that a CPU remembers, a power of two.
+/// Ways to endpoints that a CPU remembers, and ways to clients: a power of two.
 pub const WAY_SLOTS: u32 = 1024;
 
 /// Where the ring of a VIP in forward mode is. Eight aligned bytes, so that it changes at once.
@@ -228,6 +228,39 @@ pub struct WayValue {
     pub mtu: u32,
     /// Not 0: somebody else is between, whose MAC it is.
     pub gateway: u32,
+}
+
+/// A way to a client that a CPU remembers. Of the way, backend, generation and source are unused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ClientWay {
+    /// The way.
+    pub way: WayValue,
+    /// To whom.
+    pub client: [u32; 4],
+    /// From which VIP: routes may depend on it.
+    pub vip: [u32; 4],
+}
+
+impl ClientWay {
+    /// Where a client's way is kept, among [`WAY_SLOTS`].
+    #[inline(always)]
+    pub const fn slot(client: &[u32; 4]) -> u32 {
+        let word = client[0] ^ client[1].rotate_left(8) ^ client[2].rotate_left(16) ^ client[3];
+        word.wrapping_mul(0x9e37_79b1) >> (u32::BITS - WAY_SLOTS.trailing_zeros())
+    }
+
+    /// Whether it is the one of a packet from a VIP to a client.
+    #[inline(always)]
+    pub const fn is_of(&self, client: &[u32; 4], vip: &[u32; 4]) -> bool {
+        let mut other = 0;
+        let mut at = 0;
+        while at < 4 {
+            other |= self.client[at] ^ client[at] | self.vip[at] ^ vip[at];
+            at += 1;
+        }
+        other == 0
+    }
 }
 
 /// Counters of one VIP on one CPU.

@@ -5,15 +5,14 @@ use core::ops::{Deref, DerefMut};
 
 use aya_ebpf::bindings::xdp_action::XDP_REDIRECT;
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC,
-    bpf_fib_lookup as Query, xdp_md,
+    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as Query, xdp_md,
 };
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_redirect, bpf_xdp_adjust_head};
 use aya_ebpf::maps::lpm_trie::Key;
 use lb_common::flow::{Flow, WAYS as FLOWS_OF_BUCKET};
 use lb_common::forward::{Forward, Pending};
 use lb_common::fragment::{FragmentKey, FragmentValue};
-use lb_common::maps::{BackendValue, MAX_L4_FLOWS, RING_CHUNK, ServiceValue, WAY_SLOTS, WayValue};
+use lb_common::maps::{BackendValue, ClientWay, MAX_L4_FLOWS, RING_CHUNK, ServiceValue, WAY_SLOTS, WayValue};
 use lb_common::mark::{Mark, Marks};
 use lb_common::quic::ServerKey;
 use lb_common::ranges::{RangeKey, SLOT_BITS};
@@ -26,7 +25,7 @@ use lb_common::verdict::{Action, is_v4, mapped};
 use crate::frame::{Kernel, write};
 use crate::maps::{
     ANSWERS, FRAGMENTS, L4_BACKENDS, L4_CHANGED, L4_FLOWS, L4_KEPT, L4_MARKS, L4_NODES, L4_RANGES, L4_RINGS,
-    L4_SERVERS, L4_SERVICES, PENDING, RARE, UPLINKS, WAY_BACK, WAYS, opaque,
+    L4_SERVERS, L4_SERVICES, PENDING, RARE, UPLINKS, WAYS, WAYS_BACK, opaque,
 };
 
 /// Set by the daemon, before the programs are loaded: entries of the flow table less one.
@@ -226,16 +225,12 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     }
 
     #[inline(always)]
-    fn way_to_client(
-        &self,
-        client: &[u32; 4],
-        source: &[u32; 4],
-        length: u32,
-    ) -> Option<impl Deref<Target = WayValue>> {
+    fn way_to_client(&self, client: &[u32; 4], vip: &[u32; 4]) -> Option<impl Deref<Target = WayValue>> {
         // SAFETY: this CPU's own element, which nothing else uses during the run.
-        let way = unsafe { &mut *WAY_BACK.get_ptr_mut(0)? };
+        let known = unsafe { &mut *WAYS_BACK.get_ptr_mut(ClientWay::slot(client))? };
+        let fresh = known.is_of(client, vip) && known.way.until >= jiffies();
         // What the kernel knows no neighbour for it can do itself: the frame is the VIP's by then.
-        if ask_back(self.context(), client, source, length, way) { Some(&*way) } else { None }
+        if fresh || learn_back(self.context(), client, vip, known) { Some(&known.way) } else { None }
     }
 
     #[inline(always)]
@@ -318,48 +313,50 @@ fn learn(context: *mut xdp_md, slot: u32, backend: &BackendValue, known: &mut Wa
             query.__bindgen_anon_3.ipv6_src
         }
     };
-    // SAFETY: integers of one size; where the kernel found no neighbour it is what was asked with, 0.
-    let mtu = unsafe { query.__bindgen_anon_1.mtu_result } as u32;
-    known.mtu = if mtu == 0 { u32::MAX } else { mtu };
+    known.mtu = mtu(&query);
     known.backend = slot;
     known.generation = backend.generation;
-    // SAFETY: reads a constant.
-    let second = 1u64 << (unsafe { (&raw const L4_TICK).read_volatile() } & 31);
-    known.until = jiffies() + second / 4;
+    known.until = for_a_while();
     0
 }
 
-/// Asks the kernel for the way to a client. False: the kernel has to deliver.
+/// Asks the kernel for the way to a client and remembers it likewise. False: the kernel has to deliver.
 #[inline(never)]
-fn ask_back(
-    context: *mut xdp_md,
-    client: &[u32; 4],
-    source: &[u32; 4],
-    length: u32,
-    way: &mut WayValue,
-) -> bool {
+fn learn_back(context: *mut xdp_md, client: &[u32; 4], vip: &[u32; 4], known: &mut ClientWay) -> bool {
     let mut query = query(client);
     if query.family == AF_INET {
-        query.__bindgen_anon_3.ipv4_src = source[3];
+        query.__bindgen_anon_3.ipv4_src = vip[3];
     } else {
-        query.__bindgen_anon_3.ipv6_src = *source;
+        query.__bindgen_anon_3.ipv6_src = *vip;
     }
-    query.__bindgen_anon_1.tot_len = length as u16;
-    let found = ask(context, &mut query, 0);
-    if found == BPF_FIB_LKUP_RET_FRAG_NEEDED {
-        way.interface = 0;
-        // SAFETY: integers of one size.
-        way.mtu = unsafe { query.__bindgen_anon_1.mtu_result } as u32;
-        return true;
-    }
-    if found != BPF_FIB_LKUP_RET_SUCCESS || UPLINKS.get_ptr(query.ifindex).is_none() {
+    if ask(context, &mut query, 0) != BPF_FIB_LKUP_RET_SUCCESS || UPLINKS.get_ptr(query.ifindex).is_none() {
+        // It may be another client's.
+        known.way.until = 0;
         return false;
     }
-    way.interface = query.ifindex;
-    way.macs = macs(&query);
-    // The kernel was asked with the packet's length.
-    way.mtu = u32::MAX;
+    known.way.interface = query.ifindex;
+    known.way.macs = macs(&query);
+    known.way.mtu = mtu(&query);
+    known.way.until = for_a_while();
+    known.client = *client;
+    known.vip = *vip;
     true
+}
+
+/// The longest packet that the way takes.
+#[inline(always)]
+fn mtu(answer: &Query) -> u32 {
+    // SAFETY: integers of one size; where the kernel found no neighbour it is what was asked with, 0.
+    let mtu = unsafe { answer.__bindgen_anon_1.mtu_result } as u32;
+    if mtu == 0 { u32::MAX } else { mtu }
+}
+
+/// Until when the kernel's word on a way is taken, in jiffies: a quarter of a second or so.
+#[inline(always)]
+fn for_a_while() -> u64 {
+    // SAFETY: reads a constant.
+    let second = 1u64 << (unsafe { (&raw const L4_TICK).read_volatile() } & 31);
+    jiffies() + second / 4
 }
 
 #[inline(always)]

@@ -7,11 +7,11 @@ use lb_common::flow::{Flow, WAYS as FLOWS_OF_BUCKET};
 use lb_common::forward::Pending;
 use lb_common::fragment::{FragmentKey, FragmentValue};
 use lb_common::maps::{
-    BackendValue, FlowKey, FlowState, HELLO_LEN, KEPT_PORTS, MAX_ADMISSIONS, MAX_BACKENDS, MAX_BUDGETS,
-    MAX_CLASSES, MAX_CPUS, MAX_FLOWS, MAX_FRAGMENTS, MAX_L4_FLOWS, MAX_NAMES, MAX_NODES, MAX_RANGES,
-    MAX_RING_CHUNKS, MAX_SERVERS, MAX_SOURCES, MAX_SYN_OPTIONS, MAX_UPLINKS, MAX_VIPS, MAX_WORKERS, NameKey,
-    PROGRAMS_LEN, REASON_SLOTS, ReasonCounters, RingChunk, ServiceValue, Tuning, VipCounters, VipKey,
-    VipValue, WAY_SLOTS, WayValue,
+    BackendValue, ClientWay, FlowKey, FlowState, HELLO_LEN, KEPT_PORTS, MAX_ADMISSIONS, MAX_BACKENDS,
+    MAX_BUDGETS, MAX_CLASSES, MAX_CPUS, MAX_FLOWS, MAX_FRAGMENTS, MAX_L4_FLOWS, MAX_NAMES, MAX_NODES,
+    MAX_RANGES, MAX_RING_CHUNKS, MAX_SERVERS, MAX_SOURCES, MAX_SYN_OPTIONS, MAX_UPLINKS, MAX_VIPS,
+    MAX_WORKERS, NameKey, PROGRAMS_LEN, REASON_SLOTS, ReasonCounters, RingChunk, ServiceValue, Tuning,
+    VipCounters, VipKey, VipValue, WAY_SLOTS, WayValue,
 };
 use lb_common::mark::Marks;
 use lb_common::quic::ServerKey;
@@ -90,9 +90,9 @@ pub static ANSWERS: PerCpuArray<Answers> = PerCpuArray::with_max_entries(1, 0);
 /// Room for what is known of a rare frame.
 #[map]
 pub static RARE: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
-/// Room for the way to a client.
+/// Likewise.
 #[map]
-pub static WAY_BACK: PerCpuArray<WayValue> = PerCpuArray::with_max_entries(1, 0);
+pub static WAYS_BACK: PerCpuArray<ClientWay> = PerCpuArray::with_max_entries(WAY_SLOTS, 0);
 #[map]
 pub static ADMISSIONS: LruHashMap<FlowKey, Admission> = LruHashMap::with_max_entries(MAX_ADMISSIONS, 0);
 #[map]
