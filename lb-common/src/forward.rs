@@ -106,8 +106,14 @@ pub trait Forward: Env {
         backend: &BackendValue,
     ) -> Result<impl Deref<Target = WayValue>, Reason>;
 
-    /// The way to a client from a VIP. `None`: the kernel has to find it.
-    fn way_to_client(&self, client: &[u32; 4], vip: &[u32; 4]) -> Option<impl Deref<Target = WayValue>>;
+    /// The way to a client from a VIP, for a packet of this length (0: any), which may be too long for it.
+    /// Without an interface, the kernel has to find it.
+    fn way_to_client(
+        &self,
+        client: &[u32; 4],
+        vip: &[u32; 4],
+        length: u32,
+    ) -> Option<impl Deref<Target = WayValue>>;
 
     /// Writes bytes at a constant offset; false: the frame ends before.
     fn set<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> bool;
@@ -316,16 +322,15 @@ pub fn to_client<E: Forward>(env: &E, packet: &Packet, flags: u8, port: u16) -> 
         source_port: flow.vip_port,
         target_port: flow.client_port,
     };
-    let way = env.way_to_client(&new.target, &new.source);
-    if let Some(way) = &way
-        && packet.end as u32 - packet.ip as u32 > way.mtu
-    {
+    let length = packet.end as u32 - packet.ip as u32;
+    let way = env.way_to_client(&new.target, &new.source, length)?;
+    if length > way.mtu {
         return Some(too_big::found(env, way.mtu));
     }
     if !rewrite(env, packet, &ends, &new) {
         return Some(drop(Reason::Truncated));
     }
-    let action = way.map_or(Action::Pass, |way| env.leave(&way));
+    let action = if way.interface == 0 { Action::Pass } else { env.leave(&way) };
     Some(Verdict { reason: Reason::Returned, action })
 }
 

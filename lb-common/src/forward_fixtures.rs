@@ -335,7 +335,12 @@ impl Forward for Host {
         Ok(Box::new(WayValue { interface, macs: macs(), source, mtu: MTU, gateway, ..WayValue::default() }))
     }
 
-    fn way_to_client(&self, _client: &[u32; 4], _vip: &[u32; 4]) -> Option<impl Deref<Target = WayValue>> {
+    fn way_to_client(
+        &self,
+        _client: &[u32; 4],
+        _vip: &[u32; 4],
+        _length: u32,
+    ) -> Option<impl Deref<Target = WayValue>> {
         Some(Box::new(WayValue { interface: 7, macs: macs(), mtu: MTU, ..WayValue::default() }))
     }
 

@@ -363,7 +363,7 @@ fn send<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Verdict {
 #[inline(always)]
 fn way_to_client<E: Forward>(env: &E, work: &mut Work) -> Result<(), Reason> {
     let FragmentValue { source, target, .. } = work.value;
-    match env.way_to_client(&target, &source) {
+    match env.way_to_client(&target, &source, work.piece.length) {
         Some(way) => work.way = *way,
         None => by_kernel(work),
     }

@@ -257,7 +257,7 @@ fn to_client<E: Forward>(env: &E, work: &mut Work, index: u32) -> Verdict {
     work.new.ends.target = flow.vip;
     work.new.ends.source_port = flow.client_port;
     work.new.ends.target_port = flow.vip_port;
-    match env.way_to_client(&flow.client, &flow.vip) {
+    match env.way_to_client(&flow.client, &flow.vip, 0) {
         Some(way) => work.way = *way,
         None => work.way.interface = 0,
     }

@@ -5,7 +5,8 @@ use core::ops::{Deref, DerefMut};
 
 use aya_ebpf::bindings::xdp_action::XDP_REDIRECT;
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as Query, xdp_md,
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SRC,
+    bpf_fib_lookup as Query, xdp_md,
 };
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_redirect, bpf_xdp_adjust_head};
 use aya_ebpf::maps::lpm_trie::Key;
@@ -225,12 +226,18 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     }
 
     #[inline(always)]
-    fn way_to_client(&self, client: &[u32; 4], vip: &[u32; 4]) -> Option<impl Deref<Target = WayValue>> {
+    fn way_to_client(
+        &self,
+        client: &[u32; 4],
+        vip: &[u32; 4],
+        length: u32,
+    ) -> Option<impl Deref<Target = WayValue>> {
         // SAFETY: this CPU's own element, which nothing else uses during the run.
         let known = unsafe { &mut *WAYS_BACK.get_ptr_mut(ClientWay::slot(client))? };
-        let fresh = known.is_of(client, vip) && known.way.until >= jiffies();
-        // What the kernel knows no neighbour for it can do itself: the frame is the VIP's by then.
-        if fresh || learn_back(self.context(), client, vip, known) { Some(&known.way) } else { None }
+        if !known.is_of(client, vip) || known.way.until < jiffies() {
+            learn_back(self.context(), client, vip, length, known);
+        }
+        Some(&known.way)
     }
 
     #[inline(always)]
@@ -320,27 +327,34 @@ fn learn(context: *mut xdp_md, slot: u32, backend: &BackendValue, known: &mut Wa
     0
 }
 
-/// Asks the kernel for the way to a client and remembers it likewise. False: the kernel has to deliver.
+/// Asks the kernel for the way to a client and remembers it likewise. What the kernel knows no neighbour for, or sends
+/// by another interface, it can deliver itself: the frame is the VIP's by then.
 #[inline(never)]
-fn learn_back(context: *mut xdp_md, client: &[u32; 4], vip: &[u32; 4], known: &mut ClientWay) -> bool {
+fn learn_back(context: *mut xdp_md, client: &[u32; 4], vip: &[u32; 4], length: u32, known: &mut ClientWay) {
     let mut query = query(client);
     if query.family == AF_INET {
         query.__bindgen_anon_3.ipv4_src = vip[3];
     } else {
         query.__bindgen_anon_3.ipv6_src = *vip;
     }
-    if ask(context, &mut query, 0) != BPF_FIB_LKUP_RET_SUCCESS || UPLINKS.get_ptr(query.ifindex).is_none() {
-        // It may be another client's.
-        known.way.until = 0;
-        return false;
-    }
-    known.way.interface = query.ifindex;
-    known.way.macs = macs(&query);
-    known.way.mtu = mtu(&query);
-    known.way.until = for_a_while();
+    query.__bindgen_anon_1.tot_len = length as u16;
+    let found = ask(context, &mut query, 0);
     known.client = *client;
     known.vip = *vip;
-    true
+    known.way.interface = 0;
+    known.way.mtu = u32::MAX;
+    // Only for the packet at hand, unless there is a way.
+    known.way.until = 0;
+    if found == BPF_FIB_LKUP_RET_SUCCESS {
+        known.way.macs = macs(&query);
+        known.way.until = for_a_while();
+        if UPLINKS.get_ptr(query.ifindex).is_some() {
+            known.way.interface = query.ifindex;
+        }
+    }
+    if found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_FRAG_NEEDED {
+        known.way.mtu = mtu(&query);
+    }
 }
 
 /// The longest packet that the way takes.
