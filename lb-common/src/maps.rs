@@ -1,8 +1,8 @@
 //! The maps that the daemon and the kernel programs share: layouts, names, sizes.
 //!
 //! All sizes are fixed here, so the kernel memory that Sluice can ever take is bounded: on a
-//! machine of 64 CPUs about 30 MiB for flows (more with `--flows`), 1 MiB for VIPs and 31 MiB for counters, plus 200
-//! bytes for each name and 100 for each listed source that is really there.
+//! machine of 64 CPUs about 30 MiB for flows (more with `--flows`), 1 MiB for VIPs, 9 MiB for ways and 31 MiB for
+//! counters, plus 200 bytes for each name and 100 for each listed source that is really there.
 
 use crate::cookie::{Admission, CookieSettings, SynOptions};
 use crate::flow::{ENTRIES_OF_FLOW, Flow, WAYS};

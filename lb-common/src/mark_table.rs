@@ -2,8 +2,8 @@
 //!
 //! A mark lies in one of two buckets: one that the client chooses, and its partner, which the tag chooses. It goes
 //! to the partner if its own bucket has few places left and the partner has more, so that a table that is half
-//! full has room for all. It is looked for in its own bucket first, and in the partner only if some
-//! mark may ever have gone there.
+//! full has room for all. It is looked for in its own bucket first; what may be a new flow asks the
+//! partner only if some mark may ever have gone there.
 //!
 //! Two flows of one tag can be taken for each other where they share a bucket. Partners are each other's, so
 //! these two share both buckets, and whoever comes later has seen the other's mark, and puts its own beside it:
