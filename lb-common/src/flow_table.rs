@@ -89,19 +89,20 @@ pub(crate) fn enter<E: Forward>(env: &E, new: &mut Pending, backend: &BackendVal
     if new.relied_on {
         forget(env, index, new.now);
     }
-    publish(env, new, index, backend);
+    if publish(env, new, index, backend) == 0 {
+        // Another CPU took it; the client sends again.
+        return Err(Reason::FlowsFull);
+    }
     Ok(())
 }
 
-/// Writes a flow to the entry that it has, and its mark.
-///
-/// Neither has to be as it was found: the entry is this CPU's own, and if another one has given the mark's place
-/// to its own flow meanwhile, that flow does without, as does one whose mark is given away later.
+/// Writes a flow to the entry that it has, and its mark. 0: another flow has got the place of the mark.
 #[inline(never)]
-fn publish<E: Forward>(env: &E, new: &Pending, index: u32, backend: &BackendValue) {
+fn publish<E: Forward>(env: &E, new: &Pending, index: u32, backend: &BackendValue) -> u32 {
+    let busy = Stamp::new(Phase::Busy, new.now).0;
     let mut phase = first_phase(new.protocol);
     if new.known {
-        // It may be open, and its mark stays only if it says so.
+        // It may be open, which was noted, and its mark stays only if it says so.
         phase = env.flow(index).and_then(|flow| Stamp(flow.stamp).phase()).unwrap_or(phase);
     } else {
         env.write_flow(index, new, backend.generation);
@@ -111,9 +112,9 @@ fn publish<E: Forward>(env: &E, new: &Pending, index: u32, backend: &BackendValu
     }
     // Before the flow can be found: two of one tag see each other.
     let mark = Mark::new(new.tag, new.backend, Way::new(index, new.port), new.twin);
-    env.put_mark(new.mark, mark.told(phase, backend.generation, new.now).0);
+    let done = env.swap_mark(new.mark, new.was, mark.told(phase, backend.generation, new.now).0);
     if !new.known {
-        env.put_stamp(index, Stamp::new(phase, new.now).0);
+        env.swap_stamp(index, busy, if done { Stamp::new(phase, new.now).0 } else { 0 });
     }
     if new.old != index
         && let Some(old) = env.flow(new.old)
@@ -122,6 +123,7 @@ fn publish<E: Forward>(env: &E, new: &Pending, index: u32, backend: &BackendValu
     {
         env.swap_stamp(new.old, old.stamp, 0);
     }
+    (done || new.known) as u32
 }
 
 /// Takes an entry for a flow, and with it its port at the endpoint, which is noted. The entry is busy then, unless
@@ -153,7 +155,9 @@ fn take<E: Forward>(env: &E, new: &mut Pending, backend: &BackendValue) -> u32 {
             && old.alive(now)
         {
             // Its mark was given to another flow.
-            refresh(env, index, &flow, after_client, new.flags, now);
+            if !refresh(env, index, &flow, after_client, new.flags, now) {
+                return NONE;
+            }
             (new.port, new.known) = (port, true);
             return index;
         }
@@ -161,7 +165,8 @@ fn take<E: Forward>(env: &E, new: &mut Pending, backend: &BackendValue) -> u32 {
     NONE
 }
 
-/// Notes that a flow had a packet, at most once in a tick unless its phase changes.
+/// Notes that a flow had a packet, at most once in a tick unless its phase changes. False: another CPU was faster, and
+/// wrote the same, or something newer.
 #[inline(always)]
 pub(crate) fn refresh<E: Forward>(
     env: &E,
@@ -170,13 +175,10 @@ pub(crate) fn refresh<E: Forward>(
     after: impl Fn(Phase, u8) -> Phase,
     flags: u8,
     now: u32,
-) {
-    let Some(phase) = Stamp(flow.stamp).phase() else { return };
+) -> bool {
+    let Some(phase) = Stamp(flow.stamp).phase() else { return false };
     let stamp = Stamp::new(next(flow, phase, after, flags), now);
-    if stamp.0 != flow.stamp {
-        // Whoever was faster wrote the same, or something newer.
-        env.swap_stamp(index, flow.stamp, stamp.0);
-    }
+    stamp.0 == flow.stamp || env.swap_stamp(index, flow.stamp, stamp.0)
 }
 
 /// The phase of a flow after a packet.

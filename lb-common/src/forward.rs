@@ -73,14 +73,8 @@ pub trait Forward: Env {
     /// Puts `new` in place of `old` in a mark, counted over all buckets; false if it was no longer `old`.
     fn swap_mark(&self, index: u32, old: u64, new: u64) -> bool;
 
-    /// Writes a mark, whatever is there.
-    fn put_mark(&self, index: u32, mark: u64);
-
     /// Puts `new` in place of `old` in a flow's stamp; false if it was no longer `old`.
     fn swap_stamp(&self, index: u32, old: u64, new: u64) -> bool;
-
-    /// Writes a flow's stamp, whatever is there.
-    fn put_stamp(&self, index: u32, stamp: u64);
 
     /// Room for what is known of a packet, which the stack doesn't have.
     fn pending(&self) -> Option<impl DerefMut<Target = Pending>>;

@@ -285,14 +285,6 @@ impl Forward for Host {
         *mark == old && std::mem::replace(mark, new) == old
     }
 
-    fn put_mark(&self, index: u32, mark: u64) {
-        self.l4.marks.borrow_mut()[(index / WAYS) as usize].0[(index % WAYS) as usize] = mark;
-    }
-
-    fn put_stamp(&self, index: u32, stamp: u64) {
-        self.l4.flows.borrow_mut()[index as usize].stamp = stamp;
-    }
-
     fn swap_stamp(&self, index: u32, old: u64, new: u64) -> bool {
         let mut flows = self.l4.flows.borrow_mut();
         let stamp = &mut flows[index as usize].stamp;

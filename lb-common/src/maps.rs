@@ -240,6 +240,10 @@ pub struct ClientWay {
     pub client: [u32; 4],
     /// From which VIP: routes may depend on it.
     pub vip: [u32; 4],
+    /// Likewise the interface that the reply came by.
+    pub arrival: u32,
+    /// Always 0.
+    pub zero: u32,
 }
 
 impl ClientWay {
@@ -469,7 +473,7 @@ pub const MAPS: [MapLayout; 27] = [
 ];
 
 /// Raise it when the meaning of a map's bytes changes and their number does not.
-const MEANING: u64 = 5;
+const MEANING: u64 = 6;
 
 /// Names the layout of all of [`MAPS`] (FNV-1a over names and sizes). Kept in the one-element map
 /// [`LAYOUT_MAP`]: pinned maps of another layout are replaced, never reused.

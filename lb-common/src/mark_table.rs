@@ -2,8 +2,8 @@
 //!
 //! A mark lies in one of two buckets: one that the client chooses, and its partner, which the tag chooses. It goes
 //! to the partner if its own bucket has few places left and the partner has more, so that a table that is half
-//! full has room for all. It is looked for in its own bucket first; what may be a new flow asks the
-//! partner only if some mark may ever have gone there.
+//! full has room for all. It is looked for in its own bucket first, and in the partner only if some
+//! mark may ever have gone there.
 //!
 //! Two flows of one tag can be taken for each other where they share a bucket. Partners are each other's, so
 //! these two share both buckets, and whoever comes later has seen the other's mark, and puts its own beside it:
@@ -43,6 +43,9 @@ pub(crate) const fn partner(bucket: u32, tag: u32, mask: u32) -> u32 {
 }
 
 /// The mark with a tag, which may be one that doesn't hold; else one without a tag.
+///
+/// Only in its own bucket: the one with the tag in its partner may be another flow's that has never seen this one's,
+/// and [`find`] compares.
 #[inline(always)]
 pub(crate) fn marked<E: Forward>(env: &E, hash: u64, tag: u32) -> Mark {
     let (first, way) = flow::bucket(hash, env.mask());
@@ -53,18 +56,7 @@ pub(crate) fn marked<E: Forward>(env: &E, hash: u64, tag: u32) -> Mark {
             return mark;
         }
     }
-    Mark(at_partner(env, first / WAYS, tag))
-}
-
-/// Likewise in the partner of a bucket that has none with the tag. Out of line: it is for one in twenty.
-#[inline(never)]
-fn at_partner<E: Forward>(env: &E, bucket: u32, tag: u32) -> u64 {
-    let bucket = partner(bucket, tag, env.mask());
-    let Some(marks) = env.marks(bucket) else { return 0 };
-    match marks.with_tag(tag) {
-        0 => 0,
-        found => env.mark(bucket, lowest(found)).map_or(0, |mark| mark.0),
-    }
+    Mark(0)
 }
 
 /// The entry of the flow that a client's packet belongs to, whose mark is noted in `new`. Without one, noted is the

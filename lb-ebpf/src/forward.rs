@@ -135,25 +135,6 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     }
 
     #[inline(always)]
-    fn put_mark(&self, index: u32, mark: u64) {
-        if !DRY && let Some(marks) = L4_MARKS.get_ptr_mut(index / FLOWS_OF_BUCKET) {
-            // SAFETY: as in `swap_mark`.
-            unsafe {
-                let first = (&raw mut (*marks).0).cast::<u64>();
-                first.add(opaque(index) as usize & (FLOWS_OF_BUCKET as usize - 1)).write_volatile(mark);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn put_stamp(&self, index: u32, stamp: u64) {
-        if !DRY && let Some(flow) = L4_FLOWS.get_ptr_mut(index) {
-            // SAFETY: an aligned word of a map's element.
-            unsafe { (&raw mut (*flow).stamp).write_volatile(stamp) }
-        }
-    }
-
-    #[inline(always)]
     fn swap_stamp(&self, index: u32, old: u64, new: u64) -> bool {
         if DRY {
             return true;
@@ -234,7 +215,8 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     ) -> Option<impl Deref<Target = WayValue>> {
         // SAFETY: this CPU's own element, which nothing else uses during the run.
         let known = unsafe { &mut *WAYS_BACK.get_ptr_mut(ClientWay::slot(client))? };
-        if !known.is_of(client, vip) || known.way.until < jiffies() {
+        let same = known.is_of(client, vip) && known.arrival == self.interface();
+        if !same || known.way.until < jiffies() {
             learn_back(self.context(), client, vip, length, known);
         }
         Some(&known.way)
@@ -339,21 +321,25 @@ fn learn_back(context: *mut xdp_md, client: &[u32; 4], vip: &[u32; 4], length: u
     }
     query.__bindgen_anon_1.tot_len = length as u16;
     let found = ask(context, &mut query, 0);
-    known.client = *client;
-    known.vip = *vip;
-    known.way.interface = 0;
-    known.way.mtu = u32::MAX;
     // Only for the packet at hand, unless there is a way.
     known.way.until = 0;
+    known.client = *client;
+    known.vip = *vip;
+    // SAFETY: the context is valid for the run.
+    known.arrival = unsafe { (*context).ingress_ifindex };
+    known.way.interface = 0;
+    known.way.mtu = u32::MAX;
     if found == BPF_FIB_LKUP_RET_SUCCESS {
         known.way.macs = macs(&query);
-        known.way.until = for_a_while();
         if UPLINKS.get_ptr(query.ifindex).is_some() {
             known.way.interface = query.ifindex;
         }
     }
     if found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_FRAG_NEEDED {
         known.way.mtu = mtu(&query);
+    }
+    if found == BPF_FIB_LKUP_RET_SUCCESS {
+        known.way.until = for_a_while();
     }
 }
 
