@@ -359,7 +359,7 @@ fn send<E: Forward, const V6: bool>(env: &E, work: &mut Work) -> Verdict {
     Verdict { reason: if returns { Reason::FragmentReturned } else { Reason::FragmentForwarded }, action }
 }
 
-/// Without an interface, the kernel delivers, whatever the length.
+/// The kernel delivers where there is no way, whatever the length.
 #[inline(always)]
 fn way_to_client<E: Forward>(env: &E, work: &mut Work) -> Result<(), Reason> {
     let FragmentValue { source, target, .. } = work.value;
