@@ -47,7 +47,7 @@ impl Known {
     /// Whether the periods of marks have come around to the one in which its mark was told.
     fn is_around(self, now: u32) -> bool {
         let periods = now / PERIOD - self.told / PERIOD;
-        periods > 0 && periods.is_multiple_of(64)
+        periods > 0 && periods.is_multiple_of(mark::EPOCHS)
     }
 }
 

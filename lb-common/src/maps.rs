@@ -242,8 +242,6 @@ pub struct ClientWay {
     pub vip: [u32; 4],
     /// Likewise the interface that the reply came by.
     pub arrival: u32,
-    /// Always 0.
-    pub zero: u32,
 }
 
 impl ClientWay {
@@ -254,10 +252,10 @@ impl ClientWay {
         word.wrapping_mul(0x9e37_79b1) >> (u32::BITS - WAY_SLOTS.trailing_zeros())
     }
 
-    /// Whether it is the one of a packet from a VIP to a client.
+    /// Whether it is the one of a packet from a VIP to a client that arrived by an interface.
     #[inline(always)]
-    pub const fn is_of(&self, client: &[u32; 4], vip: &[u32; 4]) -> bool {
-        let mut other = 0;
+    pub const fn is_of(&self, client: &[u32; 4], vip: &[u32; 4], arrival: u32) -> bool {
+        let mut other = self.arrival ^ arrival;
         let mut at = 0;
         while at < 4 {
             other |= self.client[at] ^ client[at] | self.vip[at] ^ vip[at];

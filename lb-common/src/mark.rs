@@ -124,7 +124,8 @@ const _: () = assert!(flow::PORTS as u32 + WAYS <= 1 << BACKEND);
 
 /// All bits but those of when and what the mark was told.
 const FLOW: u64 = !(((1 << (TAG - EPOCH)) - 1) << EPOCH);
-const EPOCHS: u32 = 1 << (KIND - EPOCH);
+/// After so many periods they come around.
+pub(crate) const EPOCHS: u32 = 1 << (KIND - EPOCH);
 const KINDS: u32 = 1 << (TAG - KIND);
 const GENERATIONS: u32 = KINDS / 2;
 /// Above the kinds of those that are not.

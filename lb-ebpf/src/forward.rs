@@ -215,8 +215,7 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     ) -> Option<impl Deref<Target = WayValue>> {
         // SAFETY: this CPU's own element, which nothing else uses during the run.
         let known = unsafe { &mut *WAYS_BACK.get_ptr_mut(ClientWay::slot(client))? };
-        let same = known.is_of(client, vip) && known.arrival == self.interface();
-        if !same || known.way.until < jiffies() {
+        if !known.is_of(client, vip, self.interface()) || known.way.until < jiffies() {
             learn_back(self.context(), client, vip, length, known);
         }
         Some(&known.way)
@@ -329,18 +328,18 @@ fn learn_back(context: *mut xdp_md, client: &[u32; 4], vip: &[u32; 4], length: u
     known.arrival = unsafe { (*context).ingress_ifindex };
     known.way.interface = 0;
     known.way.mtu = u32::MAX;
-    if found == BPF_FIB_LKUP_RET_SUCCESS {
-        known.way.macs = macs(&query);
-        if UPLINKS.get_ptr(query.ifindex).is_some() {
-            known.way.interface = query.ifindex;
-        }
-    }
-    if found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_FRAG_NEEDED {
+    if found == BPF_FIB_LKUP_RET_FRAG_NEEDED {
         known.way.mtu = mtu(&query);
     }
-    if found == BPF_FIB_LKUP_RET_SUCCESS {
-        known.way.until = for_a_while();
+    if found != BPF_FIB_LKUP_RET_SUCCESS {
+        return;
     }
+    if UPLINKS.get_ptr(query.ifindex).is_some() {
+        known.way.interface = query.ifindex;
+    }
+    known.way.macs = macs(&query);
+    known.way.mtu = mtu(&query);
+    known.way.until = for_a_while();
 }
 
 /// The longest packet that the way takes.

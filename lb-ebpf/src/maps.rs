@@ -79,6 +79,9 @@ pub static UPLINKS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_UPLINKS, 0
 /// Not pinned: nothing is lost with it.
 #[map]
 pub static WAYS: PerCpuArray<WayValue> = PerCpuArray::with_max_entries(WAY_SLOTS, 0);
+/// Likewise.
+#[map]
+pub static WAYS_BACK: PerCpuArray<ClientWay> = PerCpuArray::with_max_entries(WAY_SLOTS, 0);
 /// Room that the stack doesn't have.
 #[map]
 pub static PENDING: PerCpuArray<Pending> = PerCpuArray::with_max_entries(1, 0);
@@ -90,9 +93,6 @@ pub static ANSWERS: PerCpuArray<Answers> = PerCpuArray::with_max_entries(1, 0);
 /// Room for what is known of a rare frame.
 #[map]
 pub static RARE: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
-/// Likewise.
-#[map]
-pub static WAYS_BACK: PerCpuArray<ClientWay> = PerCpuArray::with_max_entries(WAY_SLOTS, 0);
 #[map]
 pub static ADMISSIONS: LruHashMap<FlowKey, Admission> = LruHashMap::with_max_entries(MAX_ADMISSIONS, 0);
 #[map]

@@ -133,8 +133,7 @@ fn dress_reply(frame: &Kernel<false>) {
     const ENDPOINTS_PORT: [u8; 2] = 8080u16.to_be_bytes();
     // SAFETY: reads a constant.
     let flows = unsafe { (&raw const CLIENTS).read_volatile() } as u64;
-    let random = turn().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    let Some(reply) = REPLIES.get(((random * flows) >> 32) as u32) else { return };
+    let Some(reply) = REPLIES.get(scattered(turn(), flows) as u32) else { return };
     let [a, b, c, d, p, q, _, _] = reply.to_ne_bytes();
     frame.set(26, [a, b, c, d]);
     frame.set(30, [10, 9, 0, 1]);
@@ -151,6 +150,13 @@ fn turn() -> u64 {
     })
 }
 
+/// Whose turn it is of so many, in no order.
+#[inline(always)]
+const fn scattered(turn: u64, count: u64) -> u64 {
+    let random = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    (random * count) >> 32
+}
+
 /// Makes the packet the one of the client whose turn it is: gives its address and the VIP's.
 #[inline(always)]
 fn dress(frame: &Kernel<false>) -> ([u8; 4], [u8; 4]) {
@@ -158,8 +164,7 @@ fn dress(frame: &Kernel<false>) -> ([u8; 4], [u8; 4]) {
     // SAFETY: reads constants.
     let (clients, targets) =
         unsafe { ((&raw const CLIENTS).read_volatile() as u64, (&raw const TARGETS).read_volatile()) };
-    let random = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    let number = if clients == 0 { turn } else { (random * clients) >> 32 };
+    let number = if clients == 0 { turn } else { scattered(turn, clients) };
     let [_, a, b, c] = ((number >> 12) as u32).to_be_bytes();
     let [d, e] = (1024 + (number as u16 & 0xfff)).to_be_bytes();
     let [_, _, f, g] = (if targets > 1 { number as u32 % targets } else { 0 }).to_be_bytes();
