@@ -10,7 +10,9 @@ use proptest::prelude::*;
 
 use crate::ends::Ends;
 use crate::fixtures::{Host, judge};
-use crate::flow::{self, Flow, OPEN_SPARED, Phase, Stamp, after_endpoint};
+use crate::flow::{
+    self, DATAGRAMS_KEPT, DATAGRAMS_SPARED, Flow, OPEN_SPARED, Phase, Stamp, WAYS, after_endpoint,
+};
 use crate::forward_fixtures::{
     BACKENDS4, BACKENDS6, CLIENT4, CLIENT6, End, Kind, NEAR, NODE_MAC, NODE4, PEER_MAC, PORT, TARGET_PORT,
     Tables, VIP4, VIP6, frame,
@@ -100,9 +102,14 @@ impl World {
         self.host.l4.now
     }
 
-    /// Whether the promise to open connections holds for it.
+    /// Whether the promise to open connections and flows of UDP holds for it.
     fn is_spared(&self, known: Known) -> bool {
-        known.phase == Phase::Open && self.now() - known.tick < OPEN_SPARED
+        let spared = match known.phase {
+            Phase::Open => OPEN_SPARED,
+            Phase::Datagrams => DATAGRAMS_SPARED,
+            _ => 0,
+        };
+        self.now() - known.tick < spared
     }
 
     /// A client's packet.
@@ -134,7 +141,8 @@ impl World {
         let stamp = self.stamp(client, endpoint, port);
         let phase = stamp.and_then(Stamp::phase).unwrap_or(Phase::Opening);
         // The stamp may be as old as the mark that stood for the flow; older only where periods have come around.
-        let lag = if phase == Phase::Open { stamp.map_or(0, |stamp| stamp.age(now)) } else { 0 };
+        let relied_on = matches!(phase, Phase::Open | Phase::Datagrams);
+        let lag = if relied_on { stamp.map_or(0, |stamp| stamp.age(now)) } else { 0 };
         let around = before.filter(|known| known.is_around(now));
         assert!(lag < PERIOD || around.is_some(), "{client:?} was not told for {lag}");
         let told = around.map_or(now, |known| known.told);
@@ -406,4 +414,114 @@ fn flows_with_one_tag_stay_apart() {
         }
     }
     assert!(shared > 20, "{shared}");
+}
+
+/// The bucket that a client's flow is at home in, and where its mark lies.
+fn buckets(world: &World, client: Client) -> (u32, Option<u32>) {
+    let ends = client.ends();
+    let hash = flow::hash(&ends.source, ends.source_port, client.protocol());
+    let tag = mark::tag(hash, &ends);
+    let marks = world.host.l4.marks.borrow();
+    let home = flow::bucket(hash, (marks.len() * WAYS as usize) as u32 - 1).0 / WAYS;
+    let lies = |bucket: usize| {
+        let tag = if bucket as u32 == home { tag } else { mark::away(tag) };
+        marks[bucket].with_tag(tag) != 0
+    };
+    (home, (0..marks.len()).find(|bucket| lies(*bucket)).map(|bucket| bucket as u32))
+}
+
+#[test]
+fn flows_with_one_tag_stay_apart_at_home_and_away() {
+    let mut apart = 0;
+    // In the place of the first bucket of one, the second one of the other.
+    for (first, second) in twins() {
+        for (one, other) in [(first, second), (second, first)] {
+            let mut world = World::new(16);
+            let (home, _) = buckets(&world, one);
+            if buckets(&world, other).0 == home {
+                continue;
+            }
+            for port in 0..200 {
+                let filler = Client { host: 120, port: 1024 + port, ..one };
+                if buckets(&world, filler).0 == home && buckets(&world, one).1.is_none() {
+                    world.open(filler);
+                }
+                if world.host.l4.marks.borrow()[home as usize].unused() <= 2 {
+                    break;
+                }
+            }
+            if !world.open(one) || buckets(&world, one).1 == Some(home) || !world.open(other) {
+                continue;
+            }
+            apart += 1;
+            for ticks in [0, 1, PERIOD, 3 * PERIOD] {
+                world.host.l4.now += ticks;
+                for client in [one, other, one] {
+                    // Fails if it went to the other's endpoint or port.
+                    assert_eq!(world.send(client, Kind::Ack), Reason::Forwarded);
+                }
+            }
+        }
+    }
+    assert!(apart > 10, "{apart}");
+}
+
+#[test]
+fn who_lost_its_mark_is_not_sent_by_that_of_its_second_bucket() {
+    let mut apart = 0;
+    for (one, other) in twins() {
+        let mut world = World::new(64);
+        assert!(world.open(one) && world.open(other));
+        let ((home, lies), (others, _)) = (buckets(&world, one), buckets(&world, other));
+        if home == others || lies != Some(home) {
+            continue;
+        }
+        apart += 1;
+        world.host.l4.marks.borrow_mut()[home as usize].0 = [0; WAYS as usize];
+        // Fails if it went to the other's endpoint or port.
+        assert_eq!(world.send(one, Kind::Ack), Reason::Forwarded);
+    }
+    assert!(apart > 10, "{apart}");
+}
+
+#[test]
+fn a_mark_that_seems_young_leads_to_no_entry_that_another_flow_took() {
+    let datagrams = |host, port| Client { v6: false, datagrams: true, near: false, host, port };
+    let mut taken = 0;
+    for port in 1024..1124 {
+        let mut world = World::new(64);
+        let client = datagrams(100, port);
+        for _ in 0..2 {
+            assert_eq!(world.send(client, Kind::Datagram), Reason::Forwarded);
+        }
+        world.host.l4.now += mark::EPOCHS * PERIOD;
+        for stranger in 0..60 {
+            world.send(datagrams(101, 1024 + stranger), Kind::Datagram);
+        }
+        taken += u32::from(!world.host.l4.flows.borrow().iter().any(|flow| client.owns(flow)));
+        // Fails if it is sent from another's port; and from one that is no longer its own, no reply comes back.
+        if world.send(client, Kind::Datagram) == Reason::Forwarded {
+            let known = world.known[&client];
+            assert!(world.answer_by_port(client, known, Kind::Datagram), "{known:?}");
+        }
+    }
+    assert!(taken > 10, "{taken}");
+}
+
+#[test]
+fn who_is_sent_by_a_mark_that_seems_young_gets_replies() {
+    let client = Client { v6: false, datagrams: true, near: false, host: 100, port: 1024 };
+    for silence in [PERIOD, DATAGRAMS_KEPT, mark::EPOCHS * PERIOD, 2 * mark::EPOCHS * PERIOD] {
+        let mut world = World::new(64);
+        for _ in 0..2 {
+            assert_eq!(world.send(client, Kind::Datagram), Reason::Forwarded);
+        }
+        world.host.l4.now += silence;
+        assert_eq!(world.send(client, Kind::Datagram), Reason::Forwarded);
+        let known = world.known[&client];
+        assert!(world.answer_by_port(client, known, Kind::Datagram), "{silence}");
+        // But nobody else's.
+        let stranger = Known { port: known.port + 1, ..known };
+        assert!(!world.answer_by_port(client, stranger, Kind::Datagram));
+    }
 }

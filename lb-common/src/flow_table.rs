@@ -8,11 +8,14 @@ use crate::flow::{self, Flow, PORT_TRIES, Phase, Stamp, WAYS, after_client, firs
 use crate::forward::{Forward, Pending};
 use crate::maps::{BackendValue, VIP_DIRECT, VipValue};
 use crate::mark::{Mark, Way};
-use crate::mark_table::{NONE, forget, room, same_ends};
+use crate::mark_table::{NONE, forget, room, same_ends, tag_in};
 use crate::packet::{ACK, SYN, TCP};
 use crate::reason::Reason;
 
 /// The entry of the flow that has a port (network order) at an endpoint.
+///
+/// One of UDP goes on with its endpoint's word as long as nobody has taken its entry: clients' packets may have been
+/// sent by a mark that seems younger than it is, and count as said.
 #[inline(always)]
 pub(crate) fn owner<E: Forward>(
     env: &E,
@@ -25,14 +28,19 @@ pub(crate) fn owner<E: Forward>(
     let endpoint_hash = flow::hash(endpoint, endpoint_port, protocol);
     let index = flow::place(endpoint_hash, u16::from_be(port), env.mask());
     let flow = env.flow(index)?;
-    if flow.port != port || flow.protocol != protocol || !Stamp(flow.stamp).alive(now) {
+    let stamp = Stamp(flow.stamp);
+    if flow.port != port || flow.protocol != protocol {
         return None;
     }
     let backend = env.backend(flow.backend)?;
     let same = backend.address == *endpoint
         && backend.port == endpoint_port
         && backend.generation == flow.generation;
-    same.then_some(index)
+    let revived = || {
+        matches!(stamp.phase(), Some(Phase::Datagrams))
+            && env.swap_stamp(index, stamp.0, Stamp::new(Phase::Datagrams, now).0)
+    };
+    (same && (stamp.alive(now) || revived())).then_some(index)
 }
 
 /// Notes the packet in its flow, and in the flow's mark. False: the flow can't go on, as its endpoint is gone, or
@@ -56,14 +64,15 @@ pub(crate) fn go_on<E: Forward>(env: &E, index: u32, new: &mut Pending, vip: &Vi
     let answered = direct && matches!(phase, Phase::Opening);
     let phase = next(&flow, if answered { Phase::Answered } else { phase }, after_client, new.flags);
     let stamp = Stamp::new(phase, new.now).0;
-    let told = Mark(new.was).told(phase, flow.generation, new.now).0;
-    let open = matches!(phase, Phase::Open);
+    let mark = if new.twin { Mark(new.was).twin() } else { Mark(new.was) };
+    let told = mark.told(phase, flow.generation, new.now).0;
+    let relied_on = matches!(phase, Phase::Open | Phase::Datagrams);
     // The mark is relied on only after the stamp says that it may be, and not from before it says otherwise.
-    if !open && !tell(env, new, told) {
+    if !relied_on && !tell(env, new, told) {
         return true;
     }
     let noted = stamp == flow.stamp || env.swap_stamp(index, flow.stamp, stamp);
-    if open && noted {
+    if relied_on && noted {
         tell(env, new, told);
     }
     true
@@ -87,7 +96,7 @@ pub(crate) fn enter<E: Forward>(env: &E, new: &mut Pending, backend: &BackendVal
         return Err(if new.keeps { Reason::FlowsFull } else { Reason::PortsFull });
     }
     if new.relied_on {
-        forget(env, index, new.now);
+        forget(env, index, new);
     }
     if publish(env, new, index, backend) == 0 {
         // Another CPU took it; the client sends again.
@@ -111,8 +120,14 @@ fn publish<E: Forward>(env: &E, new: &Pending, index: u32, backend: &BackendValu
         }
     }
     // Before the flow can be found: two of one tag see each other.
-    let mark = Mark::new(new.tag, new.backend, Way::new(index, new.port), new.twin);
-    let done = env.swap_mark(new.mark, new.was, mark.told(phase, backend.generation, new.now).0);
+    let tag = tag_in(env, new, new.mark / WAYS);
+    let mark = Mark::new(tag, new.backend, Way::new(index, new.port), new.twin);
+    let mark = if new.known {
+        mark.told(phase, backend.generation, new.now)
+    } else {
+        mark.begun(new.protocol, new.now)
+    };
+    let done = env.swap_mark(new.mark, new.was, mark.0);
     if !new.known {
         env.swap_stamp(index, busy, if done { Stamp::new(phase, new.now).0 } else { 0 });
     }

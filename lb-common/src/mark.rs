@@ -1,15 +1,16 @@
 //! Marks: what most packets of a flow need to know of it, in eight bytes.
 //!
 //! A flow fills a cache line, and with a hundred thousand of them nearly every packet would wait for
-//! memory. Eight marks share one line. In the middle of a TCP connection a packet is
+//! memory. Eight marks share one line. In the middle of a TCP connection, and of a flow of UDP, a packet is
 //! written anew and sent on by the mark alone; every [`PERIOD`] ticks, at both ends of a connection, and for
-//! UDP and packets that go as they are always, the flow itself is compared and told. Where a mark lies is
+//! packets that go as they are always, the flow itself is compared and told. Where a mark lies is
 //! [`crate::mark_table`]'s.
 //!
-//! The tag of a mark is a hash of the flow's ends. Of two flows with the same one that could be taken for each
-//! other, neither is ever sent by its mark, which the packet that begins the later one sees to. A packet of no
-//! flow finds another one's tag once in millions of times: then it is taken for that one's, whose endpoint sees
-//! by the sequence number that it is not. Shorter tags, in marks of four bytes, would let whoever sends packets
+//! The tag of a mark is a hash of the flow's ends, and says whether the mark lies in the bucket of its flow or in the
+//! other one, so that a bucket and a tag are those of one flow. Of two flows that share both
+//! neither is ever sent by its mark, which the packet that begins the later one sees to. A packet of no
+//! flow finds another one's tag about once in a million times: then it is taken for that one's, whose endpoint sees
+//! by TCP's sequence number that it is not. Shorter tags, in marks of four bytes, would let whoever sends packets
 //! of no flow put them into other clients' connections once in a thousand times.
 
 use crate::ends::Ends;
@@ -18,6 +19,7 @@ use crate::flow::{
 };
 use crate::maglev::mix;
 use crate::maps::MAX_BACKENDS;
+use crate::packet::{TCP, UDP};
 
 /// The marks of a bucket. 0: there was never one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,13 +107,14 @@ pub const fn lowest(bits: u32) -> u32 {
 }
 
 /// For how many ticks a mark stands for its flow: a power of two.
-pub const PERIOD: u32 = 32;
+pub const PERIOD: u32 = 16;
 
 /// A mark.
 ///
 /// From the lowest bit on: the way to the entry (15, [`Way`]), the endpoint's slot (14), in which period the flow
-/// was told (6), of which generation the endpoint was (4), whether the mark is to be relied on (1), the tag (24).
-/// Of one that is not to be relied on, the generation's place says what kind of flow it is.
+/// was told (6), of which generation the endpoint was (3), whether the mark is to be relied on (1), whether the flow is
+/// one of UDP then (1), whether it lies in its flow's second bucket (1), the tag (23). Of one that is not to be relied
+/// on, the generation's place says what kind of flow it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark(pub u64);
 
@@ -127,15 +130,20 @@ const FLOW: u64 = !(((1 << (TAG - EPOCH)) - 1) << EPOCH);
 /// After so many periods they come around.
 pub(crate) const EPOCHS: u32 = 1 << (KIND - EPOCH);
 const KINDS: u32 = 1 << (TAG - KIND);
-const GENERATIONS: u32 = KINDS / 2;
+const GENERATIONS: u32 = KINDS / 4;
 /// Above the kinds of those that are not.
-const RELIED_ON: u32 = KINDS / 2;
+const RELIED_ON: u32 = GENERATIONS;
+/// Besides, where the flow is one of UDP. It is a bit of that protocol's number that TCP's hasn't.
+const OF_UDP: u32 = 2 * RELIED_ON;
+const _: () = assert!(UDP as u32 & OF_UDP != 0 && TCP as u32 & OF_UDP == 0);
+/// In a tag: the mark lies in its flow's second bucket.
+const AWAY: u32 = 1;
 
 /// Of none: all bits are 0.
 const NEVER: u32 = 0;
 /// Of a connection that is not open.
 const CLOSED: u32 = 1;
-/// Of UDP.
+/// Of UDP, with one datagram so far.
 const DATAGRAMS: u32 = 2;
 /// Of any, but another flow has the same tag.
 const TWIN: u32 = 3;
@@ -144,9 +152,14 @@ const TWIN: u32 = 3;
 const fn kept(kind: u32) -> u32 {
     match kind {
         CLOSED => periods(HALF_OPEN_KEPT),
-        DATAGRAMS => periods(DATAGRAMS_KEPT),
+        _ if is_of_datagrams(kind) => periods(DATAGRAMS_KEPT),
         _ => EPOCHS,
     }
+}
+
+/// Whether flows of a kind are of UDP.
+const fn is_of_datagrams(kind: u32) -> bool {
+    kind == DATAGRAMS || kind >= OF_UDP
 }
 
 /// How readily the place of a mark is given away, by kind and how many periods ago it was told. A table in place of
@@ -159,7 +172,7 @@ static WORTH: [u16; (KINDS * EPOCHS) as usize] = {
         // From when on it is surely not spared any more in a full table, and what goes before older ones.
         let (spared, first) = match kind {
             CLOSED => (0, EPOCHS),
-            DATAGRAMS => (periods(DATAGRAMS_SPARED), 0),
+            _ if is_of_datagrams(kind) => (periods(DATAGRAMS_SPARED), 0),
             _ => (periods(OPEN_SPARED), 0),
         };
         worth[at as usize] = match age {
@@ -173,6 +186,7 @@ static WORTH: [u16; (KINDS * EPOCHS) as usize] = {
     worth
 };
 const _: () = assert!(periods(OPEN_SPARED) < EPOCHS && periods(DATAGRAMS_KEPT) < EPOCHS);
+const _: () = assert!(PERIOD < OPEN_SPARED && PERIOD < DATAGRAMS_SPARED);
 
 /// Periods that so many ticks have come to an end in, wherever they began.
 const fn periods(ticks: u32) -> u32 {
@@ -210,15 +224,21 @@ impl Way {
     }
 }
 
-/// The tag of a flow whose client's [`crate::flow::hash`] this is: never 0.
+/// The tag of a flow whose client's [`crate::flow::hash`] this is, in its own bucket: never 0.
 #[inline(always)]
 pub const fn tag(hash: u64, ends: &Ends) -> u32 {
     let [a, b, c, d] = ends.target;
     let low = a as u64 | (b as u64) << 32;
     let high = (c ^ ends.target_port as u32) as u64 | (d as u64) << 32;
     let mixed = mix(hash ^ low.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23) ^ high);
-    let tag = (mixed >> TAG) as u32;
-    tag + (tag == 0) as u32
+    let tag = (mixed >> TAG) as u32 & !AWAY;
+    tag + 2 * AWAY * (tag == 0) as u32
+}
+
+/// The same in its second bucket.
+#[inline(always)]
+pub const fn away(tag: u32) -> u32 {
+    tag | AWAY
 }
 
 impl Mark {
@@ -253,20 +273,37 @@ impl Mark {
         self.way().port()
     }
 
-    /// Whether it can be relied on, its endpoint's slot being of this generation.
+    /// Whether it can be relied on for a packet of this protocol, its endpoint's slot being of this generation.
     #[inline(always)]
-    pub const fn holds(self, generation: u32, now: u32) -> bool {
-        (self.0 >> EPOCH) as u32 & (KINDS * EPOCHS - 1) == open(generation, now)
+    pub const fn holds(self, protocol: u8, generation: u32, now: u32) -> bool {
+        (self.0 >> EPOCH) as u32 & (KINDS * EPOCHS - 1) == relied_on(protocol, generation, now)
     }
 
     /// The same after its flow was told of a packet, and is in this phase.
+    ///
+    /// That of UDP is relied on where replies come to a port of the flow: see
+    /// [`crate::flow_table::owner`] for what it takes.
     #[inline(always)]
     #[must_use]
     pub const fn told(self, phase: Phase, generation: u32, now: u32) -> Self {
         let kind = match phase {
             _ if self.kind() == TWIN => TWIN,
-            Phase::Open => RELIED_ON | generation_bits(generation),
+            Phase::Open => return self.with(relied_on(TCP, generation, now)),
+            Phase::Datagrams if self.port() != 0 => return self.with(relied_on(UDP, generation, now)),
             Phase::Datagrams => DATAGRAMS,
+            _ => CLOSED,
+        };
+        self.with(kind << (KIND - EPOCH) | epoch(now))
+    }
+
+    /// The same of a flow that is new: two of one tag may have come by two CPUs at once and not know of each
+    /// other, and their next packets compare them.
+    #[inline(always)]
+    #[must_use]
+    pub const fn begun(self, protocol: u8, now: u32) -> Self {
+        let kind = match self.kind() {
+            TWIN => TWIN,
+            _ if protocol == UDP => DATAGRAMS,
             _ => CLOSED,
         };
         self.with(kind << (KIND - EPOCH) | epoch(now))
@@ -308,10 +345,11 @@ impl Mark {
     }
 }
 
-/// The kind and period of a mark of an open connection.
+/// The kind and period of a mark that is relied on.
 #[inline(always)]
-const fn open(generation: u32, now: u32) -> u32 {
-    (RELIED_ON | generation_bits(generation)) << (KIND - EPOCH) | epoch(now)
+const fn relied_on(protocol: u8, generation: u32, now: u32) -> u32 {
+    let kind = RELIED_ON | protocol as u32 & OF_UDP | generation_bits(generation);
+    kind << (KIND - EPOCH) | epoch(now)
 }
 
 /// Tells what was there before an endpoint in its slot. They come around, but not at once while a flow is in use.
@@ -341,28 +379,32 @@ mod tests {
         #[test]
         fn fields_stay_apart(
             port in 0..PORTS, index: u32, keeps: bool, backend in 0..MAX_BACKENDS, generation: u32,
-            tag in 1..1u32 << 24, now: u32,
+            tag in 1..1u32 << 24, tcp: bool, now: u32,
         ) {
+            let (protocol, phase) = if tcp { (TCP, Phase::Open) } else { (UDP, Phase::Datagrams) };
+            let relied_on = tcp || !keeps;
             let port = if keeps { 0 } else { (FIRST_PORT + port).to_be() };
             let way = Way::new(index, port);
             prop_assert_eq!((way.port(), !keeps || way.0 == index % WAYS), (port, true));
-            let new = Mark::new(tag, backend, way, false).told(Phase::Opening, generation, now);
-            let open = new.told(Phase::Open, generation, now);
+            let new = Mark::new(tag, backend, way, false).begun(protocol, now);
+            let open = new.told(phase, generation, now);
             for mark in [new, open, open.twin(), open.gone(now)] {
                 prop_assert_eq!((mark.way(), mark.backend(), mark.tag()), (way, backend, tag));
                 prop_assert_eq!(Marks([mark.0; WAYS as usize]).of(new), 0xff);
             }
             prop_assert_eq!(Marks([new.0; WAYS as usize]).of(Mark::new(tag, backend ^ 1, way, false)), 0);
-            prop_assert!(!new.holds(generation, now), "a new flow's");
-            prop_assert!(open.holds(generation, now));
-            prop_assert!(!open.holds(generation, now.wrapping_add(PERIOD)), "too long ago");
-            prop_assert!(!open.holds(generation.wrapping_add(1), now), "another endpoint");
-            prop_assert!(!open.gone(now).holds(generation, now) && !open.twin().holds(generation, now));
-            prop_assert!(!open.twin().told(Phase::Open, generation, now).holds(generation, now));
+            let holds = |mark: Mark, generation, now| mark.holds(protocol, generation, now);
+            prop_assert!(!holds(new, generation, now), "a new flow's");
+            prop_assert_eq!(holds(open, generation, now), relied_on);
+            prop_assert!(!open.holds(TCP + UDP - protocol, generation, now), "another protocol's");
+            prop_assert!(!holds(open, generation, now.wrapping_add(PERIOD)), "too long ago");
+            prop_assert!(!holds(open, generation.wrapping_add(1), now), "another endpoint");
+            prop_assert!(!holds(open.gone(now), generation, now) && !holds(open.twin(), generation, now));
+            prop_assert!(!holds(open.twin().told(phase, generation, now), generation, now));
+            prop_assert_eq!(open.twin().begun(protocol, now).kind(), TWIN);
             for phase in [Phase::Opening, Phase::Answered, Phase::Closing, Phase::Ending] {
-                prop_assert_eq!(open.told(phase, generation, now), new);
+                prop_assert_eq!(open.told(phase, generation, now), new.begun(TCP, now));
             }
-            prop_assert!(!open.told(Phase::Datagrams, generation, now).holds(generation, now));
         }
 
         #[test]
@@ -395,9 +437,9 @@ mod tests {
 
         /// What the mark says is never less than what the flow says by the time of its client's last packet.
         #[test]
-        fn who_is_spared_is_spared_by_the_mark(told: u32, age in 0..2000u32, phase in 0..3usize) {
+        fn who_is_spared_is_spared_by_the_mark(told: u32, age in 0..1000u32, phase in 0..3usize, way in 0..2 * WAYS) {
             let phase = [Phase::Open, Phase::Datagrams, Phase::Opening][phase];
-            let mark = Mark::new(7, 1, Way(0), false).told(phase, 1, told);
+            let mark = Mark::new(7, 1, Way(way), false).told(phase, 1, told);
             // Of further packets in the same period it isn't told.
             let last = told | (PERIOD - 1);
             let now = last.wrapping_add(age);
@@ -442,8 +484,9 @@ mod tests {
                 tags.insert(tag(hash, &Ends { target_port: 81, ..ends }));
             }
         }
-        // 2,048 of sixteen million: by chance, one pair in eight tables like this.
+        // 2,048 of eight million: by chance, one pair in four tables like this.
         assert!(tags.len() >= 2046 && !tags.contains(&0), "{}", tags.len());
+        assert!(tags.iter().all(|tag| !tags.contains(&away(*tag))));
     }
 
     #[test]

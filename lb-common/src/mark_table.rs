@@ -3,21 +3,22 @@
 //! A mark lies in one of two buckets: one that the client chooses, and its partner, which the tag chooses. It goes
 //! to the partner if its own bucket has few places left and the partner has more, so that a table that is half
 //! full has room for all. It is looked for in its own bucket first, and in the partner only if some
-//! mark may ever have gone there.
+//! mark may ever have gone there. There its tag says that it is away, so it is never taken for that of a flow at home.
 //!
-//! Two flows of one tag can be taken for each other where they share a bucket. Partners are each other's, so
-//! these two share both buckets, and whoever comes later has seen the other's mark, and puts its own beside it:
-//! where there is one mark with a tag, no other bucket is asked for it.
+//! So two flows can be taken for each other only if they have the same bucket and the same tag, and whoever comes later
+//! has seen the other's mark, and puts its own beside it: where there is one mark with a tag, no other bucket is asked
+//! for it. Two that begin on two CPUs in the same microsecond see each other by their next packets, which is why the
+//! mark of a new flow is not relied on.
 //!
 //! # Why no mark that is relied on leads to another flow's entry
 //!
-//! - A mark is relied on if it was told within [`PERIOD`](crate::mark::PERIOD) that its flow is open, by whoever
-//!   had just written that into the flow's stamp, or found it there as it would have written it. For
-//!   [`flow::OPEN_SPARED`] ticks from then on nobody takes the entry from an open flow.
+//! - A mark is relied on if it was told within [`PERIOD`](crate::mark::PERIOD) that its flow is open, or one of UDP, by
+//!   whoever had just written that into the flow's stamp, or found it there as it would have written it. For
+//!   [`flow::OPEN_SPARED`] ticks from then on ([`flow::DATAGRAMS_SPARED`]) nobody takes the entry.
 //! - A client's packet that ends or restarts the connection makes the mark slow first, and the stamp say so
 //!   only then. So flows that are not open have slow marks, save those that their endpoints have ended, which
 //!   the stamp tells apart ([`flow::Phase::Ending`]).
-//! - Who takes an entry from a flow that was open or ended by its endpoint makes its mark slow, with the stamp busy
+//! - Who takes an entry from a flow whose mark may be relied on makes that mark slow, with the stamp busy
 //!   and before anything is written ([`forget`]). So it doesn't matter either that periods come around, and
 //!   marks of long ago would seem new. All that this costs: a client that was silent for 64 periods (or twice as many)
 //!   may be sent by its old mark until the period ends, and its flow counts as silent until then.
@@ -43,20 +44,30 @@ pub(crate) const fn partner(bucket: u32, tag: u32, mask: u32) -> u32 {
 }
 
 /// The mark with a tag, which may be one that doesn't hold; else one without a tag.
-///
-/// Only in its own bucket: the one with the tag in its partner may be another flow's that has never seen this one's,
-/// and [`find`] compares.
 #[inline(always)]
 pub(crate) fn marked<E: Forward>(env: &E, hash: u64, tag: u32) -> Mark {
-    let (first, way) = flow::bucket(hash, env.mask());
-    let Some(marks) = env.marks(first / WAYS) else { return Mark(0) };
-    for step in 0..WAYS {
-        let mark = Mark(marks.0[((way + step) & (WAYS - 1)) as usize]);
-        if mark.tag() == tag {
-            return mark;
+    let mask = env.mask();
+    let (first, way) = flow::bucket(hash, mask);
+    let mut bucket = first / WAYS;
+    let mut tag_there = tag;
+    for _ in 0..2 {
+        let Some(marks) = env.marks(bucket) else { break };
+        for step in 0..WAYS {
+            let mark = Mark(marks.0[((way + step) & (WAYS - 1)) as usize]);
+            if mark.tag() == tag_there {
+                return mark;
+            }
         }
+        (bucket, tag_there) = (partner(bucket, tag, mask), mark::away(tag));
     }
     Mark(0)
+}
+
+/// The tag of a flow's mark in one of its two buckets.
+#[inline(always)]
+pub(crate) fn tag_in<E: Forward>(env: &E, new: &Pending, bucket: u32) -> u32 {
+    let home = flow::bucket(new.hash, env.mask()).0 / WAYS;
+    if bucket == home { new.tag } else { mark::away(new.tag) }
 }
 
 /// The entry of the flow that a client's packet belongs to, whose mark is noted in `new`. Without one, noted is the
@@ -72,21 +83,22 @@ pub(crate) fn find<E: Forward>(env: &E, new: &mut Pending) -> u32 {
     if found == 0 && marks.unused() <= CROWDED {
         bucket = partner(bucket, new.tag, mask);
         let Some(marks) = env.marks(bucket) else { return NONE };
-        found = marks.with_tag(new.tag);
+        found = marks.with_tag(mark::away(new.tag));
     }
     new.bucket = bucket;
     // More than two of one tag are the work of chance on chance.
+    let mut its = NONE;
     for _ in 0..2 {
         if found == 0 {
             break;
         }
         let index = look(env, new, lowest(found));
         if index != NONE {
-            return index;
+            its = index;
         }
         found &= found - 1;
     }
-    NONE
+    its
 }
 
 /// Whether a mark is of the flow that a packet belongs to: its entry. Notes it, or another flow's that has its tag.
@@ -115,7 +127,9 @@ const TWIN: u32 = 2;
 fn holds<E: Forward>(env: &E, index: u32, mark: Mark, new: &Pending) -> u32 {
     let Some(flow) = env.flow(index) else { return GONE };
     // The entry may have become another one's that the mark is not of.
-    let leads = flow.backend == mark.backend() && flow.port == mark.port() && mark.tag() == new.tag;
+    let leads = flow.backend == mark.backend()
+        && flow.port == mark.port()
+        && mark.tag() == tag_in(env, new, new.bucket);
     if !leads || !Stamp(flow.stamp).taken(new.now) {
         return GONE;
     }
@@ -185,22 +199,28 @@ pub(crate) fn room<E: Forward>(env: &E, new: &mut Pending) -> u32 {
     (room.worth != 0) as u32
 }
 
-/// Makes the marks of a flow slow whose entry is about to be another's. Out of line: it is for few.
+/// Makes the marks of a flow slow whose entry is about to be that of `new`, which may be the same client's and have
+/// noted one of them. Out of line: it is for few.
 #[inline(never)]
-pub(crate) fn forget<E: Forward>(env: &E, index: u32, now: u32) {
+pub(crate) fn forget<E: Forward>(env: &E, index: u32, new: &mut Pending) {
     let Some(flow) = env.flow(index) else { return };
     let hash = flow::hash(&flow.client, flow.client_port, flow.protocol);
-    let own = Mark::new(tag_of(&flow), flow.backend, Way::new(index, flow.port), false);
+    let tag = tag_of(&flow);
     let mask = env.mask();
     let mut bucket = flow::bucket(hash, mask).0 / WAYS;
+    let mut tag_there = tag;
     for _ in 0..2 {
         let Some(marks) = env.marks(bucket) else { return };
-        let found = marks.of(own);
+        let found = marks.of(Mark::new(tag_there, flow.backend, Way::new(index, flow.port), false));
         if found != 0
             && let Some(mark) = env.mark(bucket, lowest(found))
         {
-            env.swap_mark(bucket * WAYS + lowest(found), mark.0, mark.gone(now).0);
+            let at = bucket * WAYS + lowest(found);
+            let gone = mark.gone(new.now).0;
+            if env.swap_mark(at, mark.0, gone) && at == new.mark && mark.0 == new.was {
+                new.was = gone;
+            }
         }
-        bucket = partner(bucket, own.tag(), mask);
+        (bucket, tag_there) = (partner(bucket, tag, mask), mark::away(tag));
     }
 }

@@ -247,8 +247,8 @@ fn arrived<E: Forward>(env: &E, packet: &Packet, vip: VipValue) -> Verdict {
     }
     let here = here(vip);
     // Never as it is, to a VIP without the flag.
-    let verdict =
-        established::send(env, *packet, flags).or_else(|| forward::to_endpoint(env, packet, flags, &here));
+    let verdict = established::send(env, *packet, flags, &here)
+        .or_else(|| forward::to_endpoint(env, packet, flags, &here));
     let verdict = verdict.unwrap_or(forward::drop(Reason::NoBackend));
     told(verdict)
 }

@@ -242,7 +242,7 @@ fn to_stack<E: Env>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verd
 /// To a VIP in forward mode, a packet of a usual shape. Where clients are listed, all flows are remembered, for
 /// each packet asks for its client besides.
 ///
-/// IPv4 packets in the middle of a connection, and those that go as they are, are sent without a function of
+/// IPv4 packets in the middle of a connection or of a flow of UDP, and those that go as they are, are sent without a function of
 /// their own: each return costs. The others come back here with what they need to be sent by the same
 /// code, which the verifier would otherwise follow from each place that knows an endpoint.
 #[inline(always)]
@@ -266,8 +266,8 @@ pub(crate) fn forward<E: Forward>(env: &E, mut packet: Packet, flags: u8, vip: V
     let mut found = None;
     if vip.flags & VIP_DIRECT == 0 {
         if !packet.v6 {
-            found = established::find_v4(env, packet, flags);
-        } else if let Some(verdict) = established::send_v6(env, packet, flags) {
+            found = established::find_v4(env, packet, flags, &vip);
+        } else if let Some(verdict) = established::send_v6(env, packet, flags, &vip) {
             return verdict;
         }
     }
