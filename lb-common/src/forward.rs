@@ -22,7 +22,7 @@ use crate::maps::{
     BackendValue, RING_CHUNK, ServiceValue, VIP_AFFINITY, VIP_DIRECT, VIP_QUIC, VipValue, WayValue,
 };
 use crate::mark::{self, Mark, Marks};
-use crate::mark_table::{NONE, find};
+use crate::mark_table::{NONE, find, partner};
 use crate::packet::{ACK, Packet, RST, SYN, TCP};
 use crate::quic::{self, ServerKey};
 use crate::ranges::RangeKey;
@@ -85,13 +85,13 @@ pub trait Forward: Env {
     /// Notes that replies from this port (network order) may need the VIP's address.
     fn keep(&self, port: u16);
 
-    /// Has memory bring what a new flow is about to ask for: this bucket of marks, and this entry of the flow
-    /// table.
+    /// Has memory bring a bucket of marks that is about to be asked for.
     ///
-    /// Both are far away, and in the order of things a packet would wait for one before it knows to
-    /// ask for the other. BPF has no instruction that asks ahead. A load whose value nobody uses is one:
-    /// processors go on behind it.
-    fn expect(&self, _bucket: u32, _flow: u32) {}
+    /// BPF has no instruction that asks ahead. A load whose value nobody uses is one: processors go on behind it.
+    fn expect_marks(&self, _bucket: u32) {}
+
+    /// Likewise an entry of the flow table.
+    fn expect_flow(&self, _index: u32) {}
 
     /// The way to an endpoint. Without an interface, the kernel delivers.
     fn way_to_backend(
@@ -332,15 +332,26 @@ pub(crate) const fn drop(reason: Reason) -> Verdict {
     Verdict { reason, action: Action::Drop }
 }
 
-/// See [`Forward::expect`]. Out of line: inlined, it makes the verifier's work a tenth more.
+/// How many entries a new flow looks at in a table that is full of half-open ones: [`flow::wanted`].
+const EXPECTED: u32 = 3;
+
+/// Has memory bring what a new flow may need, all at once: it is far away, and in the order of things the packet
+/// would wait for each before it knows to ask for the next.
+///
+/// Out of line: inlined, it makes the verifier's work a tenth more.
 #[inline(never)]
 fn expect<E: Forward>(env: &E, new: &Pending, vip: &VipValue) {
-    let (first, _) = flow::bucket(new.hash, env.mask());
+    let mask = env.mask();
+    let bucket = flow::bucket(new.hash, mask).0 / WAYS;
+    env.expect_marks(bucket);
+    env.expect_marks(partner(bucket, new.tag, mask));
     if let Some(slot) = entry(env, new.hash, vip, &new.ends).and_then(Entry::now)
         && let Some(backend) = env.backend(slot)
     {
         let endpoint = flow::hash(&backend.address, backend.port, backend.protocol);
-        env.expect(first / WAYS, flow::place(endpoint, flow::port(new.hash, 0), env.mask()));
+        for attempt in 0..EXPECTED {
+            env.expect_flow(flow::place(endpoint, flow::port(new.hash, attempt), mask));
+        }
     }
 }
 

@@ -178,13 +178,18 @@ impl<const FORGETFUL: bool, const DRY: bool> Forward for Kernel<FORGETFUL, DRY> 
     }
 
     #[inline(always)]
-    fn expect(&self, bucket: u32, flow: u32) {
-        if let (Some(marks), Some(flow)) = (L4_MARKS.get_ptr(bucket), L4_FLOWS.get_ptr(flow)) {
-            // SAFETY: aligned words of maps' elements.
-            unsafe {
-                (&raw const (*marks).0).cast::<u64>().read_volatile();
-                (&raw const (*flow).stamp).read_volatile();
-            }
+    fn expect_marks(&self, bucket: u32) {
+        if let Some(marks) = L4_MARKS.get_ptr(bucket) {
+            // SAFETY: an aligned word of a map's element.
+            unsafe { (&raw const (*marks).0).cast::<u64>().read_volatile() };
+        }
+    }
+
+    #[inline(always)]
+    fn expect_flow(&self, index: u32) {
+        if let Some(flow) = L4_FLOWS.get_ptr(index) {
+            // SAFETY: an aligned word of a map's element.
+            unsafe { (&raw const (*flow).stamp).read_volatile() };
         }
     }
 
