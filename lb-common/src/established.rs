@@ -11,7 +11,7 @@ use crate::forward::{self, Forward};
 use crate::maps::{VIP_QUIC, VipValue};
 use crate::mark;
 use crate::mark_table::marked;
-use crate::packet::{FIN, Packet, RST, SYN};
+use crate::packet::{FIN, Packet, RST, SYN, TCP};
 use crate::verdict::Verdict;
 
 /// Sends a packet of a usual shape to a VIP whose packets are written anew. `None`: it takes more than a mark.
@@ -27,10 +27,10 @@ pub fn send<E: Forward>(env: &E, packet: Packet, flags: u8, vip: &VipValue) -> O
 /// An IPv6 packet.
 #[inline(always)]
 pub(crate) fn send_v6<E: Forward>(env: &E, packet: Packet, flags: u8, vip: &VipValue) -> Option<Verdict> {
-    if !is_between(flags, vip) {
+    if packet.protocol != TCP || !is_between(flags, vip) {
         return None;
     }
-    match sent_v6(env, packet.protocol, packet.end) {
+    match sent_v6(env, packet.end) {
         0 => None,
         packed => Some(Verdict::unpacked(packed)),
     }
@@ -44,8 +44,8 @@ pub(crate) fn find_v4<E: Forward>(env: &E, packet: Packet, flags: u8, vip: &VipV
     if is_between(flags, vip) { find(env, packet.protocol, false) } else { None }
 }
 
-/// Whether it may be in the middle of a connection. UDP has no flags; QUIC's packets may name another endpoint than their
-/// flow's.
+/// Whether it may be in the middle of a connection. UDP has no flags; packets of QUIC may name another endpoint
+/// than their flow's.
 #[inline(always)]
 const fn is_between(flags: u8, vip: &VipValue) -> bool {
     flags & (SYN | FIN | RST) == 0 && vip.flags & VIP_QUIC == 0
@@ -53,9 +53,9 @@ const fn is_between(flags: u8, vip: &VipValue) -> bool {
 
 /// [`Verdict::packed`], or 0. Out of line: there is no room for eight words of addresses on the stack.
 #[inline(never)]
-fn sent_v6<E: Forward>(env: &E, protocol: u8, end: u16) -> u32 {
-    let packet = Packet { ip: 14, transport: 54, end, protocol, v6: true };
-    find(env, protocol, true).map_or(0, |(slot, port)| forward::to(env, &packet, slot, port).packed())
+fn sent_v6<E: Forward>(env: &E, end: u16) -> u32 {
+    let packet = Packet { ip: 14, transport: 54, end, protocol: TCP, v6: true };
+    find(env, TCP, true).map_or(0, |(slot, port)| forward::to(env, &packet, slot, port).packed())
 }
 
 #[inline(always)]
@@ -64,9 +64,9 @@ fn find<E: Forward>(env: &E, protocol: u8, v6: bool) -> Option<(u32, u16)> {
     let hash = flow::hash(&ends.source, ends.source_port, protocol);
     let mark = marked(env, hash, mark::tag(hash, &ends));
     let backend = env.backend(mark.backend())?;
-    if mark.holds(protocol, backend.generation, env.tick()) {
-        Some((mark.backend(), mark.port()))
-    } else {
-        None
+    let its = protocol == TCP || flow::is_own_port(hash, mark.port());
+    if !mark.holds(protocol, backend.generation, env.tick()) || backend.protocol != protocol || !its {
+        return None;
     }
+    Some((mark.backend(), mark.port()))
 }

@@ -68,37 +68,64 @@ pub enum Phase {
     Answered,
     /// The client answered that: no flood of SYNs does.
     Open,
-    /// UDP.
+    /// UDP: the client spoke more than once.
     Datagrams,
     /// The client said FIN or RST, or the endpoint before the connection was open.
     Closing,
     /// The endpoint said so of an open one, whose mark may not know.
     Ending,
+    /// UDP: the client spoke once, as who only asks for something does, and who floods.
+    Asked,
 }
+
+/// Phases, and 0 for a free entry, rounded up to a power of two.
+const PHASES: usize = 16;
 
 /// By phase, 0 being a free entry: for how many ticks after its last packet a flow is kept. Open
 /// connections: twice the two hours after which TCP asks whether the other side is still there.
 ///
 /// Tables instead of branches: the verifier follows each branch, in each round of a loop.
-const KEPT: [u32; 8] =
-    [0, 2, HALF_OPEN_KEPT, HALF_OPEN_KEPT, 4 * 3600, DATAGRAMS_KEPT, CLOSING_KEPT, CLOSING_KEPT];
+const KEPT: [u32; PHASES] = by_phase([
+    0,
+    2,
+    HALF_OPEN_KEPT,
+    HALF_OPEN_KEPT,
+    4 * 3600,
+    DATAGRAMS_KEPT,
+    CLOSING_KEPT,
+    CLOSING_KEPT,
+    DATAGRAMS_KEPT,
+]);
 /// For how many ticks after its last packet a flow is kept that was never open.
 pub const HALF_OPEN_KEPT: u32 = 60;
 /// Likewise one that was closed.
 const CLOSING_KEPT: u32 = 60;
-/// For how many ticks after its last datagram a flow of UDP is kept.
+/// For how many ticks after its last datagram that was noted a flow of UDP is kept. Of a client's, one in each
+/// [`crate::mark::PERIOD`] is noted.
 pub const DATAGRAMS_KEPT: u32 = 180;
 /// For how many ticks a full table leaves it alone: connections that may be alive longest.
-const SPARED: [u32; 8] = [0, 2, 0, 0, OPEN_SPARED, DATAGRAMS_SPARED, 0, 0];
+const SPARED: [u32; PHASES] = by_phase([0, 2, 0, 0, OPEN_SPARED, DATAGRAMS_SPARED, 0, 0, 0]);
 /// Open connections.
 pub const OPEN_SPARED: u32 = 300;
-/// Flows of UDP.
+/// Flows of UDP whose client spoke more than once.
 pub const DATAGRAMS_SPARED: u32 = 30;
-/// What is given up first once it may be: half-open ones, whatever their age, then closed ones.
-const FIRST: [u32; 8] = [0, 0, HALF_OPEN, HALF_OPEN, 0, 0, CLOSED, CLOSED];
+/// What is given up first once it may be: half-open ones, whatever their age, then closed ones and those of clients that
+/// spoke once.
+const FIRST: [u32; PHASES] = by_phase([0, 0, HALF_OPEN, HALF_OPEN, 0, 0, CLOSED, CLOSED, CLOSED]);
 const FREE: u32 = 1 << 29;
 const HALF_OPEN: u32 = 1 << 25;
 const CLOSED: u32 = 1 << 24;
+
+/// What there is for each phase, from that of a free entry on.
+const fn by_phase(known: [u32; Phase::Asked as usize + 1]) -> [u32; PHASES] {
+    let mut all = [0; PHASES];
+    let mut at = 0;
+    while at < known.len() {
+        all[at] = known[at];
+        at += 1;
+    }
+    all
+}
 
 /// The [`Stamp::worth`] from which on a new flow takes an entry, by how many others it has looked at. At first
 /// what is free; then who never opened, or was closed a while ago; in the end whoever isn't spared.
@@ -137,6 +164,7 @@ impl Stamp {
             5 => Some(Phase::Datagrams),
             6 => Some(Phase::Closing),
             7 => Some(Phase::Ending),
+            8 => Some(Phase::Asked),
             _ => None,
         }
     }
@@ -157,7 +185,7 @@ impl Stamp {
 
     #[inline(always)]
     const fn index(self) -> usize {
-        (self.0 >> 32) as usize & 7
+        (self.0 >> 32) as usize & (PHASES - 1)
     }
 
     /// Whether the entry holds a flow, be it one that is being written.
@@ -215,6 +243,20 @@ pub const fn port(hash: u64, attempt: u32) -> u16 {
     FIRST_PORT + ((spread as u64 * PORTS as u64) >> 32) as u16
 }
 
+/// Whether a port (network order) is one of the first four that a flow tries, as nearly all flows'
+/// are unless the table is full.
+#[inline(always)]
+pub const fn is_own_port(hash: u64, own: u16) -> bool {
+    // One branch for all: 0 if one of them is.
+    let mut other = 1;
+    let mut attempt = 0;
+    while attempt < 4 {
+        other *= (port(hash, attempt).to_be() ^ own) as u64;
+        attempt += 1;
+    }
+    other == 0
+}
+
 /// Whether replies may come to a port (host order).
 #[inline(always)]
 pub const fn is_reply_port(port: u16) -> bool {
@@ -232,7 +274,7 @@ pub const fn place(endpoint: u64, port: u16, mask: u32) -> u32 {
 /// The phase of a new flow.
 #[inline(always)]
 pub const fn first_phase(protocol: u8) -> Phase {
-    if protocol == TCP { Phase::Opening } else { Phase::Datagrams }
+    if protocol == TCP { Phase::Opening } else { Phase::Asked }
 }
 
 /// TCP flags that end a connection.
@@ -244,7 +286,7 @@ const SYN: u8 = 0x02;
 #[inline(always)]
 pub const fn after_client(phase: Phase, flags: u8) -> Phase {
     match phase {
-        Phase::Datagrams => phase,
+        Phase::Datagrams | Phase::Asked => Phase::Datagrams,
         _ if flags & (FIN | RST) != 0 => Phase::Closing,
         Phase::Answered if flags & SYN == 0 => Phase::Open,
         _ => phase,
@@ -255,7 +297,7 @@ pub const fn after_client(phase: Phase, flags: u8) -> Phase {
 #[inline(always)]
 pub const fn after_endpoint(phase: Phase, flags: u8) -> Phase {
     match phase {
-        Phase::Datagrams => phase,
+        Phase::Datagrams | Phase::Asked => phase,
         Phase::Open | Phase::Ending if flags & (FIN | RST) != 0 => Phase::Ending,
         _ if flags & (FIN | RST) != 0 => Phase::Closing,
         Phase::Opening => Phase::Answered,
@@ -288,12 +330,13 @@ mod tests {
             (Answered, RST, Closing, Closing),
             (Opening, RST, Closing, Closing),
             (Closing, ACK, Closing, Closing),
+            (Asked, RST, Datagrams, Asked),
             (Datagrams, RST, Datagrams, Datagrams),
         ] {
             assert_eq!(after_client(before, flags), client, "{before:?} {flags:#x}");
             assert_eq!(after_endpoint(before, flags), endpoint, "{before:?} {flags:#x}");
         }
-        for phase in [Busy, Opening, Answered, Open, Datagrams, Closing, Ending] {
+        for phase in [Busy, Opening, Answered, Open, Datagrams, Closing, Ending, Asked] {
             assert_eq!(Stamp::new(phase, 7).phase(), Some(phase));
         }
         assert_eq!(Stamp(0).phase(), None);
@@ -308,6 +351,7 @@ mod tests {
             at(Phase::Opening, 5),
             at(Phase::Answered, 1),
             at(Phase::Closing, 20),
+            at(Phase::Asked, 15),
             at(Phase::Ending, 10),
             at(Phase::Open, 4000),
             at(Phase::Datagrams, 100),
@@ -328,6 +372,9 @@ mod tests {
             (false, 23, Phase::Open, 299, false),
             (true, 7, Phase::Opening, 59, false),
             (true, 8, Phase::Opening, 0, true),
+            (false, 15, Phase::Asked, 8, false),
+            (false, 2, Phase::Asked, 9, true),
+            (false, 16, Phase::Asked, 0, true),
             (true, 16, Phase::Datagrams, 30, true),
         ] {
             assert_eq!(at(phase, age) >= wanted(attempt, keeps), takes, "{attempt} {phase:?} {age}");
@@ -336,9 +383,15 @@ mod tests {
 
     #[test]
     fn what_is_read_is_never_what_is_free() {
-        for phase in
-            [Phase::Busy, Phase::Opening, Phase::Open, Phase::Datagrams, Phase::Closing, Phase::Ending]
-        {
+        for phase in [
+            Phase::Busy,
+            Phase::Opening,
+            Phase::Open,
+            Phase::Datagrams,
+            Phase::Closing,
+            Phase::Ending,
+            Phase::Asked,
+        ] {
             for age in 0..20_000 {
                 let stamp = Stamp::new(phase, 5u32.wrapping_sub(age));
                 assert!(stamp.taken(5) || !stamp.alive(5), "{phase:?} {age}");
@@ -373,6 +426,9 @@ mod tests {
             let ports: BTreeSet<_> = (0..PORT_TRIES).map(|attempt| port(hash, attempt)).collect();
             prop_assert!(ports.iter().all(|port| is_reply_port(*port)));
             prop_assert_eq!(ports.len(), PORT_TRIES as usize);
+            for attempt in 0..PORT_TRIES {
+                prop_assert_eq!(is_own_port(hash, port(hash, attempt).to_be()), attempt < 4);
+            }
         }
     }
 

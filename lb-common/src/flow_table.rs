@@ -8,14 +8,13 @@ use crate::flow::{self, Flow, PORT_TRIES, Phase, Stamp, WAYS, after_client, firs
 use crate::forward::{Forward, Pending};
 use crate::maps::{BackendValue, VIP_DIRECT, VipValue};
 use crate::mark::{Mark, Way};
-use crate::mark_table::{NONE, forget, room, same_ends, tag_in};
+use crate::mark_table::{NONE, forget, is_relied_on, room, same_ends, tag_in};
 use crate::packet::{ACK, SYN, TCP};
 use crate::reason::Reason;
 
 /// The entry of the flow that has a port (network order) at an endpoint.
 ///
-/// One of UDP goes on with its endpoint's word as long as nobody has taken its entry: clients' packets may have been
-/// sent by a mark that seems younger than it is, and count as said.
+/// One of UDP that is too old goes on if its client's datagrams are sent by its mark, which may seem younger than it is.
 #[inline(always)]
 pub(crate) fn owner<E: Forward>(
     env: &E,
@@ -38,6 +37,7 @@ pub(crate) fn owner<E: Forward>(
         && backend.generation == flow.generation;
     let revived = || {
         matches!(stamp.phase(), Some(Phase::Datagrams))
+            && is_relied_on(env, index, now) != 0
             && env.swap_stamp(index, stamp.0, Stamp::new(Phase::Datagrams, now).0)
     };
     (same && (stamp.alive(now) || revived())).then_some(index)
@@ -122,12 +122,7 @@ fn publish<E: Forward>(env: &E, new: &Pending, index: u32, backend: &BackendValu
     // Before the flow can be found: two of one tag see each other.
     let tag = tag_in(env, new, new.mark / WAYS);
     let mark = Mark::new(tag, new.backend, Way::new(index, new.port), new.twin);
-    let mark = if new.known {
-        mark.told(phase, backend.generation, new.now)
-    } else {
-        mark.begun(new.protocol, new.now)
-    };
-    let done = env.swap_mark(new.mark, new.was, mark.0);
+    let done = env.swap_mark(new.mark, new.was, mark.told(phase, backend.generation, new.now).0);
     if !new.known {
         env.swap_stamp(index, busy, if done { Stamp::new(phase, new.now).0 } else { 0 });
     }

@@ -215,7 +215,7 @@ impl Tables {
 
     /// The endpoint in a slot goes, and another one comes that has its address.
     pub(crate) fn replace(&mut self, slot: u32) {
-        self.content.backends[slot as usize].generation += 1;
+        self.content.backends[slot as usize].generation += 2;
     }
 }
 
@@ -605,7 +605,7 @@ mod tests {
         assert_eq!(judge(&host).reason, Reason::Forwarded);
         assert_ne!(target(&mut host, Kind::Syn), first);
         // And when the endpoint is gone altogether, so are its flows.
-        host.l4.content.backends[new as usize].generation += 1;
+        host.l4.content.backends[new as usize].generation += 2;
         host.l4.content.services.iter_mut().for_each(|(_, service)| service.size = 0);
         host.frame = frame(client, vip, Kind::Ack).into();
         assert_eq!(judge(&host).reason, Reason::NoBackend);

@@ -184,7 +184,7 @@ pub struct BackendValue {
     pub protocol: u8,
     /// 1: takes no new connections.
     pub draining: u8,
-    /// Rises whenever the slot gets another endpoint.
+    /// Rises by one when the slot's endpoint goes, and by one when another comes.
     pub generation: u32,
 }
 

@@ -7,11 +7,16 @@
 //! [`crate::mark_table`]'s.
 //!
 //! The tag of a mark is a hash of the flow's ends, and says whether the mark lies in the bucket of its flow or in the
-//! other one, so that a bucket and a tag are those of one flow. Of two flows that share both
-//! neither is ever sent by its mark, which the packet that begins the later one sees to. A packet of no
-//! flow finds another one's tag about once in a million times: then it is taken for that one's, whose endpoint sees
-//! by TCP's sequence number that it is not. Shorter tags, in marks of four bytes, would let whoever sends packets
+//! other one, so that a bucket and a tag are those of one flow, but for chance. Of two connections of TCP that share both
+//! neither is ever sent by its mark, which the SYN of the later one sees to. A packet of no
+//! connection finds another one's tag about once in a million times: then it is taken for that one's, whose endpoint sees
+//! by the sequence number that it is not. Shorter tags, in marks of four bytes, would let whoever sends packets
 //! of no flow put them into other clients' connections once in a thousand times.
+//!
+//! In UDP any datagram may be a flow's first one, and nothing in it says whose it is. So a mark is relied on
+//! for it only if its port is one that the datagram's own flow would have tried first ([`flow::is_own_port`]), which
+//! makes it one chance in some ten thousand millions. Over IPv6 never: there a client can choose its address so that it has
+//! another one's hash.
 
 use crate::ends::Ends;
 use crate::flow::{
@@ -106,7 +111,8 @@ pub const fn lowest(bits: u32) -> u32 {
     0x3457_2610 >> (4 * at) & 7
 }
 
-/// For how many ticks a mark stands for its flow: a power of two.
+/// For how many ticks a mark stands for its flow: a power of two. Longer, and flows of UDP would be given up that still
+/// speak; shorter, and old marks would seem young more often, as there are only so many periods.
 pub const PERIOD: u32 = 16;
 
 /// A mark.
@@ -143,10 +149,12 @@ const AWAY: u32 = 1;
 const NEVER: u32 = 0;
 /// Of a connection that is not open.
 const CLOSED: u32 = 1;
-/// Of UDP, with one datagram so far.
+/// Of UDP.
 const DATAGRAMS: u32 = 2;
 /// Of any, but another flow has the same tag.
 const TWIN: u32 = 3;
+/// Of UDP, with one datagram so far.
+const ASKED: u32 = 4;
 
 /// From how many periods on the entry of a flow of a kind is free.
 const fn kept(kind: u32) -> u32 {
@@ -159,7 +167,7 @@ const fn kept(kind: u32) -> u32 {
 
 /// Whether flows of a kind are of UDP.
 const fn is_of_datagrams(kind: u32) -> bool {
-    kind == DATAGRAMS || kind >= OF_UDP
+    kind == DATAGRAMS || kind == ASKED || kind >= OF_UDP
 }
 
 /// How readily the place of a mark is given away, by kind and how many periods ago it was told. A table in place of
@@ -172,6 +180,7 @@ static WORTH: [u16; (KINDS * EPOCHS) as usize] = {
         // From when on it is surely not spared any more in a full table, and what goes before older ones.
         let (spared, first) = match kind {
             CLOSED => (0, EPOCHS),
+            ASKED => (0, 0),
             _ if is_of_datagrams(kind) => (periods(DATAGRAMS_SPARED), 0),
             _ => (periods(OPEN_SPARED), 0),
         };
@@ -281,8 +290,8 @@ impl Mark {
 
     /// The same after its flow was told of a packet, and is in this phase.
     ///
-    /// That of UDP is relied on where replies come to a port of the flow: see
-    /// [`crate::flow_table::owner`] for what it takes.
+    /// One of UDP is relied on only where replies come to a port of the flow: its entry may seem old to who finds it
+    /// otherwise, as [`crate::flow_table::owner`] knows.
     #[inline(always)]
     #[must_use]
     pub const fn told(self, phase: Phase, generation: u32, now: u32) -> Self {
@@ -291,19 +300,7 @@ impl Mark {
             Phase::Open => return self.with(relied_on(TCP, generation, now)),
             Phase::Datagrams if self.port() != 0 => return self.with(relied_on(UDP, generation, now)),
             Phase::Datagrams => DATAGRAMS,
-            _ => CLOSED,
-        };
-        self.with(kind << (KIND - EPOCH) | epoch(now))
-    }
-
-    /// The same of a flow that is new: two of one tag may have come by two CPUs at once and not know of each
-    /// other, and their next packets compare them.
-    #[inline(always)]
-    #[must_use]
-    pub const fn begun(self, protocol: u8, now: u32) -> Self {
-        let kind = match self.kind() {
-            TWIN => TWIN,
-            _ if protocol == UDP => DATAGRAMS,
+            Phase::Asked => ASKED,
             _ => CLOSED,
         };
         self.with(kind << (KIND - EPOCH) | epoch(now))
@@ -352,10 +349,11 @@ const fn relied_on(protocol: u8, generation: u32, now: u32) -> u32 {
     kind << (KIND - EPOCH) | epoch(now)
 }
 
-/// Tells what was there before an endpoint in its slot. They come around, but not at once while a flow is in use.
+/// Tells what was there before an endpoint in its slot, each of which is two generations
+/// ([`crate::maps::BackendValue::generation`]). They come around, but not at once while a flow is in use.
 #[inline(always)]
 const fn generation_bits(generation: u32) -> u32 {
-    generation & (GENERATIONS - 1)
+    generation >> 1 & (GENERATIONS - 1)
 }
 
 /// Tells periods apart. They come around.
@@ -386,7 +384,7 @@ mod tests {
             let port = if keeps { 0 } else { (FIRST_PORT + port).to_be() };
             let way = Way::new(index, port);
             prop_assert_eq!((way.port(), !keeps || way.0 == index % WAYS), (port, true));
-            let new = Mark::new(tag, backend, way, false).begun(protocol, now);
+            let new = Mark::new(tag, backend, way, false).told(flow::first_phase(protocol), generation, now);
             let open = new.told(phase, generation, now);
             for mark in [new, open, open.twin(), open.gone(now)] {
                 prop_assert_eq!((mark.way(), mark.backend(), mark.tag()), (way, backend, tag));
@@ -398,12 +396,11 @@ mod tests {
             prop_assert_eq!(holds(open, generation, now), relied_on);
             prop_assert!(!open.holds(TCP + UDP - protocol, generation, now), "another protocol's");
             prop_assert!(!holds(open, generation, now.wrapping_add(PERIOD)), "too long ago");
-            prop_assert!(!holds(open, generation.wrapping_add(1), now), "another endpoint");
+            prop_assert!(!holds(open, generation.wrapping_add(2), now), "another endpoint");
             prop_assert!(!holds(open.gone(now), generation, now) && !holds(open.twin(), generation, now));
             prop_assert!(!holds(open.twin().told(phase, generation, now), generation, now));
-            prop_assert_eq!(open.twin().begun(protocol, now).kind(), TWIN);
             for phase in [Phase::Opening, Phase::Answered, Phase::Closing, Phase::Ending] {
-                prop_assert_eq!(open.told(phase, generation, now), new.begun(TCP, now));
+                prop_assert_eq!(open.told(phase, generation, now).kind(), CLOSED);
             }
         }
 
@@ -437,8 +434,8 @@ mod tests {
 
         /// What the mark says is never less than what the flow says by the time of its client's last packet.
         #[test]
-        fn who_is_spared_is_spared_by_the_mark(told: u32, age in 0..1000u32, phase in 0..3usize, way in 0..2 * WAYS) {
-            let phase = [Phase::Open, Phase::Datagrams, Phase::Opening][phase];
+        fn who_is_spared_is_spared_by_the_mark(told: u32, age in 0..1000u32, phase in 0..4usize, way in 0..2 * WAYS) {
+            let phase = [Phase::Open, Phase::Datagrams, Phase::Opening, Phase::Asked][phase];
             let mark = Mark::new(7, 1, Way(way), false).told(phase, 1, told);
             // Of further packets in the same period it isn't told.
             let last = told | (PERIOD - 1);

@@ -2,13 +2,13 @@
 //!
 //! A mark lies in one of two buckets: one that the client chooses, and its partner, which the tag chooses. It goes
 //! to the partner if its own bucket has few places left and the partner has more, so that a table that is half
-//! full has room for all. It is looked for in its own bucket first, and in the partner only if some
-//! mark may ever have gone there. There its tag says that it is away, so it is never taken for that of a flow at home.
+//! full has room for all. There its tag says that it is away, so it is never taken for that of a flow at home. It is
+//! looked for in its own bucket first.
 //!
-//! So two flows can be taken for each other only if they have the same bucket and the same tag, and whoever comes later
-//! has seen the other's mark, and puts its own beside it: where there is one mark with a tag, no other bucket is asked
-//! for it. Two that begin on two CPUs in the same microsecond see each other by their next packets, which is why the
-//! mark of a new flow is not relied on.
+//! So two flows can be taken for each other only if they have the same bucket and the same tag. The packet that begins
+//! the later one finds the other's mark, and puts its own beside it: where there is one mark with a tag, no other
+//! bucket is asked for it. What it takes for that not to happen is that both begin on two CPUs within a
+//! microsecond, and it is left to chance. (In UDP a flow's first packet may be sent by a mark: see [`crate::mark`].)
 //!
 //! # Why no mark that is relied on leads to another flow's entry
 //!
@@ -22,6 +22,8 @@
 //!   and before anything is written ([`forget`]). So it doesn't matter either that periods come around, and
 //!   marks of long ago would seem new. All that this costs: a client that was silent for 64 periods (or twice as many)
 //!   may be sent by its old mark until the period ends, and its flow counts as silent until then.
+//! - A slot whose endpoint is replaced has another generation. There are eight, so a client that was silent for 64 periods and
+//!   eight endpoints in its slot may be sent to the next one until the period ends.
 
 use core::hint::black_box;
 
@@ -29,6 +31,7 @@ use crate::ends::Ends;
 use crate::flow::{self, Flow, Stamp, WAYS};
 use crate::forward::{Forward, Pending};
 use crate::mark::{self, Mark, Way, lowest};
+use crate::packet::UDP;
 
 /// No entry. In place of `Option`: what it would hold besides is one more thing for the verifier to
 /// tell apart.
@@ -199,8 +202,17 @@ pub(crate) fn room<E: Forward>(env: &E, new: &mut Pending) -> u32 {
     (room.worth != 0) as u32
 }
 
-/// Makes the marks of a flow slow whose entry is about to be that of `new`, which may be the same client's and have
-/// noted one of them. Out of line: it is for few.
+/// Whether the flow of UDP at an entry has a mark that is relied on. Out of line: it is for few.
+#[inline(never)]
+pub(crate) fn is_relied_on<E: Forward>(env: &E, index: u32, now: u32) -> u32 {
+    let Some(flow) = env.flow(index) else { return 0 };
+    let mark = marked(env, flow::hash(&flow.client, flow.client_port, flow.protocol), tag_of(&flow));
+    let its = mark.backend() == flow.backend && mark.port() == flow.port;
+    (its && mark.holds(UDP, flow.generation, now)) as u32
+}
+
+/// Makes the marks of a flow slow whose entry is about to be that of `new`, which may have noted the place of one of
+/// them: as its own, or as one to be given away. Out of line: it is for few.
 #[inline(never)]
 pub(crate) fn forget<E: Forward>(env: &E, index: u32, new: &mut Pending) {
     let Some(flow) = env.flow(index) else { return };
