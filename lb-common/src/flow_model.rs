@@ -371,6 +371,35 @@ fn a_flood_turns_out_no_open_connection() {
     world.check();
 }
 
+#[test]
+fn a_flood_of_datagrams_turns_out_no_client_that_spoke_twice() {
+    let mut world = World::new(4096);
+    let client =
+        |host, port: u16| Client { v6: false, datagrams: true, near: port.is_multiple_of(4), host, port };
+    let speaks = |world: &mut World, client| world.send(client, Kind::Datagram) == Reason::Forwarded;
+    let known: Vec<_> = (0..1200)
+        .map(|n| client(100, 1024 + n))
+        .filter(|client| speaks(&mut world, *client) && speaks(&mut world, *client))
+        .collect();
+    assert!(known.len() > 1190, "{}", known.len());
+    for (ticks, host) in [(0, 101), (DATAGRAMS_SPARED / 2, 102), (DATAGRAMS_SPARED / 3, 103)] {
+        world.host.l4.now += ticks;
+        let mut taken = 0;
+        for port in 1024..21_024 {
+            let stranger = client(host, port);
+            taken += u32::from(speaks(&mut world, stranger));
+            world.known.remove(&stranger);
+        }
+        // Strangers turn out each other.
+        assert!(taken > 18_000, "{taken}");
+        for client in &known {
+            // Would fail if it were dropped or moved.
+            assert!(speaks(&mut world, *client));
+        }
+    }
+    world.check();
+}
+
 /// Clients with the same tag, to the VIP's port.
 fn twins(datagrams: bool) -> Vec<(Client, Client)> {
     let mut seen = BTreeMap::new();

@@ -14,7 +14,8 @@ use crate::reason::Reason;
 
 /// The entry of the flow that has a port (network order) at an endpoint.
 ///
-/// One of UDP that is too old goes on if its client's datagrams are sent by its mark, which may seem younger than it is.
+/// One of UDP that is too old goes on if its client's datagrams are sent by its mark, which may seem younger than it
+/// is.
 #[inline(always)]
 pub(crate) fn owner<E: Forward>(
     env: &E,

@@ -6,17 +6,17 @@
 //! packets that go as they are always, the flow itself is compared and told. Where a mark lies is
 //! [`crate::mark_table`]'s.
 //!
-//! The tag of a mark is a hash of the flow's ends, and says whether the mark lies in the bucket of its flow or in the
-//! other one, so that a bucket and a tag are those of one flow, but for chance. Of two connections of TCP that share both
-//! neither is ever sent by its mark, which the SYN of the later one sees to. A packet of no
-//! connection finds another one's tag about once in a million times: then it is taken for that one's, whose endpoint sees
-//! by the sequence number that it is not. Shorter tags, in marks of four bytes, would let whoever sends packets
-//! of no flow put them into other clients' connections once in a thousand times.
+//! The tag of a mark is a hash of the flow's ends, and says whether the mark lies in the bucket of its flow or in
+//! the other one, so that a bucket and a tag are those of one flow, but for chance. Of two TCP connections that
+//! share both neither is ever sent by its mark, which the SYN of the later one sees to. A packet of no connection
+//! finds another one's tag about once in a million times: then it is taken for that one's, whose endpoint sees by
+//! the sequence number that it is not. Shorter tags, in marks of four bytes, would let whoever sends packets of no
+//! flow put them into other clients' connections once in a thousand times.
 //!
-//! In UDP any datagram may be a flow's first one, and nothing in it says whose it is. So a mark is relied on
-//! for it only if its port is one that the datagram's own flow would have tried first ([`flow::is_own_port`]), which
-//! makes it one chance in some ten thousand millions. Over IPv6 never: there a client can choose its address so that it has
-//! another one's hash.
+//! In UDP any datagram may be a flow's first one, and nothing in it says whose it is. So a mark is relied on for it
+//! only if its port is one that the datagram's own flow would have tried first ([`flow::is_own_port`]), which
+//! leaves one chance in some ten billion. Over IPv6 it never is: there a client can choose its address so that it
+//! has another one's hash.
 
 use crate::ends::Ends;
 use crate::flow::{

@@ -22,8 +22,8 @@
 //!   and before anything is written ([`forget`]). So it doesn't matter either that periods come around, and
 //!   marks of long ago would seem new. All that this costs: a client that was silent for 64 periods (or twice as many)
 //!   may be sent by its old mark until the period ends, and its flow counts as silent until then.
-//! - A slot whose endpoint is replaced has another generation. There are eight, so a client that was silent for 64 periods and
-//!   eight endpoints in its slot may be sent to the next one until the period ends.
+//! - A slot whose endpoint is replaced has another generation. There are eight, so a client that was silent for 64
+//!   periods, and for eight endpoints in its slot, may be sent to the next one until the period ends.
 
 use core::hint::black_box;
 

@@ -242,9 +242,9 @@ fn to_stack<E: Env>(env: &E, packet: &Packet, flags: u8, vip: &VipValue) -> Verd
 /// To a VIP in forward mode, a packet of a usual shape. Where clients are listed, all flows are remembered, for
 /// each packet asks for its client besides.
 ///
-/// IPv4 packets in the middle of a connection or of a flow of UDP, and those that go as they are, are sent without a function of
-/// their own: each return costs. The others come back here with what they need to be sent by the same
-/// code, which the verifier would otherwise follow from each place that knows an endpoint.
+/// IPv4 packets in the middle of a connection or of a flow of UDP, and those that go as they are, are sent
+/// without a function of their own: each return costs. The others come back here with what they need to be sent
+/// by the same code, which the verifier would otherwise follow from each place that knows an endpoint.
 #[inline(always)]
 pub(crate) fn forward<E: Forward>(env: &E, mut packet: Packet, flags: u8, vip: VipValue) -> Verdict {
     if vip.flags & (VIP_DIRECT | VIP_RANGES) == VIP_DIRECT {

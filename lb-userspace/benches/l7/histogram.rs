@@ -1,6 +1,6 @@
 //! How long requests took.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Times by the microsecond.
 pub struct Histogram {
@@ -34,5 +34,45 @@ impl Histogram {
             }
         }
         LONGEST as f64
+    }
+}
+
+/// Requests are told apart by the tenth of a second that they were due in.
+const WINDOW: Duration = Duration::from_millis(100);
+
+/// How long requests took, by when they were due.
+///
+/// A machine that stops for three milliseconds twice in a second holds up half a hundredth of all requests, whoever
+/// answers them. Of ten windows it spoils two.
+pub struct Windows {
+    began: Instant,
+    times: Vec<Vec<Duration>>,
+}
+
+impl Windows {
+    pub fn new(began: Instant) -> Self {
+        Self { began, times: Vec::new() }
+    }
+
+    pub fn add(&mut self, due: Instant, time: Duration) {
+        // Those of the run before are none of this one's.
+        let Some(since) = due.checked_duration_since(self.began) else { return };
+        let at = since.div_duration_f64(WINDOW) as usize;
+        if at >= self.times.len() {
+            self.times.resize_with(at + 1, Vec::new);
+        }
+        self.times[at].push(time);
+    }
+
+    /// So many of the requests in a window are not longer, in microseconds: the median of all windows.
+    pub fn quantile(&mut self, share: f64) -> f64 {
+        let of_window = |times: &mut Vec<Duration>| {
+            times.sort();
+            let at = (times.len() as f64 * share).ceil() as usize;
+            times.get(at.saturating_sub(1)).map(|time| time.as_secs_f64() * 1e6)
+        };
+        let mut all: Vec<_> = self.times.iter_mut().filter_map(of_window).collect();
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
     }
 }

@@ -103,7 +103,9 @@ impl Report {
         );
         out.push_str("CPU time of the proxy for each request in µs, and nginx's divided by it:\n\n");
         self.costs(&mut out, |scenario| !scenario.is_about_time(), figure(Scenario::H1));
-        out.push_str("\nTime of a request in µs, p99, and nginx's divided by it:\n\n");
+        out.push_str(
+            "\nTime of a request in µs, p99 (median of windows of 0.1 s), and nginx's divided by it:\n\n",
+        );
         self.costs(&mut out, Scenario::is_about_time, figure(Scenario::Rate));
         out.push_str("\nRequests a second:\n\n");
         self.rates(&mut out);

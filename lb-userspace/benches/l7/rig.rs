@@ -11,7 +11,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::client::{Client, Event, Protocol};
 use crate::endpoint::Endpoint;
-use crate::histogram::Histogram;
+use crate::histogram::{Histogram, Windows};
 
 /// Clients have the tokens from here on; below are listeners and endpoints' connections.
 const FIRST_CLIENT: usize = 1 << 20;
@@ -44,6 +44,8 @@ pub struct Seen {
     pub resumed: u64,
     pub seconds: f64,
     pub times: Histogram,
+    /// The same by when they were due, at a given rate.
+    pub windows: Option<Windows>,
     /// Why the first request failed.
     pub first_error: Option<String>,
 }
@@ -104,8 +106,9 @@ impl Rig {
 
     /// Lets clients ask for this long.
     pub fn run(&mut self, clients: &mut [Client], load: &Load, time: Duration) -> io::Result<Seen> {
-        let mut seen = Seen::default();
         let began = Instant::now();
+        let windows = load.rate.map(|_| Windows::new(began));
+        let mut seen = Seen { windows, ..Seen::default() };
         let end = began + time;
         if load.rate.is_none() {
             // Some may still wait for answers of a run before.
@@ -174,7 +177,11 @@ impl Rig {
                 Event::Answered { asked, resumed } => {
                     seen.requests += 1;
                     seen.resumed += u64::from(resumed);
-                    seen.times.add(asked.elapsed());
+                    let time = asked.elapsed();
+                    seen.times.add(time);
+                    if let Some(windows) = &mut seen.windows {
+                        windows.add(asked, time);
+                    }
                 }
             };
             let outcome = client.advance(&mut self.scratch, again && !load.fresh, &mut note);
