@@ -111,10 +111,14 @@ pub const OPEN_SPARED: u32 = 300;
 pub const DATAGRAMS_SPARED: u32 = 30;
 /// What is given up first once it may be: half-open ones, whatever their age, then closed ones and those of clients that
 /// spoke once.
-const FIRST: [u32; PHASES] = by_phase([0, 0, HALF_OPEN, HALF_OPEN, 0, 0, CLOSED, CLOSED, CLOSED]);
+const FIRST: [u32; PHASES] = by_phase([0, 0, HALF_OPEN, HALF_OPEN, 0, 0, CLOSED, CLOSED, ASKED]);
 const FREE: u32 = 1 << 29;
 const HALF_OPEN: u32 = 1 << 25;
 const CLOSED: u32 = 1 << 24;
+/// From this on, closed ones are given up while the table has room elsewhere.
+const CLOSED_LONG_AGO: u32 = CLOSED + 10;
+/// Likewise, if nobody said anything for as long as others of UDP are spared: answers may take their time.
+const ASKED: u32 = CLOSED_LONG_AGO - DATAGRAMS_SPARED;
 
 /// What there is for each phase, from that of a free entry on.
 const fn by_phase(known: [u32; Phase::Asked as usize + 1]) -> [u32; PHASES] {
@@ -128,7 +132,8 @@ const fn by_phase(known: [u32; Phase::Asked as usize + 1]) -> [u32; PHASES] {
 }
 
 /// The [`Stamp::worth`] from which on a new flow takes an entry, by how many others it has looked at. At first
-/// what is free; then who never opened, or was closed a while ago; in the end whoever isn't spared.
+/// what is free; then who never opened, was closed a while ago, or asked long ago; in the end whoever isn't
+/// spared.
 #[inline(always)]
 pub const fn wanted(attempt: u32, keeps: bool) -> u32 {
     // Those that keep the client's address go around their bucket three times.
@@ -136,7 +141,7 @@ pub const fn wanted(attempt: u32, keeps: bool) -> u32 {
     if attempt < patience {
         FREE
     } else if attempt < PORT_TRIES - WAYS {
-        CLOSED + 10
+        CLOSED_LONG_AGO
     } else {
         1
     }
@@ -351,8 +356,8 @@ mod tests {
             at(Phase::Opening, 5),
             at(Phase::Answered, 1),
             at(Phase::Closing, 20),
-            at(Phase::Asked, 15),
             at(Phase::Ending, 10),
+            at(Phase::Asked, 29),
             at(Phase::Open, 4000),
             at(Phase::Datagrams, 100),
         ];
@@ -372,8 +377,8 @@ mod tests {
             (false, 23, Phase::Open, 299, false),
             (true, 7, Phase::Opening, 59, false),
             (true, 8, Phase::Opening, 0, true),
-            (false, 15, Phase::Asked, 8, false),
-            (false, 2, Phase::Asked, 9, true),
+            (false, 15, Phase::Asked, 28, false),
+            (false, 2, Phase::Asked, 29, true),
             (false, 16, Phase::Asked, 0, true),
             (true, 16, Phase::Datagrams, 30, true),
         ] {

@@ -102,7 +102,7 @@ impl World {
         self.host.l4.now
     }
 
-    /// Whether the promise to open connections and flows of UDP holds for it.
+    /// Whether the promise to open connections, and to clients that sent datagrams twice, holds for it.
     fn is_spared(&self, known: Known) -> bool {
         let spared = match known.phase {
             Phase::Open => OPEN_SPARED,

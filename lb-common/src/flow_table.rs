@@ -14,7 +14,7 @@ use crate::reason::Reason;
 
 /// The entry of the flow that has a port (network order) at an endpoint.
 ///
-/// One of UDP that is too old goes on if its client's datagrams are sent by its mark, which may seem younger than it
+/// One of UDP that is too old goes on if its client's datagrams may be sent by its mark, which may seem younger than it
 /// is.
 #[inline(always)]
 pub(crate) fn owner<E: Forward>(
@@ -187,9 +187,10 @@ pub(crate) fn refresh<E: Forward>(
     flags: u8,
     now: u32,
 ) -> bool {
-    let Some(phase) = Stamp(flow.stamp).phase() else { return false };
+    let old = Stamp(flow.stamp);
+    let Some(phase) = old.phase() else { return false };
     let stamp = Stamp::new(next(flow, phase, after, flags), now);
-    stamp.0 == flow.stamp || env.swap_stamp(index, flow.stamp, stamp.0)
+    stamp == old || env.swap_stamp(index, old.0, stamp.0)
 }
 
 /// The phase of a flow after a packet.

@@ -1,7 +1,7 @@
 //! Marks: what most packets of a flow need to know of it, in eight bytes.
 //!
 //! A flow fills a cache line, and with a hundred thousand of them nearly every packet would wait for
-//! memory. Eight marks share one line. In the middle of a TCP connection, and of a flow of UDP, a packet is
+//! memory. Eight marks share one line. In the middle of a TCP connection, and of a flow of UDP over IPv4, a packet is
 //! written anew and sent on by the mark alone; every [`PERIOD`] ticks, at both ends of a connection, and for
 //! packets that go as they are always, the flow itself is compared and told. Where a mark lies is
 //! [`crate::mark_table`]'s.

@@ -202,7 +202,7 @@ pub(crate) fn room<E: Forward>(env: &E, new: &mut Pending) -> u32 {
     (room.worth != 0) as u32
 }
 
-/// Whether the flow of UDP at an entry has a mark that is relied on. Out of line: it is for few.
+/// Whether the flow of UDP at an entry has a mark that may be relied on. Out of line: it is for few.
 #[inline(never)]
 pub(crate) fn is_relied_on<E: Forward>(env: &E, index: u32, now: u32) -> u32 {
     let Some(flow) = env.flow(index) else { return 0 };

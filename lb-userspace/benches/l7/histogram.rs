@@ -64,13 +64,15 @@ impl Windows {
         self.times[at].push(time);
     }
 
-    /// So many of the requests in a window are not longer, in microseconds: the median of all windows.
+    /// So many of the requests in a window are not longer, in microseconds: the median of all windows but the last, whose
+    /// late requests have no answer yet.
     pub fn quantile(&mut self, share: f64) -> f64 {
         let of_window = |times: &mut Vec<Duration>| {
             times.sort();
             let at = (times.len() as f64 * share).ceil() as usize;
             times.get(at.saturating_sub(1)).map(|time| time.as_secs_f64() * 1e6)
         };
+        self.times.pop();
         let mut all: Vec<_> = self.times.iter_mut().filter_map(of_window).collect();
         all.sort_by(f64::total_cmp);
         all.get(all.len() / 2).copied().unwrap_or(f64::NAN)

@@ -11,7 +11,7 @@ use crate::rig::{Load, Rig};
 use crate::{tls, usage};
 
 /// How often a sample of [`Scenario::Rate`] is taken, at most, until one passes in which the host took no CPU away: a
-/// hundredth of a second without one holds up a hundredth of a second's requests, which is what `p99` shows.
+/// hundredth of a second without one holds up a tenth of a window's requests.
 const TRIES: u32 = 8;
 
 /// Requests a second of [`Scenario::Rate`]: about a quarter of what nginx does here.
