@@ -109,8 +109,8 @@ const SPARED: [u32; PHASES] = by_phase([0, 2, 0, 0, OPEN_SPARED, DATAGRAMS_SPARE
 pub const OPEN_SPARED: u32 = 300;
 /// Flows of UDP whose client spoke more than once.
 pub const DATAGRAMS_SPARED: u32 = 30;
-/// What is given up first once it may be: half-open ones, whatever their age, then closed ones and those of clients that
-/// spoke once.
+/// What is given up first once it may be: half-open ones, whatever their age, then closed ones and those of
+/// clients that spoke once.
 const FIRST: [u32; PHASES] = by_phase([0, 0, HALF_OPEN, HALF_OPEN, 0, 0, CLOSED, CLOSED, ASKED]);
 const FREE: u32 = 1 << 29;
 const HALF_OPEN: u32 = 1 << 25;

@@ -46,6 +46,12 @@ pub(crate) const fn partner(bucket: u32, tag: u32, mask: u32) -> u32 {
     (bucket ^ (tag.wrapping_mul(0x9e37_79b1) >> 8 | 1)) & (mask / WAYS)
 }
 
+/// The second bucket of a flow that is at home in this one, and the tag of its mark there.
+#[inline(always)]
+const fn second(bucket: u32, tag: u32, mask: u32) -> (u32, u32) {
+    (partner(bucket, tag, mask), mark::away(tag))
+}
+
 /// The mark with a tag, which may be one that doesn't hold; else one without a tag.
 #[inline(always)]
 pub(crate) fn marked<E: Forward>(env: &E, hash: u64, tag: u32) -> Mark {
@@ -61,7 +67,7 @@ pub(crate) fn marked<E: Forward>(env: &E, hash: u64, tag: u32) -> Mark {
                 return mark;
             }
         }
-        (bucket, tag_there) = (partner(bucket, tag, mask), mark::away(tag));
+        (bucket, tag_there) = second(bucket, tag, mask);
     }
     Mark(0)
 }
@@ -84,9 +90,10 @@ pub(crate) fn find<E: Forward>(env: &E, new: &mut Pending) -> u32 {
     let Some(marks) = env.marks(bucket) else { return NONE };
     let mut found = marks.with_tag(new.tag);
     if found == 0 && marks.unused() <= CROWDED {
-        bucket = partner(bucket, new.tag, mask);
+        let tag;
+        (bucket, tag) = second(bucket, new.tag, mask);
         let Some(marks) = env.marks(bucket) else { return NONE };
-        found = marks.with_tag(mark::away(new.tag));
+        found = marks.with_tag(tag);
     }
     new.bucket = bucket;
     // More than two of one tag are the work of chance on chance.
@@ -233,6 +240,6 @@ pub(crate) fn forget<E: Forward>(env: &E, index: u32, new: &mut Pending) {
                 new.was = gone;
             }
         }
-        (bucket, tag_there) = (partner(bucket, tag, mask), mark::away(tag));
+        (bucket, tag_there) = second(bucket, tag, mask);
     }
 }

@@ -72,8 +72,8 @@ impl Windows {
             let at = (times.len() as f64 * share).ceil() as usize;
             times.get(at.saturating_sub(1)).map(|time| time.as_secs_f64() * 1e6)
         };
-        self.times.pop();
-        let mut all: Vec<_> = self.times.iter_mut().filter_map(of_window).collect();
+        let Some((_last, whole)) = self.times.split_last_mut() else { return f64::NAN };
+        let mut all: Vec<_> = whole.iter_mut().filter_map(of_window).collect();
         all.sort_by(f64::total_cmp);
         all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
     }
